@@ -1,0 +1,1 @@
+"""CoreRec: sequential recommendations."""

@@ -1,0 +1,5 @@
+"""BERT4Rec: sequential recommendation with a bidirectional transformer (Sun et al. 2019, arXiv:1904.06690)."""
+
+from corerec.engines.bert4rec.recommender import Bert4Rec
+
+__all__ = ["Bert4Rec"]

@@ -1,0 +1,104 @@
+"""Windows over histories, gathered by length so that padding is almost nothing -> batches of item numbers.
+
+B batch, L longest window of the batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from corerec.interactions import SequenceStore
+
+LENGTH_NOISE = 8  # events: windows this close in length are shuffled among each other
+
+
+def windows(
+    offsets: np.ndarray, max_seq_len: int, whole_history: bool, random: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Cut each row into windows of at most `max_seq_len` events that together cover it.
+
+    A row of n events gets ceil(n / max_seq_len) windows. The newest always ends at the row's end; the older ones lie
+    end to end, moved together by a random overlap with the newest, so that contexts vary from epoch to epoch.
+    Empty rows get none.
+
+        10 events, max_seq_len 4, overlap 1  ->  [6, 10) [3, 7) [0, 3)
+
+    Args:
+        offsets: int64 (rows + 1,) of a SequenceStore.
+        whole_history: False keeps only the newest window of each row.
+    Returns:
+        starts, ends: int64 (windows,) into the store's events.
+    """
+    first, end = offsets[:-1], offsets[1:]
+    lengths = end - first
+    counts = -(-lengths // max_seq_len)
+    overlap = np.floor(random.random(len(lengths)) * (counts * max_seq_len - lengths + 1)).astype(np.int64)
+    if not whole_history:
+        counts = np.minimum(counts, 1)
+    row = np.repeat(np.arange(len(lengths)), counts)
+    back = np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts, counts)  # 0 is the newest window of its row
+    ends = end[row] - back * max_seq_len + np.where(back > 0, overlap[row], 0)
+    return np.maximum(ends - max_seq_len, first[row]), ends
+
+
+def batch_order(lengths: np.ndarray, batch_size: int, random: np.random.Generator) -> list[np.ndarray]:
+    """Which windows go together: near equals in length, in random company, the batches in random order.
+
+    Returns:
+        int64 arrays of at most batch_size window indices, each window in exactly one.
+    """
+    by_length = np.argsort(lengths + random.uniform(0, LENGTH_NOISE, len(lengths)), kind="stable")
+    batches = [by_length[at : at + batch_size] for at in range(0, len(by_length), batch_size)]
+    random.shuffle(batches)
+    return batches
+
+
+def padded(items: np.ndarray, starts: np.ndarray, ends: np.ndarray, width: int | None = None) -> Tensor:
+    """Windows of events as one left-padded matrix.
+
+        windows [5 6] and [7]  ->  [[5, 6], [0, 7]]
+
+    Args:
+        items: int (events,) of a SequenceStore.
+        width: L; the longest window when None.
+    Returns:
+        int64 (B, L).
+    """
+    if width is None:
+        width = int((ends - starts).max(initial=1))
+    at = ends[:, None] + np.arange(-width, 0)
+    inside = at >= starts[:, None]
+    return torch.from_numpy(np.where(inside, items[np.where(inside, at, 0)], 0).astype(np.int64))
+
+
+def epoch_batches(
+    store: SequenceStore, max_seq_len: int, batch_size: int, whole_history: bool, random: np.random.Generator
+) -> Iterator[Tensor]:
+    """One pass over the store: int64 (B, L) batches, left-padded with 0."""
+    starts, ends = windows(store.offsets, max_seq_len, whole_history, random)
+    for chosen in batch_order(ends - starts, batch_size, random):
+        width = rounded_length(int((ends - starts)[chosen].max()), max_seq_len)
+        yield padded(store.items, starts[chosen], ends[chosen], width)
+
+
+def rounded_length(length: int, longest: int) -> int:
+    """A length to pad to: up to the next multiple of a quarter of its power of two (16 at most), `longest` at most.
+
+    Matrix libraries prepare code for every shape they meet, and keep it: 200 lengths cost a CPU half a gigabyte.
+
+    >>> [rounded_length(length, 200) for length in (5, 9, 33, 70, 199)]
+    [5, 10, 40, 80, 200]
+    """
+    step = min(16, max(1, 2 ** (length.bit_length() - 3)))
+    return min(-(-length // step) * step, longest)
+
+
+def num_batches(store: SequenceStore, max_seq_len: int, batch_size: int, whole_history: bool) -> int:
+    """How many batches `epoch_batches` yields."""
+    counts = -(-store.lengths // max_seq_len)
+    total = int((counts if whole_history else np.minimum(counts, 1)).sum())
+    return -(-total // batch_size)

@@ -1,0 +1,107 @@
+"""Two frozen settings: what the network is, and how it is trained. A contradiction fails at construction."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from corerec.errors import ConfigError
+
+
+def _require(holds: bool, message: str) -> None:
+    if not holds:
+        raise ConfigError(message)
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The shape of the network."""
+
+    num_items: int
+    """Catalogue size V; item numbers run 1..V."""
+    max_seq_len: int = 200
+    """Places the network sees at once, the blank to fill included."""
+    hidden_dim: int = 64
+    """Width D of the hidden states and of the item embeddings."""
+    num_layers: int = 2
+    """Transformer blocks."""
+    num_heads: int = 2
+    """Attention heads; must divide hidden_dim."""
+    feedforward_dim: int | None = None
+    """Width inside the feed-forward parts; None means 4 * hidden_dim, as BERT has it."""
+    dropout: float = 0.2
+    """Chance in [0, 1) that a value of the embeddings or of a block's two branches is dropped in training."""
+    positions: Literal["learned", "sinusoidal"] = "learned"
+    """Position embeddings: trained, or the fixed sines of Vaswani et al. 2017."""
+
+    def __post_init__(self) -> None:
+        for name in ("num_items", "hidden_dim", "num_layers", "num_heads"):
+            _require(getattr(self, name) >= 1, f"{name} must be at least 1, not {getattr(self, name)}")
+        _require(self.max_seq_len >= 2, f"max_seq_len must be at least 2 (an event, a blank), not {self.max_seq_len}")
+        _require(
+            self.hidden_dim % self.num_heads == 0,
+            f"hidden_dim ({self.hidden_dim}) must be a multiple of num_heads ({self.num_heads})",
+        )
+        _require(
+            self.feedforward_dim is None or self.feedforward_dim >= 1,
+            f"feedforward_dim must be at least 1, not {self.feedforward_dim}",
+        )
+        _require(0 <= self.dropout < 1, f"dropout must be in [0, 1), not {self.dropout}")
+        _require(
+            self.positions in ("learned", "sinusoidal"),
+            f'positions must be "learned" or "sinusoidal", not {self.positions!r}',
+        )
+        _require(
+            self.positions == "learned" or self.hidden_dim % 2 == 0,
+            f"sinusoidal positions need an even hidden_dim, not {self.hidden_dim}",
+        )
+
+    @property
+    def mask_number(self) -> int:
+        """The number that stands for a hidden item."""
+        return self.num_items + 1
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How the network is trained."""
+
+    epochs: int = 30
+    """Passes over all events; the learning rate's cosine ends with the last."""
+    batch_size: int = 32
+    """Windows of at most max_seq_len events in a step."""
+    learning_rate: float = 0.001
+    """Peak of AdamW's learning rate."""
+    warmup_steps: int | None = None
+    """Steps of linear warm-up; None means a twentieth of all steps, at most 1,000."""
+    weight_decay: float = 0.01
+    """AdamW's decoupled decay, on matrices and embeddings only."""
+    gradient_clip: float = 1.0
+    """Largest norm of all gradients together."""
+    mask_prob: float = 0.2
+    """Share of a window's items that a cloze step hides; at least one is."""
+    bert_replacement: bool = False
+    """Of the hidden places show 80% as the mask, 10% as a random item, 10% as they were (BERT), not all as the mask."""
+    next_item_share: float = 1.0
+    """Share of the first steps that predict every next item from the left (causal attention) instead of a cloze."""
+    next_item_until: float = 0.5
+    """Part of the training after which that share has fallen, linearly, to 0: the rest is pure cloze."""
+    whole_history: bool = True
+    """Windows over all of a longer history; False trains on its newest max_seq_len events only."""
+    patience: int | None = None
+    """Epochs without a better validation NDCG@10 before stopping, the best weights being kept; None: no validation."""
+    seed: int = 0
+    """Decides initial weights, order, masks and dropout; the same seed, data and thread count give the same weights."""
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size"):
+            _require(getattr(self, name) >= 1, f"{name} must be at least 1, not {getattr(self, name)}")
+        for name in ("learning_rate", "gradient_clip"):
+            _require(getattr(self, name) > 0, f"{name} must be above 0, not {getattr(self, name)}")
+        _require(self.weight_decay >= 0, f"weight_decay must not be negative, and is {self.weight_decay}")
+        for name in ("warmup_steps", "patience"):
+            value = getattr(self, name)
+            _require(value is None or value >= 0, f"{name} must not be negative, and is {value}")
+        _require(0 < self.mask_prob <= 1, f"mask_prob must be in (0, 1], not {self.mask_prob}")
+        for name in ("next_item_share", "next_item_until"):
+            _require(0 <= getattr(self, name) <= 1, f"{name} must be in [0, 1], not {getattr(self, name)}")

@@ -1,0 +1,238 @@
+"""The whole network, read top to bottom: embeddings, blocks, head, and the loss.
+
+B batch, L sequence length, M places asked about, D hidden_dim, H heads, V items; item numbers run 0..V + 1
+(0 padding, V + 1 mask). Sequences are left-padded, and positions count back from the end, so the newest event
+always has the same one.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from corerec.engines.bert4rec.config import ModelConfig
+
+LOGITS_AT_ONCE = 2**20  # logits of one chunk of the loss: small enough to stay in a CPU's cache ...
+ROWS_AT_ONCE = 256  # ... but at least this many places, or a large catalogue's matrix products grow too thin
+
+
+class Bert4RecNetwork(nn.Module):
+    """Item and position embeddings, bidirectional pre-norm blocks, and a head tied to the item embeddings.
+
+    Source: Sun et al. 2019, arXiv:1904.06690, with the norm before each branch (Xiong et al. 2020), which trains at
+    higher rates.
+    """
+
+    def __init__(self, config: ModelConfig, generator: torch.Generator) -> None:
+        """Args:
+        generator: a CPU generator; decides the initial weights and, later, dropout.
+        """
+        super().__init__()
+        self.config = config
+        dim = config.hidden_dim
+        self.item_embedding = nn.Embedding(config.num_items + 2, dim, padding_idx=0)
+        if config.positions == "learned":
+            self.position_embedding = nn.Parameter(torch.empty(config.max_seq_len, dim))
+        else:
+            self.register_buffer("position_embedding", sinusoids(config.max_seq_len, dim), persistent=False)
+        self.dropout = Dropout(config.dropout, generator)
+        self.embedding_norm = nn.LayerNorm(dim)
+        self.blocks = nn.ModuleList(
+            Block(dim, config.num_heads, config.feedforward_dim or 4 * dim, self.dropout)
+            for _ in range(config.num_layers)
+        )
+        self.head = nn.Linear(dim, dim)
+        self.head_norm = nn.LayerNorm(dim)
+        self.item_bias = nn.Parameter(torch.zeros(config.num_items + 2))
+        self._initialise(generator)
+
+    def _initialise(self, generator: torch.Generator) -> None:
+        for name, parameter in self.named_parameters():
+            if parameter.ndim == 2:
+                # Embeddings start small, as BERT's; matrices so that a branch keeps the scale of its input.
+                std = 0.02 if "embedding" in name else math.sqrt(2 / sum(parameter.shape))
+                nn.init.trunc_normal_(parameter, std=std, a=-3 * std, b=3 * std, generator=generator)
+            elif name.endswith("bias"):
+                nn.init.zeros_(parameter)
+        with torch.no_grad():
+            self.item_embedding.weight[0] = 0
+
+    def forward(self, items: Tensor, asked: Tensor | None = None, *, causal: bool = False) -> Tensor:
+        """Hidden states at the places asked about.
+
+        Args:
+            items: int64 (B, L), L at most max_seq_len, left-padded with 0; the mask number hides an item.
+            asked: int64 (B, M), the places wanted, 0..L - 1; the last block computes nothing else. None: all L.
+            causal: let no place see what follows it (for next-item steps, which ask about all L; a cloze sees both
+                sides).
+        Returns:
+            float (B, M, D), ready for `logits`; meaningless where a padding place was asked about.
+        """
+        assert asked is None or not causal
+        mask = attention_mask(items != 0, causal)
+        x = self.item_embedding(items) + self.position_embedding[-items.shape[1] :]  # (B, L, D)
+        x = self.dropout(self.embedding_norm(x))
+        for block in self.blocks[:-1]:
+            x = block(x, mask)
+        x = self.blocks[-1](x, mask, asked)  # (B, M, D)
+        return self.head_norm(x + F.gelu(self.head(x)))
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """float (..., D) -> (..., V + 2): one unnormalised log-probability for each item number."""
+        return F.linear(hidden, self.item_embedding.weight, self.item_bias)
+
+    def loss(self, hidden: Tensor, targets: Tensor) -> Tensor:
+        """Mean cross-entropy over the catalogue 1..V, the logits computed in chunks and never all held.
+
+        Args:
+            hidden: float (B, M, D), from `forward`.
+            targets: int64 (B, M), item numbers; IGNORE where a place does not count.
+        """
+        weight, bias = self.item_embedding.weight[1:-1], self.item_bias[1:-1]
+        wanted = targets.flatten() - 1  # IGNORE, too, stays below 0
+        return ChunkedCrossEntropy.apply(hidden.flatten(0, 1), weight, bias, wanted)  # pyright: ignore[reportReturnType]
+
+
+def attention_mask(is_item: Tensor, causal: bool) -> Tensor | None:
+    """bool (B, 1, 1 or L, L), true where a query may look at a key; None where every query sees every key."""
+    length = is_item.shape[1]
+    padded = not bool(is_item.all())
+    mask = is_item[:, None, None, :] if padded else None
+    if causal:
+        lower = torch.ones(length, length, dtype=torch.bool, device=is_item.device).tril()
+        # A padding place sees itself, or its softmax would have nothing to share.
+        mask = lower if mask is None else mask & lower | torch.eye(length, dtype=torch.bool, device=is_item.device)
+    return mask
+
+
+class Block(nn.Module):
+    """Attention and feed-forward, each a branch beside the residual stream: x + branch(norm(x))."""
+
+    def __init__(self, dim: int, num_heads: int, feedforward_dim: int, dropout: nn.Module) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.attention_norm = nn.LayerNorm(dim)
+        self.query_key_value = nn.Linear(dim, 3 * dim)
+        self.attention_out = nn.Linear(dim, dim)
+        self.feedforward_norm = nn.LayerNorm(dim)
+        self.feedforward_in = nn.Linear(dim, feedforward_dim)
+        self.feedforward_out = nn.Linear(feedforward_dim, dim)
+        self.dropout = dropout
+
+    def forward(self, x: Tensor, mask: Tensor | None, asked: Tensor | None = None) -> Tensor:
+        """float (B, L, D) -> (B, L, D), or (B, M, D) where only the places `asked`, int64 (B, M), are wanted."""
+        normed = self.attention_norm(x)
+        if asked is None:
+            query, key, value = self.query_key_value(normed).chunk(3, dim=-1)  # each (B, L, D)
+        else:
+            dim = x.shape[-1]
+            weight, bias = self.query_key_value.weight, self.query_key_value.bias
+            key, value = F.linear(normed, weight[dim:], bias[dim:]).chunk(2, dim=-1)
+            at = asked[..., None].expand(-1, -1, dim)
+            x = x.gather(1, at)
+            query = F.linear(normed.gather(1, at), weight[:dim], bias[:dim])  # (B, M, D)
+        mixed = attend(self._heads(query), self._heads(key), self._heads(value), mask)  # (B, H, M, D / H)
+        x = x + self.dropout(self.attention_out(mixed.transpose(1, 2).flatten(2)))
+        return x + self.dropout(self.feedforward_out(F.gelu(self.feedforward_in(self.feedforward_norm(x)))))
+
+    def _heads(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+    """softmax(Q K^T / sqrt(D / H)) V, float (B, H, M, D / H)."""
+    if query.device.type != "cpu":
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+    # On a CPU the fused kernel's backward pass takes 2-3 times as long in bfloat16 as these matrix products.
+    scores = (query / math.sqrt(query.shape[-1])) @ key.transpose(-1, -2)  # (B, H, M, L)
+    if mask is not None:
+        scores = scores.masked_fill(~mask, -torch.inf)
+    return scores.softmax(-1) @ value
+
+
+def sinusoids(length: int, dim: int) -> Tensor:
+    """float (length, dim): sin(p / 10000^(2i / dim)) and cos of the same, in turns (arXiv:1706.03762, 3.5)."""
+    angles = torch.arange(length)[:, None] / 10000 ** (torch.arange(0, dim, 2) / dim)
+    return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1)
+
+
+class Dropout(nn.Module):
+    """Dropout that multiplies by a random stretch of ready-made noise.
+
+    A Bernoulli draw for each value costs a CPU as much as a block's matrix products. The noise here is drawn once,
+    from a generator of our own, and each call starts at another random place of it; `renew` draws it anew.
+    """
+
+    LENGTH = 2**22
+
+    def __init__(self, p: float, generator: torch.Generator) -> None:
+        super().__init__()
+        self.p = p
+        self.generator = generator
+        self._noise: dict[tuple[torch.device, torch.dtype], Tensor] = {}
+
+    def renew(self) -> None:
+        """Forget the noise, so that the next call draws fresh."""
+        self._noise.clear()
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or self.p == 0:
+            return x
+        noise = self._noise.get((x.device, x.dtype))
+        if noise is None or len(noise) < 2 * x.numel():
+            length = max(self.LENGTH, 2 * x.numel())
+            kept = torch.rand(length, generator=self.generator) >= self.p
+            noise = self._noise[x.device, x.dtype] = (kept / (1 - self.p)).to(x.device, x.dtype)
+        start = int(torch.randint(len(noise) - x.numel() + 1, (), generator=self.generator))
+        return x * noise[start : start + x.numel()].view_as(x)
+
+
+class ChunkedCrossEntropy(torch.autograd.Function):
+    """Mean cross-entropy of linear(hidden, weight, bias) against targets, a cache-sized chunk of logits at a time.
+
+    Each chunk's gradients are taken while its logits are at hand, so that the (places, V) matrix never exists: the
+    idea of Cut Cross-Entropy (Wijmans et al. 2024), in plain torch operations.
+    """
+
+    @staticmethod
+    def forward(ctx, hidden: Tensor, weight: Tensor, bias: Tensor, targets: Tensor) -> Tensor:
+        ctx.dtypes = hidden.dtype, weight.dtype
+        device = hidden.device.type
+        fast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
+        with torch.autocast(device, enabled=False):
+            hidden, weight = hidden.to(fast), weight.to(fast)
+            grad_hidden = torch.empty_like(hidden)
+            grad_weight = torch.zeros(weight.shape, dtype=torch.float32, device=weight.device)
+            grad_bias = torch.zeros_like(bias)
+            total = torch.zeros((), dtype=torch.float32, device=hidden.device)
+            rows = max(ROWS_AT_ONCE, LOGITS_AT_ONCE // len(weight))
+            for chunk, wanted, grad in zip(
+                hidden.split(rows), targets.split(rows), grad_hidden.split(rows), strict=True
+            ):
+                counts = (wanted >= 0)[:, None]
+                wanted = wanted.clamp(min=0)[:, None]
+                log_probs = torch.addmm(bias.to(fast), chunk, weight.T).float().log_softmax(1)  # (rows, V)
+                total -= (log_probs.gather(1, wanted) * counts).sum()
+                error = log_probs.exp_().scatter_add_(1, wanted, -torch.ones_like(wanted, dtype=log_probs.dtype))
+                error = (error * counts).to(fast)
+                grad_bias += error.sum(0)
+                torch.mm(error, weight, out=grad)
+                grad_weight += error.T @ chunk
+        ctx.save_for_backward(grad_hidden, grad_weight, grad_bias)
+        ctx.count = (targets >= 0).sum().clamp(min=1)
+        return total / ctx.count
+
+    @staticmethod
+    def backward(ctx, grad_output: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
+        grad_hidden, grad_weight, grad_bias = ctx.saved_tensors
+        scale = grad_output / ctx.count
+        hidden_dtype, weight_dtype = ctx.dtypes
+        return (
+            (grad_hidden * scale).to(hidden_dtype),
+            (grad_weight * scale).to(weight_dtype),
+            grad_bias * scale,
+            None,
+        )

@@ -1,0 +1,43 @@
+"""What people see while a model trains: a bar on a terminal, a line an epoch elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from corerec.engines.bert4rec.training import EpochResult, StepResult
+
+READ_LOSS_EVERY = 10  # steps: reading a loss waits for the device
+
+
+def shown(
+    results: Iterator[StepResult | EpochResult], num_epochs: int, name: str
+) -> Iterator[StepResult | EpochResult]:
+    """Pass training results on, drawing them to stderr as they go by."""
+    console = Console(stderr=True)
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[loss]}"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    ) as bars:
+        bar = bars.add_task(name, total=None, loss="")
+        for result in results:
+            if isinstance(result, EpochResult):
+                console.print(
+                    f"{name}  epoch {result.epoch}/{num_epochs}  loss {result.loss:.4f}  {result.seconds:.1f} s  "
+                    f"{result.num_events / result.seconds:,.0f} events/s",
+                    highlight=False,
+                )
+            elif result.step % READ_LOSS_EVERY == 0 or result.step == result.num_steps:
+                text = f"epoch {result.epoch}/{num_epochs}  loss {float(result.loss):.4f}"
+                bars.update(bar, completed=result.step, total=result.num_steps, loss=text)
+            yield result

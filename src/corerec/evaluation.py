@@ -1,0 +1,193 @@
+"""How good is a ranking? The whole catalogue is ranked for every question, and each mean comes with its error."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Literal, Protocol
+
+import numpy as np
+import torch
+from rich.table import Table
+from torch import Tensor
+
+from corerec import metrics
+from corerec.errors import ConfigError
+from corerec.interactions import SequenceStore
+from corerec.ranking import exclude_, rank_of, top_k
+from corerec.splitting import Holdout
+
+METRICS: dict[str, metrics.Metric] = {
+    "HR": metrics.hit_rate,
+    "NDCG": metrics.ndcg,
+    "MRR": metrics.mrr,
+    "Recall": metrics.recall,
+    "Precision": metrics.precision,
+    "MAP": metrics.average_precision,
+}
+Seen = Literal["excluded", "included"]
+MAX_SCORES = 2**21  # scores held at once while evaluating: 8 MB stay near a CPU's cache
+
+
+class Scorer(Protocol):
+    """Whatever scores the whole catalogue for many histories at once."""
+
+    name: str
+    num_items: int
+
+    def score(self, histories: SequenceStore) -> Tensor:
+        """float (rows, num_items + 1); column i scores item number i, column 0 is ignored. The caller may write it."""
+        ...
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One mean over all questions; `error` is its standard error."""
+
+    metric: str
+    k: int
+    seen: Seen
+    mean: float
+    error: float
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was measured, for machines (`to_json`) and for people (`table`)."""
+
+    scorer: str
+    num_questions: int
+    num_items: int
+    candidates: str
+    measures: tuple[Measure, ...]
+    catalogue_coverage: float
+    novelty_bits: float
+
+    def value(self, metric: str, k: int = 10, seen: Seen | None = None) -> float:
+        """The mean of one metric, such as value("NDCG", 10)."""
+        for measure in self.measures:
+            if (measure.metric, measure.k) == (metric, k) and seen in (None, measure.seen):
+                return measure.mean
+        raise ConfigError(f"{metric}@{k} (seen {seen}) was not measured; ask evaluate for it with ks=[{k}]")
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), indent=2)
+
+
+def table(reports: Sequence[Report], title: str | None = None) -> Table:
+    """Reports side by side for a terminal: one column each, mean ± standard error."""
+    out = Table(title=title, caption=f"{reports[0].num_questions:,} users, {reports[0].candidates}; ± standard error")
+    out.add_column("")
+    for report in reports:
+        out.add_column(report.scorer, justify="right")
+    both = len({measure.seen for measure in reports[0].measures}) > 1
+    for row, measure in enumerate(reports[0].measures):
+        suffix = f" (seen {measure.seen})" if both else ""
+        cells = [f"{report.measures[row].mean:.4f} ± {report.measures[row].error:.4f}" for report in reports]
+        out.add_row(f"{measure.metric}@{measure.k}{suffix}", *cells)
+    out.add_row("Catalogue coverage", *(f"{report.catalogue_coverage:.1%}" for report in reports))
+    out.add_row("Novelty (bits)", *(f"{report.novelty_bits:.2f}" for report in reports))
+    return out
+
+
+@torch.no_grad()
+def evaluate(
+    scorer: Scorer,
+    holdout: Holdout,
+    ks: Sequence[int] = (10,),
+    *,
+    names: Sequence[str] = ("HR", "NDCG", "MRR"),
+    seen: Seen | Literal["both"] = "excluded",
+    negatives: int | None = None,
+    item_counts: np.ndarray | None = None,
+    seed: int = 0,
+) -> Report:
+    """Rank the catalogue for every question and measure where the answers stand.
+
+    By default the whole catalogue competes except the user's own history, as in the published figures; an answer
+    that stands in its history competes all the same. Ties count against the answer.
+
+    Args:
+        ks: cut-offs.
+        names: keys of METRICS.
+        seen: whether items of the history are "excluded", "included", or "both" reported.
+        negatives: rank each answer against this many items only, drawn by popularity without replacement from those
+            the user never met (the BERT4Rec paper's protocol has 100). Only to compare with such tables: sampled
+            metrics can order models wrongly (Krichene & Rendle 2020).
+        item_counts: (V + 1,) training events of each item, for novelty and for drawing negatives; counted from the
+            histories when None.
+        seed: of the negatives.
+    Returns:
+        Means and standard errors. Coverage and novelty look at the first max(ks) places.
+    Raises:
+        ConfigError: an unknown metric, a cut-off below 1, or negatives below 1.
+    """
+    if not ks or min(ks) < 1:
+        raise ConfigError(f"ks must be whole numbers from 1, not {list(ks)}")
+    if unknown := [name for name in names if name not in METRICS]:
+        raise ConfigError(f"unknown metrics {unknown}; choose from {list(METRICS)}")
+    if negatives is not None and negatives < 1:
+        raise ConfigError(f"negatives must be at least 1, not {negatives}; None ranks the whole catalogue")
+    choices: tuple[Seen, ...] = ("excluded", "included") if seen == "both" else (seen,)
+    if item_counts is None:
+        item_counts = holdout.history.item_counts(scorer.num_items)
+    generator = torch.Generator().manual_seed(seed)
+    ranks: dict[Seen, list[Tensor]] = {choice: [] for choice in choices}
+    recommended = []
+    rows_at_once = max(1, MAX_SCORES // (scorer.num_items + 1))
+    for first in range(0, len(holdout), rows_at_once):
+        rows = np.arange(first, min(first + rows_at_once, len(holdout)))
+        history, targets = holdout.history.select(rows), holdout.targets.select(rows)
+        scores = scorer.score(history)
+        at = torch.from_numpy(np.repeat(np.arange(len(rows)), targets.lengths)), torch.from_numpy(targets.items).long()
+        scores[:, 0] = -torch.inf  # and with it a target of number 0: an item unknown to the scorer is a miss
+        target_scores = scores[at].clone()
+        if negatives is not None:
+            scores = _keep_negatives(scores, history, targets, negatives, item_counts, generator)
+        if "included" in choices:
+            ranks["included"].append(rank_of(scores, targets, target_scores))
+        if "excluded" in choices:
+            exclude_(scores, history)
+            ranks["excluded"].append(rank_of(scores, targets, target_scores))
+        recommended.append(top_k(scores, max(ks))[0])
+    one_each = bool((holdout.targets.lengths == 1).all())
+    measures = []
+    for choice in choices:
+        all_ranks = torch.cat(ranks[choice]).cpu().numpy()
+        for k in ks:
+            for name in names:
+                values = METRICS[name](all_ranks, k, None if one_each else holdout.targets.offsets)
+                error = values.std(ddof=1) / np.sqrt(len(values)) if len(values) > 1 else float("nan")
+                measures.append(Measure(name, k, choice, float(values.mean()), float(error)))
+    named = torch.cat(recommended).cpu().numpy()
+    return Report(
+        scorer=scorer.name,
+        num_questions=len(holdout),
+        num_items=scorer.num_items,
+        candidates=f"{scorer.num_items:,} items" if negatives is None else f"{negatives} popularity-sampled negatives",
+        measures=tuple(measures),
+        catalogue_coverage=metrics.catalogue_coverage(named, scorer.num_items),
+        novelty_bits=metrics.novelty(named, item_counts),
+    )
+
+
+def _keep_negatives(
+    scores: Tensor,
+    history: SequenceStore,
+    targets: SequenceStore,
+    count: int,
+    item_counts: np.ndarray,
+    generator: torch.Generator,
+) -> Tensor:
+    """Scores with all but `count` sampled negatives (and the history) excluded.
+
+    Weighted sampling without replacement: the top `count` of log(weight) + Gumbel noise (Efraimidis & Spirakis 2006).
+    """
+    noise = -torch.empty(scores.shape).exponential_(generator=generator).log_()
+    keys = noise + torch.from_numpy(item_counts).float().log()  # an item without events has log 0: never drawn
+    exclude_(exclude_(keys, history), targets)
+    drawn = keys.topk(min(count, keys.shape[1]), dim=1)
+    kept = torch.zeros(scores.shape, dtype=torch.bool)
+    kept.scatter_(1, drawn.indices, drawn.values > -torch.inf)
+    return scores.masked_fill(~kept.to(scores.device), -torch.inf)

@@ -1,0 +1,159 @@
+"""Any hashable external id <-> number 1..V. Number 0 is padding and V+1 is the mask, so neither is ever an id's."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from corerec.errors import DataError, UnknownIdError
+
+
+def id_column(values: Any, name: str) -> np.ndarray:
+    """Ids as one flat array: int64 when all are whole numbers that fit, else objects of their own Python types.
+
+    Args:
+        values: list, tuple, NumPy array, pandas or polars series, Arrow array or any iterable of hashable ids.
+        name: what the column is called in error messages.
+    Raises:
+        DataError: not one-dimensional, an id missing (None, NaN, NaT), or an id that is not hashable.
+    """
+    column = _as_series(values, name)
+    missing = np.flatnonzero(column.isna().to_numpy())
+    if len(missing):
+        raise DataError(
+            f"{name} has {len(missing):,} missing ids, the first at row {missing[0]}; drop those rows before fit"
+        )
+    if pd.api.types.is_bool_dtype(column.dtype):
+        return column.to_numpy(dtype=object)
+    if pd.api.types.is_integer_dtype(column.dtype) and (
+        not pd.api.types.is_unsigned_integer_dtype(column.dtype) or column.empty or column.max() < 2**63
+    ):
+        return column.to_numpy(dtype=np.int64)
+    return column.astype(object).to_numpy(dtype=object)
+
+
+def _as_series(values: Any, name: str) -> pd.Series:
+    if isinstance(values, pd.Series):
+        return values
+    if isinstance(values, str | bytes):
+        raise DataError(f"{name} is one {type(values).__name__} ({values!r}); pass a list of ids")
+    if hasattr(values, "__array__"):  # NumPy, polars, Arrow, torch
+        values = np.asarray(values)
+        if values.ndim != 1:
+            raise DataError(f"{name} has {values.ndim} dimensions; pass one flat column")
+    elif hasattr(values, "to_pylist"):
+        values = values.to_pylist()
+    elif isinstance(values, Iterable):
+        values = list(values)
+    else:
+        raise DataError(f"{name} is a {type(values).__name__}; pass a list, an array or a table's column of ids")
+    if isinstance(values, list):
+        # One object per element: NumPy would turn [1, "a"] into two strings and [(1, 2)] into a matrix.
+        objects = np.empty(len(values), dtype=object)
+        objects[:] = values
+        return pd.Series(objects).infer_objects()
+    return pd.Series(values)
+
+
+class Vocabulary:
+    """The ids of one kind (users, or items) in the order of their numbers 1..V.
+
+    Ids come back as the Python type they came in: int for any integer column, str for text, whatever object
+    otherwise. Ids that Python calls equal (1, 1.0 and True) are one id.
+
+    >>> items = Vocabulary(["b", "a"])
+    >>> items.encode(["a", "b", "?"])
+    array([2, 1, 0])
+    >>> items.decode([2, 1])
+    ['a', 'b']
+    """
+
+    def __init__(self, ids: Any, kind: str = "item") -> None:
+        """Args:
+            ids: distinct ids; the first gets number 1.
+            kind: "item" or "user": the word for them in error messages.
+        Raises:
+            DataError: an id stands twice.
+        """
+        self.kind = kind
+        self.ids = id_column(ids, f"{kind}_ids")
+        self._index = pd.Index(self.ids)
+        if not self._index.is_unique:
+            raise DataError(f"{kind} id {self._index[self._index.duplicated()][0]!r} stands twice in the vocabulary")
+
+    @classmethod
+    def fit(cls, column: Any, kind: str = "item") -> tuple[Vocabulary, np.ndarray]:
+        """Number the distinct ids of a column in order of appearance.
+
+        Returns:
+            the vocabulary, and the column's numbers, int64 (rows,).
+        Raises:
+            DataError: see `id_column`.
+        """
+        ids = id_column(column, f"{kind}_ids")
+        try:
+            codes, distinct = pd.factorize(ids)
+        except TypeError as error:
+            raise DataError(f"{kind}_ids has an id that is not hashable ({error}); use text or numbers") from None
+        return cls(distinct, kind), codes.astype(np.int64) + 1
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __contains__(self, an_id: Hashable) -> bool:
+        return self._number_of.get(an_id) is not None
+
+    @cached_property
+    def _number_of(self) -> dict[Any, int]:
+        return {an_id: number for number, an_id in enumerate(self.ids.tolist(), 1)}
+
+    def encode(self, column: Any) -> np.ndarray:
+        """Numbers of many ids at once, int64 (rows,); 0 where an id is unknown."""
+        ids = id_column(column, f"{self.kind}_ids")
+        if len(ids) == 0:
+            return np.zeros(0, dtype=np.int64)
+        return self._index.get_indexer(pd.Index(ids)).astype(np.int64) + 1
+
+    def number(self, an_id: Hashable) -> int:
+        """The number of one id.
+
+        Raises:
+            UnknownIdError: the id was never seen.
+        """
+        try:
+            number = self._number_of.get(an_id)
+        except TypeError:
+            raise DataError(f"{self.kind} id {an_id!r} is not hashable; pass one id") from None
+        if number is None:
+            raise UnknownIdError(self._unknown(an_id))
+        return number
+
+    def require(self, column: Any) -> np.ndarray:
+        """As `encode`, but every id has to be known.
+
+        Raises:
+            UnknownIdError: an id was never seen; the first is named.
+        """
+        numbers = self.encode(column)
+        unknown = np.flatnonzero(numbers == 0)
+        if len(unknown):
+            raise UnknownIdError(self._unknown(id_column(column, f"{self.kind}_ids")[unknown[0]]))
+        return numbers
+
+    def _unknown(self, an_id: Any) -> str:
+        shown = an_id.item() if isinstance(an_id, np.generic) else an_id
+        message = f"{self.kind} {shown!r} is not among the {len(self):,} fitted {self.kind}s"
+        kinds = {type(known).__name__ for known in self.ids[:1000].tolist()}
+        if len(self) and type(shown).__name__ not in kinds:
+            message += f" (fitted ids are of type {'/'.join(sorted(kinds))}, this one is {type(shown).__name__})"
+        if self.kind == "user":
+            return message + "; pass history=[item ids] to recommend for a new user"
+        return message + "; fit again with events of it, or leave it out"
+
+    def decode(self, numbers: Any) -> list[Any]:
+        """The ids behind numbers in 1..V, as Python objects."""
+        return self.ids[np.asarray(numbers, dtype=np.int64) - 1].tolist()
