@@ -72,7 +72,9 @@ def padded(items: np.ndarray, starts: np.ndarray, ends: np.ndarray, width: int |
         width = int((ends - starts).max(initial=1))
     at = ends[:, None] + np.arange(-width, 0)
     inside = at >= starts[:, None]
-    return torch.from_numpy(np.where(inside, items[np.where(inside, at, 0)], 0).astype(np.int64))
+    matrix = np.zeros(at.shape, np.int64)
+    matrix[inside] = items[at[inside]]
+    return torch.from_numpy(matrix)
 
 
 def epoch_batches(

@@ -36,6 +36,7 @@ from corerec.vocabulary import Vocabulary, id_column
 
 ItemId = Any
 Ranked = list[Any]  # item ids, best first; or (item id, probability) pairs where scores are asked for
+UNSEEN = "predict gives them the add-one probability of an item never met, 1 / (events + items + 1)"
 
 
 class Bert4Rec:
@@ -120,6 +121,7 @@ class Bert4Rec:
         self._histories: SequenceStore | None = None
         self._num_events = 0
         self._states = StateCache()
+        self._warned_of_unseen = False
 
     def __repr__(self) -> str:
         if self._items is None:
@@ -190,6 +192,7 @@ class Bert4Rec:
         self._network = network.eval()
         self._items, self._users, self._histories, self._num_events = items, users, histories, num_events
         self._states.clear()
+        self._warned_of_unseen = False
         # Single predictions read plain NumPy: a torch call costs more than the 64 products it would do.
         self._item_weights = network.item_embedding.weight.detach().cpu().numpy()
         self._item_biases = network.item_bias.detach().cpu().numpy()
@@ -200,7 +203,7 @@ class Bert4Rec:
         """The probability that the item is the user's next one, over the whole catalogue.
 
         A user's state is computed at the first question and kept. An item that `fit` never saw has the add-one
-        probability 1 / (events + items + 1), with one warning: test rows of a random split meet such items.
+        probability 1 / (events + items + 1), with one warning a model: test rows of a random split meet such items.
 
         Raises:
             UnknownIdError: the user was never seen; use recommend(history=...) for new users.
@@ -210,7 +213,9 @@ class Bert4Rec:
         user = self._user_number(user_id)
         item = items.number(item_id) if item_id in items else 0
         if item == 0:
-            self._warn_of_unknown_items([item_id], "they get the add-one probability of an unseen item")
+            if not self._warned_of_unseen:  # once a model: a random split's test rows meet many
+                self._warned_of_unseen = True
+                self._warn_of_unknown_items([item_id], UNSEEN)
             return self._unseen_probability
         state = self._states.get(user)
         if state is None:
@@ -237,12 +242,13 @@ class Bert4Rec:
         unknown = numbers == 0
         if unknown.any():
             named = [item_ids[at] for at in np.flatnonzero(unknown)]
-            self._warn_of_unknown_items(named, "they get the add-one probability of an unseen item")
+            self._warn_of_unknown_items(named, UNSEEN)
         distinct, which = np.unique(users, return_inverse=True)
         states = self._user_states(distinct)
         matrix, totals = np.stack([s.state for s in states]), np.array([s.log_total for s in states], np.float32)
         scores = np.einsum("pd,pd->p", matrix[which], self._item_weights[numbers]) + self._item_biases[numbers]
-        return np.where(unknown, self._unseen_probability, np.exp(scores - totals[which])).tolist()
+        probabilities = np.exp(scores - totals[which]).astype(np.float64)
+        return np.where(unknown, self._unseen_probability, probabilities).tolist()
 
     @property
     def _unseen_probability(self) -> float:
@@ -475,7 +481,7 @@ class Bert4Rec:
         named = id_column(list(item_ids), "item_ids").tolist()
         shown_ids = ", ".join(repr(item_id) for item_id in named[:3]) + (", ..." if len(named) > 3 else "")
         warnings.warn(
-            f"{len(named):,} items ({shown_ids}) are not among the {len(self.items):,} fitted items; {consequence}",
+            f"not among the {len(self.items):,} fitted items: {shown_ids} ({len(named):,} in all); {consequence}",
             UnknownItemWarning,
             stacklevel=3,
         )

@@ -49,7 +49,8 @@ class EpochResult:
 
 def build_network(config: ModelConfig, seed: int) -> Bert4RecNetwork:
     """A network with the initial weights of this seed, on the CPU."""
-    return Bert4RecNetwork(config, _torch_generator(seed, "weights and dropout"))
+    with torch.random.fork_rng(devices=[]):  # torch's layers draw from the global generator before we set them anew
+        return Bert4RecNetwork(config, _torch_generator(seed, "weights and dropout"))
 
 
 def train_epochs(

@@ -1,0 +1,67 @@
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from corerec.engines.bert4rec.batches import batch_order, epoch_batches, num_batches, padded, rounded_length, windows
+from corerec.interactions import SequenceStore
+
+
+@settings(deadline=None, derandomize=True)
+@given(st.lists(st.integers(0, 60), min_size=1, max_size=8), st.integers(2, 20), st.integers(0, 5))
+def test_windows_cover_every_event_and_never_leave_their_row(lengths, max_seq_len, seed):
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    starts, ends = windows(offsets, max_seq_len, True, np.random.default_rng(seed))
+    visited = np.zeros(offsets[-1], bool)
+    for start, end in zip(starts, ends, strict=True):
+        row = np.searchsorted(offsets, start, side="right") - 1
+        assert offsets[row] <= start < end <= offsets[row + 1]
+        assert end - start <= max_seq_len
+        visited[start:end] = True
+    assert visited.all()
+
+
+def test_newest_window_ends_at_the_rows_end_and_others_move_between_epochs():
+    offsets = np.array([0, 25])
+    drawn = {tuple(windows(offsets, 10, True, np.random.default_rng(seed))[1]) for seed in range(20)}
+    assert {ends[0] for ends in drawn} == {25}
+    assert len(drawn) > 1
+
+
+def test_newest_events_only_when_the_whole_history_is_not_wanted():
+    starts, ends = windows(np.array([0, 25, 28]), 10, False, np.random.default_rng(0))
+    assert (starts.tolist(), ends.tolist()) == ([15, 25], [25, 28])
+
+
+def test_padding_stands_on_the_left():
+    assert padded(np.array([5, 6, 7]), np.array([0, 2]), np.array([2, 3])).tolist() == [[5, 6], [0, 7]]
+
+
+def test_each_window_is_in_exactly_one_batch_and_batches_are_near_in_length():
+    lengths = np.random.default_rng(0).integers(1, 200, 1000)
+    batches = batch_order(lengths, 32, np.random.default_rng(1))
+    assert sorted(np.concatenate(batches)) == list(range(1000))
+    assert max(np.ptp(lengths[batch]) for batch in batches) < 8 + 3 * 200 * 32 / 1000
+
+
+def test_epoch_yields_as_many_batches_as_announced():
+    random = np.random.default_rng(0)
+    store = SequenceStore.from_lists([list(range(1, n + 1)) for n in random.integers(0, 90, 50)])
+    for whole in (True, False):
+        batches = list(epoch_batches(store, 20, 8, whole, np.random.default_rng(0)))
+        assert len(batches) == num_batches(store, 20, 8, whole)
+    assert all(1 <= batch.shape[1] <= 20 for batch in batches)
+
+
+def test_little_of_a_long_tailed_log_is_padding():
+    random = np.random.default_rng(0)
+    store = SequenceStore.from_lists([[1] * int(n) for n in random.lognormal(4.4, 0.9, 2000) + 1])
+    batches = list(epoch_batches(store, 200, 32, True, np.random.default_rng(0)))
+    padding = sum(int((batch == 0).sum()) for batch in batches) / sum(batch.numel() for batch in batches)
+    assert padding < 0.1
+
+
+def test_rounded_lengths_are_few_and_never_shorter():
+    lengths = [rounded_length(length, 200) for length in range(1, 201)]
+    assert all(rounded >= length for length, rounded in enumerate(lengths, 1))
+    assert max(lengths) == 200
+    assert len(set(lengths)) < 30

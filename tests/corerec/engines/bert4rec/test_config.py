@@ -1,0 +1,59 @@
+from dataclasses import asdict
+
+import pytest
+
+from corerec.engines.bert4rec.config import ModelConfig, TrainConfig
+from corerec.errors import ConfigError
+
+
+def test_contradiction_names_both_values():
+    with pytest.raises(ConfigError, match=r"hidden_dim \(64\) must be a multiple of num_heads \(5\)"):
+        ModelConfig(num_items=10, hidden_dim=64, num_heads=5)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"num_items": 0},
+        {"max_seq_len": 1},
+        {"num_layers": 0},
+        {"dropout": 1.0},
+        {"dropout": -0.1},
+        {"feedforward_dim": 0},
+        {"positions": "rotary"},
+        {"positions": "sinusoidal", "hidden_dim": 7, "num_heads": 1},
+    ],
+)
+def test_model_settings_out_of_range_are_refused(wrong):
+    with pytest.raises(ConfigError):
+        ModelConfig(**{"num_items": 10, **wrong})
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"epochs": 0},
+        {"batch_size": 0},
+        {"learning_rate": 0},
+        {"gradient_clip": 0},
+        {"weight_decay": -1},
+        {"warmup_steps": -1},
+        {"patience": -1},
+        {"mask_prob": 0},
+        {"mask_prob": 1.1},
+        {"next_item_share": 2},
+        {"next_item_until": -0.5},
+    ],
+)
+def test_training_settings_out_of_range_are_refused(wrong):
+    with pytest.raises(ConfigError, match=next(iter(wrong))):
+        TrainConfig(**wrong)
+
+
+def test_settings_round_trip_through_a_dict():
+    config = TrainConfig(epochs=3, patience=1)
+    assert TrainConfig(**asdict(config)) == config
+
+
+def test_mask_is_the_number_after_the_last_item():
+    assert ModelConfig(num_items=10).mask_number == 11
