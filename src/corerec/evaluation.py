@@ -28,6 +28,7 @@ METRICS: dict[str, metrics.Metric] = {
 }
 Seen = Literal["excluded", "included"]
 MAX_SCORES = 2**21  # scores held at once while evaluating: 8 MB stay near a CPU's cache
+MISS = 2**31  # the rank of an answer that the scorer does not know: beyond any cut-off
 
 
 class Scorer(Protocol):
@@ -106,7 +107,8 @@ def evaluate(
     """Rank the catalogue for every question and measure where the answers stand.
 
     By default the whole catalogue competes except the user's own history, as in the published figures; an answer
-    that stands in its history competes all the same. Ties count against the answer.
+    that stands in its history competes all the same, and an answer that came more than once counts once. Ties count
+    against the answer; an answer of number 0, an item unknown to the scorer, is a miss.
 
     Args:
         ks: cut-offs.
@@ -132,32 +134,34 @@ def evaluate(
     choices: tuple[Seen, ...] = ("excluded", "included") if seen == "both" else (seen,)
     if item_counts is None:
         item_counts = holdout.history.item_counts(scorer.num_items)
+    answers = _distinct(holdout.targets)
     generator = torch.Generator().manual_seed(seed)
     ranks: dict[Seen, list[Tensor]] = {choice: [] for choice in choices}
     recommended = []
     rows_at_once = max(1, MAX_SCORES // (scorer.num_items + 1))
     for first in range(0, len(holdout), rows_at_once):
         rows = np.arange(first, min(first + rows_at_once, len(holdout)))
-        history, targets = holdout.history.select(rows), holdout.targets.select(rows)
+        history, targets = holdout.history.select(rows), answers.select(rows)
         scores = scorer.score(history)
         at = torch.from_numpy(np.repeat(np.arange(len(rows)), targets.lengths)), torch.from_numpy(targets.items).long()
-        scores[:, 0] = -torch.inf  # and with it a target of number 0: an item unknown to the scorer is a miss
+        unknown = at[1] == 0
+        scores[:, 0] = -torch.inf
         target_scores = scores[at].clone()
         if negatives is not None:
             scores = _keep_negatives(scores, history, targets, negatives, item_counts, generator)
         if "included" in choices:
-            ranks["included"].append(rank_of(scores, targets, target_scores))
+            ranks["included"].append(rank_of(scores, targets, target_scores).cpu().masked_fill(unknown, MISS))
         if "excluded" in choices:
             exclude_(scores, history)
-            ranks["excluded"].append(rank_of(scores, targets, target_scores))
+            ranks["excluded"].append(rank_of(scores, targets, target_scores).cpu().masked_fill(unknown, MISS))
         recommended.append(top_k(scores, max(ks))[0])
-    one_each = bool((holdout.targets.lengths == 1).all())
+    one_each = bool((answers.lengths == 1).all())
     measures = []
     for choice in choices:
-        all_ranks = torch.cat(ranks[choice]).cpu().numpy()
+        all_ranks = torch.cat(ranks[choice]).numpy()
         for k in ks:
             for name in names:
-                values = METRICS[name](all_ranks, k, None if one_each else holdout.targets.offsets)
+                values = METRICS[name](all_ranks, k, None if one_each else answers.offsets)
                 error = values.std(ddof=1) / np.sqrt(len(values)) if len(values) > 1 else float("nan")
                 measures.append(Measure(name, k, choice, float(values.mean()), float(error)))
     named = torch.cat(recommended).cpu().numpy()
@@ -170,6 +174,15 @@ def evaluate(
         catalogue_coverage=metrics.catalogue_coverage(named, scorer.num_items),
         novelty_bits=metrics.novelty(named, item_counts),
     )
+
+
+def _distinct(targets: SequenceStore) -> SequenceStore:
+    """Each row's items once, in their order; every unknown item (number 0) stays."""
+    rows = np.repeat(np.arange(len(targets)), targets.lengths)
+    _, first = np.unique(rows * 2**32 + targets.items, return_index=True)
+    kept = targets.items == 0
+    kept[first] = True
+    return SequenceStore(targets.items[kept], np.concatenate([[0], np.cumsum(kept)])[targets.offsets])
 
 
 def _keep_negatives(

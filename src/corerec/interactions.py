@@ -170,26 +170,32 @@ def rating_column(values: Any) -> np.ndarray:
     """float32 (rows,) finite ratings.
 
     Raises:
-        DataError: a value is not a number, missing or infinite; the first such row is named.
+        DataError: a value is not a number, missing, or infinite as a float32; the first such row is named.
     """
-    column: Any = pd.to_numeric(_plain_series(values), errors="coerce")
-    numbers = column.to_numpy(dtype=np.float64, na_value=np.nan)
+    column: Any = _plain_series(values, "ratings")
+    kind = pd.api.types.infer_dtype(column, skipna=True)
+    if kind.startswith(("date", "time")):
+        raise DataError(f"ratings are of type {kind}, not numbers; if they are times, pass timestamps=")
+    column = pd.to_numeric(column, errors="coerce")
+    with np.errstate(over="ignore"):  # beyond float32 is infinite, and told so below
+        numbers = column.to_numpy(dtype=np.float64, na_value=np.nan).astype(np.float32)
     bad = np.flatnonzero(~np.isfinite(numbers))
     if len(bad):
         raise DataError(
             f"ratings has {len(bad):,} values that are not finite numbers, the first ({_shown(values, bad[0])}) "
             f"at row {bad[0]}; drop those rows, or fit without ratings"
         )
-    return numbers.astype(np.float32)
+    return numbers
 
 
 def time_column(values: Any) -> np.ndarray:
     """int64 or float64 (rows,): numbers as they are, dates (and text that parses as dates) as nanoseconds UTC.
 
     Raises:
-        DataError: a time is missing, infinite, or does not parse; the first such row is named.
+        DataError: a time is missing, infinite, does not parse, or is a date that nanoseconds in 64 bits do not reach;
+            the first such row is named.
     """
-    column = _plain_series(values)
+    column = _plain_series(values, "timestamps")
     kind = pd.api.types.infer_dtype(column, skipna=True)
     numbers: Any = None if kind.startswith("date") else pd.to_numeric(column, errors="coerce")
     if numbers is not None and numbers.isna().sum() == column.isna().sum():
@@ -199,22 +205,28 @@ def time_column(values: Any) -> np.ndarray:
             times = numbers.to_numpy(dtype=np.int64)  # float64 holds whole numbers only up to 2**53
     else:
         dates: Any = pd.to_datetime(column, errors="coerce", utc=True, format="mixed" if kind == "string" else None)
-        times = dates.dt.tz_localize(None).to_numpy(dtype="datetime64[ns]").astype(np.int64)
-        bad = np.flatnonzero(dates.isna())
+        dates = dates.dt.tz_localize(None)
+        # The conversion to nanoseconds would wrap a year 9999 round to 1815 without a word.
+        bad = np.flatnonzero(~dates.between(pd.Timestamp.min, pd.Timestamp.max))
+        times = dates.to_numpy(dtype="datetime64[ns]").astype(np.int64)
+        if numbers is not None and numbers.isna().sum() < len(bad):
+            bad = np.flatnonzero(numbers.isna())  # most rows are numeric text: name the row that is not
     if len(bad):
         raise DataError(
-            f"timestamps has {len(bad):,} values that are missing or do not read as a time, the first "
-            f"({_shown(values, bad[0])}) at row {bad[0]}; drop those rows, or fit without timestamps"
+            f"timestamps has {len(bad):,} values that are missing or do not read as a time (dates: 1678 to 2261), the "
+            f"first ({_shown(values, bad[0])}) at row {bad[0]}; drop those rows, or fit without timestamps"
         )
     return times
 
 
-def _plain_series(values: Any) -> pd.Series:
-    if isinstance(values, pd.Series):
-        return values.reset_index(drop=True)
+def _plain_series(values: Any, name: str) -> pd.Series:
     if hasattr(values, "to_pandas"):  # polars, Arrow
-        return pd.Series(values.to_pandas()).reset_index(drop=True)
-    return pd.Series(list(values) if not isinstance(values, np.ndarray) else values)
+        values = values.to_pandas()
+    if getattr(values, "ndim", 1) != 1:
+        raise DataError(f"{name} has {values.ndim} dimensions; pass one flat column")
+    if isinstance(values, pd.Series | pd.Index):
+        return pd.Series(values).reset_index(drop=True)
+    return pd.Series(np.asarray(values) if hasattr(values, "__array__") else list(values))  # torch has __array__
 
 
 def _shown(values: Any, row: int) -> str:

@@ -53,21 +53,22 @@ def top_k(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
 def rank_of(scores: Tensor, targets: SequenceStore, target_scores: Tensor | None = None) -> Tensor:
     """1-based ranks of known answers: 1 + the number of other items that score as high or higher.
 
-    Ties count against us: a model that scores everything alike ranks last, not first.
+    Ties count against us: a model that scores everything alike ranks last, not first; so does one that scores NaN.
 
     Args:
         scores: (B, V + 1), EXCLUDED where an item does not compete.
         targets: B rows of item numbers.
-        target_scores: (targets,) their scores before exclusion, for an answer that its own history excludes.
+        target_scores: (targets,) their scores before exclusion: with these all answers of a row compete, also those
+            that its history excludes.
     Returns:
         int64 (targets,), in the order of `targets.items`.
     """
     rows = torch.from_numpy(np.repeat(np.arange(len(targets)), targets.lengths)).to(scores.device)
     columns = torch.from_numpy(targets.items.astype(np.int64)).to(scores.device)
     own = scores[rows, columns]
-    reference = own if target_scores is None else target_scores
-    as_high = [
-        (scores[block] >= bar[:, None]).sum(1)
-        for block, bar in zip(rows.split(BLOCK), reference.split(BLOCK), strict=True)
+    if target_scores is not None and not torch.equal(own, target_scores):
+        scores, own = scores.index_put((rows, columns), target_scores), target_scores
+    lower = [
+        (scores[block] < bar[:, None]).sum(1) for block, bar in zip(rows.split(BLOCK), own.split(BLOCK), strict=True)
     ]
-    return torch.cat(as_high) - (own >= reference).long() + 1
+    return scores.shape[1] - torch.cat(lower)

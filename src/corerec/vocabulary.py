@@ -33,7 +33,14 @@ def id_column(values: Any, name: str) -> np.ndarray:
         not pd.api.types.is_unsigned_integer_dtype(column.dtype) or column.empty or column.max() < 2**63
     ):
         return column.to_numpy(dtype=np.int64)
-    return column.astype(object).to_numpy(dtype=object)
+    objects = column.astype(object).to_numpy(dtype=object)
+    if not isinstance(column.dtype, pd.StringDtype):
+        try:
+            for an_id in objects:
+                hash(an_id)
+        except TypeError as error:
+            raise DataError(f"{name} has an id that is not hashable ({error}); use text or numbers") from None
+    return objects
 
 
 def _as_series(values: Any, name: str) -> pd.Series:
@@ -55,7 +62,10 @@ def _as_series(values: Any, name: str) -> pd.Series:
         # One object per element: NumPy would turn [1, "a"] into two strings and [(1, 2)] into a matrix.
         objects = np.empty(len(values), dtype=object)
         objects[:] = values
-        return pd.Series(objects).infer_objects()
+        column = pd.Series(objects)
+        inferred = column.infer_objects()
+        # [2**53 + 1, 0.5] stays two objects: as floats the first would be another number.
+        return column if pd.api.types.is_float_dtype(inferred.dtype) else inferred
     return pd.Series(values)
 
 
@@ -83,7 +93,8 @@ class Vocabulary:
         self.ids = id_column(ids, f"{kind}_ids")
         self._index = pd.Index(self.ids)
         if not self._index.is_unique:
-            raise DataError(f"{kind} id {self._index[self._index.duplicated()][0]!r} stands twice in the vocabulary")
+            twice = self.ids[self._index.duplicated()].tolist()[0]
+            raise DataError(f"{kind} id {twice!r} stands twice in the vocabulary")
 
     @classmethod
     def fit(cls, column: Any, kind: str = "item") -> tuple[Vocabulary, np.ndarray]:
@@ -95,10 +106,7 @@ class Vocabulary:
             DataError: see `id_column`.
         """
         ids = id_column(column, f"{kind}_ids")
-        try:
-            codes, distinct = pd.factorize(ids)
-        except TypeError as error:
-            raise DataError(f"{kind}_ids has an id that is not hashable ({error}); use text or numbers") from None
+        codes, distinct = pd.factorize(ids)
         return cls(distinct, kind), codes.astype(np.int64) + 1
 
     def __len__(self) -> int:
