@@ -58,12 +58,14 @@ def cloze_mask(
 def next_items(items: Tensor) -> tuple[Tensor, Tensor]:
     """Ask at every place but the last for the item that follows it; needs causal attention.
 
-        items   [[0, 5, 6, 7]]  ->  inputs [[0, 5, 6]], targets [[-, 6, 7]]
+        items   [[0, 5, 6, 7]]  ->  inputs [[0, 5, 6, 7]], targets [[-, 6, 7, -]]
 
     Args:
         items: int64 (B, L), item numbers left-padded with 0.
     Returns:
-        inputs and targets, int64 (B, L - 1); IGNORE under padding.
+        inputs: `items` themselves.
+        targets: int64 (B, L); IGNORE under padding and at the last place.
     """
-    inputs, targets = items[:, :-1], items[:, 1:]
-    return inputs, targets.masked_fill(inputs == 0, IGNORE)
+    targets = torch.full_like(items, IGNORE)
+    targets[:, :-1] = items[:, 1:].masked_fill(items[:, :-1] == 0, IGNORE)
+    return items, targets

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from corerec.engines.bert4rec.config import ModelConfig
 
-LOGITS_AT_ONCE = 2**20  # logits of one chunk of the loss: small enough to stay in a CPU's cache ...
-ROWS_AT_ONCE = 256  # ... but at least this many places, or a large catalogue's matrix products grow too thin
+LOGITS_AT_ONCE = 2**20  # logits of one chunk of the loss: small enough to stay in a CPU's cache
+TINY = torch.finfo(torch.float32).tiny
 
 
 class Bert4RecNetwork(nn.Module):
@@ -190,6 +190,14 @@ class Dropout(nn.Module):
         return x * noise[start : start + x.numel()].view_as(x)
 
 
+def rows_at_once(num_items: int) -> int:
+    """Places in one chunk of the loss: a power of two, so that most batches split evenly; from 64, 256 at the most.
+
+    Thinner chunks make slow matrix products, and ragged ones cost memory (`rounded_length` in batches.py says why).
+    """
+    return 2 ** min(8, max(6, (LOGITS_AT_ONCE // num_items).bit_length() - 1))
+
+
 class ChunkedCrossEntropy(torch.autograd.Function):
     """Mean cross-entropy of linear(hidden, weight, bias) against targets, a cache-sized chunk of logits at a time.
 
@@ -202,37 +210,33 @@ class ChunkedCrossEntropy(torch.autograd.Function):
         ctx.dtypes = hidden.dtype, weight.dtype
         device = hidden.device.type
         fast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
+        counts = (targets >= 0)[:, None]
+        wanted = targets.clamp(min=0)[:, None]
         with torch.autocast(device, enabled=False):
             hidden, weight = hidden.to(fast), weight.to(fast)
+            # A column of ones beside the hidden states turns the bias's gradient into one more of the weight's.
+            inputs = torch.cat([hidden, torch.ones_like(hidden[:, :1])], dim=1) * counts
             grad_hidden = torch.empty_like(hidden)
-            grad_weight = torch.zeros(weight.shape, dtype=torch.float32, device=weight.device)
-            grad_bias = torch.zeros_like(bias)
-            total = torch.zeros((), dtype=torch.float32, device=hidden.device)
-            rows = max(ROWS_AT_ONCE, LOGITS_AT_ONCE // len(weight))
-            for chunk, wanted, grad in zip(
-                hidden.split(rows), targets.split(rows), grad_hidden.split(rows), strict=True
-            ):
-                counts = (wanted >= 0)[:, None]
-                wanted = wanted.clamp(min=0)[:, None]
-                log_probs = torch.addmm(bias.to(fast), chunk, weight.T).float().log_softmax(1)  # (rows, V)
-                total -= (log_probs.gather(1, wanted) * counts).sum()
-                error = log_probs.exp_().scatter_add_(1, wanted, -torch.ones_like(wanted, dtype=log_probs.dtype))
-                error = (error * counts).to(fast)
-                grad_bias += error.sum(0)
-                torch.mm(error, weight, out=grad)
-                grad_weight += error.T @ chunk
-        ctx.save_for_backward(grad_hidden, grad_weight, grad_bias)
-        ctx.count = (targets >= 0).sum().clamp(min=1)
+            grad_weight = torch.zeros(len(weight), inputs.shape[1], device=weight.device)
+            total = torch.zeros((), device=hidden.device)
+            rows = rows_at_once(len(weight))
+            for at in range(0, len(hidden), rows):
+                chunk = slice(at, at + rows)
+                probs = torch.addmm(bias.to(fast), hidden[chunk], weight.T).softmax(1)  # (rows, V)
+                own = probs.gather(1, wanted[chunk])
+                total -= (own.float().clamp(min=TINY).log() * counts[chunk]).sum()
+                error = probs.scatter_(1, wanted[chunk], own - 1)
+                torch.mm(error, weight, out=grad_hidden[chunk])
+                grad_weight += error.T @ inputs[chunk]
+            grad_hidden *= counts
+        ctx.save_for_backward(grad_hidden, grad_weight)
+        ctx.count = counts.sum().clamp(min=1)
         return total / ctx.count
 
     @staticmethod
     def backward(ctx, grad_output: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
-        grad_hidden, grad_weight, grad_bias = ctx.saved_tensors
-        scale = grad_output / ctx.count
+        grad_hidden, grad_weight = ctx.saved_tensors
         hidden_dtype, weight_dtype = ctx.dtypes
-        return (
-            (grad_hidden * scale).to(hidden_dtype),
-            (grad_weight * scale).to(weight_dtype),
-            grad_bias * scale,
-            None,
-        )
+        scale = grad_output / ctx.count
+        grad_weight = (grad_weight * scale).to(weight_dtype)
+        return (grad_hidden * scale).to(hidden_dtype), grad_weight[:, :-1], grad_weight[:, -1], None

@@ -69,5 +69,5 @@ def test_share_outside_its_range_is_refused(mask_prob):
 
 def test_next_items_asks_each_place_for_its_follower_and_padding_for_nothing():
     inputs, targets = next_items(ITEMS)
-    assert inputs.tolist() == [[0, 0, 3], [5, 6, 7]]
-    assert targets.tolist() == [[IGNORE, IGNORE, 4], [6, 7, 8]]
+    assert inputs.equal(ITEMS)
+    assert targets.tolist() == [[IGNORE, IGNORE, 4, IGNORE], [6, 7, 8, IGNORE]]
