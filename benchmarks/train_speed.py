@@ -1,7 +1,7 @@
 """How fast is training? Seconds an epoch, real events a second, and the share of the machine's GEMM peak put to use.
 
     python benchmarks/train_speed.py --data ml-1m-sasrec.txt.gz
-    python benchmarks/train_speed.py --data ml-1m-sasrec.txt.gz --peer RECTOOLS_PYTHON --peer-script rectools_bert4rec.py
+    ... --peer INTERPRETER_WITH_RECTOOLS --peer-script rectools_bert4rec.py
 
 Useful work counts real events and hidden (or asked) places only, multiply and add as two operations, backward twice
 forward. With D hidden_dim, F feedforward_dim, V items, n events in a window, m places asked, layers N:
