@@ -1,4 +1,4 @@
-"""How good do recommendations get, and how soon? Validation NDCG@10 against training seconds, and test figures at the end.
+"""How good do recommendations get, and how soon? Validation NDCG@10 against training seconds; test figures at the end.
 
     python benchmarks/quality.py --data ml-1m-sasrec.txt.gz --seeds 3 --json-out results/quality_ml-1m.json
     python benchmarks/quality.py --data ml-1m-sasrec.txt.gz --set hidden_dim=128 --set epochs=40
@@ -15,12 +15,12 @@ import statistics
 import sys
 import time
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 import typer
-from machine import describe
 from rich.console import Console
 from rich.table import Table
 
@@ -31,6 +31,7 @@ from corerec.engines.bert4rec.training import EpochResult, build_network, train_
 from corerec.evaluation import evaluate
 from corerec.splitting import Split, leave_one_out
 from corerec.tables import read_events
+from machine import describe
 
 
 def settings_of(pairs: list[str]) -> dict[str, Any]:
@@ -48,22 +49,22 @@ def settings_of(pairs: list[str]) -> dict[str, Any]:
 def train_and_measure(split: Split, num_items: int, settings: dict[str, Any], look_every: int) -> dict[str, Any]:
     """One seed: the curve of validation figures, and the test figures of the last epoch."""
     model = Bert4Rec(**settings)
-    config = model.resolved(split.train, num_items)
-    network = build_network(config[0], config[1].seed).to(model.device)
+    config = model.train_config
+    network = build_network(replace(model.model_config, num_items=num_items), config.seed).to(model.device)
     curve, seconds = [], 0.0
-    for result in train_epochs(network, split.train, config[1]):
+    for result in train_epochs(network, split.train, config):
         if not isinstance(result, EpochResult):
             continue
         seconds += result.seconds
-        if result.epoch % look_every == 0 or result.epoch == config[1].epochs:
+        if result.epoch % look_every == 0 or result.epoch == config.epochs:
             start = time.perf_counter()
             report = evaluate(NetworkScorer(network), split.valid)
             point = {"epoch": result.epoch, "seconds": seconds, "loss": result.loss, "ndcg": report.value("NDCG")}
             curve.append(point | {"hr": report.value("HR"), "evaluation_s": time.perf_counter() - start})
-            print(json.dumps({"seed": config[1].seed} | curve[-1]), file=sys.stderr, flush=True)
+            print(json.dumps({"seed": config.seed} | curve[-1]), file=sys.stderr, flush=True)
     report = evaluate(NetworkScorer(network), split.test)
     return {
-        "seed": config[1].seed,
+        "seed": config.seed,
         "train_seconds": seconds,
         "curve": curve,
         "test": {f"{m.metric}@{m.k}": {"mean": m.mean, "standard_error": m.error} for m in report.measures},

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as to_bytes
 
 from corerec.engines.bert4rec.config import ModelConfig, TrainConfig
 from corerec.engines.bert4rec.model import Bert4RecNetwork
@@ -66,7 +66,8 @@ def save(checkpoint: Checkpoint, path: str | os.PathLike[str]) -> None:
         raise FileNotFoundError(f"cannot save to {path}: the folder {path.parent} does not exist; create it first")
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
         unfinished = Path(folder, "model")
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, unfinished, about)
+        # Not safetensors' own save_file: its files can be read by nobody but their owner.
+        unfinished.write_bytes(to_bytes({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, about))
         os.replace(unfinished, path)
 
 

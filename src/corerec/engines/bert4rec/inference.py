@@ -18,7 +18,7 @@ from corerec.engines.bert4rec.batches import padded
 from corerec.engines.bert4rec.model import Bert4RecNetwork
 from corerec.interactions import SequenceStore
 
-PLACES_AT_ONCE = 2**14  # sequence places in one forward pass: bounds memory, and stays near a CPU's cache
+PLACES_AT_ONCE = 2**12  # sequence places in one forward pass: bounds memory, and stays near a CPU's cache
 
 SCORES_AT_ONCE = 2**21  # scores held at once: 8 MB
 

@@ -137,11 +137,17 @@ def test_a_failed_save_leaves_the_old_file(model, saved, monkeypatch):
     def fail(*_):
         raise OSError("disk full")
 
-    monkeypatch.setattr("corerec.engines.bert4rec.checkpoint.save_file", fail)
+    monkeypatch.setattr("corerec.engines.bert4rec.checkpoint.to_bytes", fail)
     with pytest.raises(OSError, match="disk full"):
         model.save(saved)
     assert saved.read_bytes() == before
     assert [path.name for path in saved.parent.iterdir()] == ["model.pkl"]
+
+
+def test_others_may_read_the_file_as_any_other_file(saved):
+    plain = saved.with_name("plain")
+    plain.write_bytes(b"")
+    assert saved.stat().st_mode == plain.stat().st_mode
 
 
 def test_saving_into_a_missing_folder_says_so(model, tmp_path):
