@@ -69,6 +69,10 @@ def _as_series(values: Any, name: str) -> pd.Series:
     return pd.Series(values)
 
 
+def _as_python(an_id: Any) -> Any:
+    return an_id.item() if isinstance(an_id, np.generic) else an_id
+
+
 class Vocabulary:
     """The ids of one kind (users, or items) in the order of their numbers 1..V.
 
@@ -113,7 +117,10 @@ class Vocabulary:
         return len(self.ids)
 
     def __contains__(self, an_id: Hashable) -> bool:
-        return self._number_of.get(an_id) is not None
+        try:
+            return an_id in self._number_of
+        except TypeError:  # not hashable
+            return False
 
     @cached_property
     def _number_of(self) -> dict[Any, int]:
@@ -152,12 +159,19 @@ class Vocabulary:
             raise UnknownIdError(self._unknown(id_column(column, f"{self.kind}_ids")[unknown[0]]))
         return numbers
 
+    @cached_property
+    def _types(self) -> set[str]:
+        return {type(an_id).__name__ for an_id in self.ids.tolist()}
+
+    def is_alike(self, an_id: Any) -> bool:
+        """Whether some id is of this one's type: "7" among whole numbers is a mistake rather than a new item."""
+        return type(_as_python(an_id)).__name__ in self._types
+
     def _unknown(self, an_id: Any) -> str:
-        shown = an_id.item() if isinstance(an_id, np.generic) else an_id
+        shown = _as_python(an_id)
         message = f"{self.kind} {shown!r} is not among the {len(self):,} fitted {self.kind}s"
-        kinds = {type(known).__name__ for known in self.ids[:1000].tolist()}
-        if len(self) and type(shown).__name__ not in kinds:
-            message += f" (fitted ids are of type {'/'.join(sorted(kinds))}, this one is {type(shown).__name__})"
+        if not self.is_alike(an_id):
+            message += f" (fitted ids are of type {'/'.join(sorted(self._types))}, this one is {type(shown).__name__})"
         if self.kind == "user":
             return message + "; pass history=[item ids] to recommend for a new user"
         return message + "; fit again with events of it, or leave it out"

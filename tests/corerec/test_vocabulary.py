@@ -236,3 +236,13 @@ def test_a_single_number_is_not_a_column():
 def test_an_id_that_stands_twice_is_refused(ids, named):
     with pytest.raises(DataError, match=f"^item id {named} stands twice in the vocabulary"):
         Vocabulary(ids)
+
+
+def test_membership_of_anything_is_an_answer_not_an_error():
+    vocabulary = Vocabulary([1, 2])
+    assert [an_id in vocabulary for an_id in (1, 3, "1", [1], (1, [2]))] == [True, False, False, False, False]
+
+
+def test_an_id_is_alike_if_some_id_has_its_type():
+    vocabulary = Vocabulary([1, 2])
+    assert [vocabulary.is_alike(an_id) for an_id in (7, np.int32(7), "7", 7.0)] == [True, True, False, False]

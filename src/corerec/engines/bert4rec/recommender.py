@@ -206,12 +206,14 @@ class Bert4Rec:
         probability 1 / (events + items + 1), with one warning a model: test rows of a random split meet such items.
 
         Raises:
-            UnknownIdError: the user was never seen; use recommend(history=...) for new users.
+            UnknownIdError: the user was never seen (recommend takes history=... for new users), or the item's id is
+                of another type than all fitted ones, such as "7" among whole numbers.
             NotFittedError: neither fit nor loaded.
         """
         _, items = self._fitted()
         user = self._user_number(user_id)
-        item = items.number(item_id) if item_id in items else 0
+        # An id of another type than any item's is a mistake, and `number` says so; else it may be an item never met.
+        item = items.number(item_id) if item_id in items or not items.is_alike(item_id) else 0
         if item == 0:
             if not self._warned_of_unseen:  # once a model: a random split's test rows meet many
                 self._warned_of_unseen = True
@@ -228,7 +230,7 @@ class Bert4Rec:
         """`predict` for many (user id, item id) pairs, in their order.
 
         Raises:
-            UnknownIdError: a user was never seen.
+            UnknownIdError: a user was never seen, or an item's id is of another type than all fitted ones.
             DataError: something in the list is not a pair.
         """
         _, items = self._fitted()
@@ -242,6 +244,9 @@ class Bert4Rec:
         unknown = numbers == 0
         if unknown.any():
             named = [item_ids[at] for at in np.flatnonzero(unknown)]
+            for item_id in named:
+                if not items.is_alike(item_id):
+                    items.number(item_id)  # raises, naming both types
             self._warn_of_unknown_items(named, UNSEEN)
         distinct, which = np.unique(users, return_inverse=True)
         states = self._user_states(distinct)

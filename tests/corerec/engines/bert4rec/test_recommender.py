@@ -127,8 +127,13 @@ def test_predict_of_an_unseen_item_is_its_add_one_probability_and_warns_once(cyc
 def test_unknown_items_elsewhere_are_typed_errors(model):
     with pytest.raises(UnknownIdError, match="zebra"):
         model.similar_items("zebra")
-    with pytest.raises(UnknownIdError, match="of type str, this one is int"):
-        model.similar_items(5)
+    for ask in (
+        lambda: model.similar_items(5),
+        lambda: model.predict("user 0", 5),
+        lambda: model.batch_predict([("user 0", "a"), ("user 0", 5)]),
+    ):
+        with pytest.raises(UnknownIdError, match="of type str, this one is int"):
+            ask()
 
 
 @pytest.mark.parametrize("top_k", [0, -1, 2.5, "3", True])
