@@ -14,6 +14,8 @@ from torch import Tensor
 from corerec.interactions import SequenceStore
 
 LENGTH_NOISE = 8  # events: windows this close in length are shuffled among each other
+STEPS_AN_EPOCH = 50  # at least, while batches stay above ...
+SMALLEST_BATCH = 16
 
 
 def windows(
@@ -77,10 +79,22 @@ def padded(items: np.ndarray, starts: np.ndarray, ends: np.ndarray, width: int |
     return torch.from_numpy(matrix)
 
 
+def batch_size_for(num_windows: int, batch_size: int) -> int:
+    """Windows in a step: `batch_size`, but fewer in a small log, whose epoch would otherwise have too few steps.
+
+    An epoch of 24 steps teaches next to nothing: the cloze loss leaves its plateau after hundreds of steps, however
+    many windows each has.
+
+    >>> batch_size_for(num_windows=22_000, batch_size=256), batch_size_for(num_windows=1_900, batch_size=256)
+    (256, 38)
+    """
+    return min(batch_size, max(SMALLEST_BATCH, -(-num_windows // STEPS_AN_EPOCH)))
+
+
 def epoch_batches(
     store: SequenceStore, max_seq_len: int, batch_size: int, whole_history: bool, random: np.random.Generator
 ) -> Iterator[Tensor]:
-    """One pass over the store: int64 (B, L) batches, left-padded with 0."""
+    """One pass over the store in batches of `batch_size` windows: int64 (B, L), left-padded with 0."""
     starts, ends = windows(store.offsets, max_seq_len, whole_history, random)
     for chosen in batch_order(ends - starts, batch_size, random):
         width = rounded_length(int((ends - starts)[chosen].max()), max_seq_len)
@@ -99,8 +113,7 @@ def rounded_length(length: int, longest: int) -> int:
     return min(-(-length // step) * step, longest)
 
 
-def num_batches(store: SequenceStore, max_seq_len: int, batch_size: int, whole_history: bool) -> int:
-    """How many batches `epoch_batches` yields."""
+def num_windows(store: SequenceStore, max_seq_len: int, whole_history: bool) -> int:
+    """How many windows an epoch has."""
     counts = -(-store.lengths // max_seq_len)
-    total = int((counts if whole_history else np.minimum(counts, 1)).sum())
-    return -(-total // batch_size)
+    return int((counts if whole_history else np.minimum(counts, 1)).sum())

@@ -69,7 +69,7 @@ class TrainConfig:
     epochs: int = 30
     """Passes over all events; the learning rate's cosine ends with the last."""
     batch_size: int = 32
-    """Windows of at most max_seq_len events in a step."""
+    """Windows of at most max_seq_len events in a step, at most: a log too small for 50 steps an epoch takes fewer."""
     learning_rate: float = 0.001
     """Peak of AdamW's learning rate."""
     warmup_steps: int | None = None

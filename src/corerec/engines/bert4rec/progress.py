@@ -34,7 +34,7 @@ def shown(
             if isinstance(result, EpochResult):
                 console.print(
                     f"{name}  epoch {result.epoch}/{num_epochs}  loss {result.loss:.4f}  {result.seconds:.1f} s  "
-                    f"{result.num_events / result.seconds:,.0f} events/s",
+                    f"{result.num_steps:,} steps  {result.num_events / result.seconds:,.0f} events/s",
                     highlight=False,
                 )
             elif result.step % READ_LOSS_EVERY == 0 or result.step == result.num_steps:

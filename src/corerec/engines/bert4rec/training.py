@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from corerec.engines.bert4rec.batches import epoch_batches, num_batches, rounded_length
+from corerec.engines.bert4rec.batches import batch_size_for, epoch_batches, num_windows, rounded_length
 from corerec.engines.bert4rec.config import ModelConfig, TrainConfig
 from corerec.engines.bert4rec.masking import IGNORE, cloze_mask, next_items
 from corerec.engines.bert4rec.model import Bert4RecNetwork
@@ -39,9 +39,10 @@ class StepResult:
 
 @dataclass(frozen=True)
 class EpochResult:
-    """One epoch done: its mean loss (nats), its seconds, and the real (not padding) events it read."""
+    """One epoch done: its mean loss (nats), its seconds, its steps, and the real (not padding) events it read."""
 
     epoch: int
+    num_steps: int
     loss: float
     seconds: float
     num_events: int
@@ -68,14 +69,16 @@ def train_epochs(
     device = network.item_embedding.weight.device
     order = _numpy_generator(config.seed, "order")
     masks = _torch_generator(config.seed, "masks")
-    batches = (store, network.config.max_seq_len, config.batch_size, config.whole_history)
-    num_steps = config.epochs * num_batches(*batches)
+    max_seq_len = network.config.max_seq_len
+    total = num_windows(store, max_seq_len, config.whole_history)
+    batch_size = batch_size_for(total, config.batch_size)
+    num_steps = config.epochs * -(-total // batch_size)
     optimizer = _optimizer(network, config)
     step = 0
     for epoch in range(1, config.epochs + 1):
         started, losses, num_events = time.perf_counter(), [], 0
         network.dropout.renew()
-        for items in epoch_batches(*batches, order):
+        for items in epoch_batches(store, max_seq_len, batch_size, config.whole_history, order):
             network.train()
             rate = config.learning_rate * learning_rate_factor(step, num_steps, config.warmup_steps)
             for group in optimizer.param_groups:
@@ -93,7 +96,7 @@ def train_epochs(
             num_events += int(torch.count_nonzero(items))
             yield StepResult(epoch, step, num_steps, losses[-1], num_events)
         mean = float(torch.stack(losses).mean())
-        yield EpochResult(epoch, mean, time.perf_counter() - started, num_events)
+        yield EpochResult(epoch, len(losses), mean, time.perf_counter() - started, num_events)
 
 
 def batch_loss(

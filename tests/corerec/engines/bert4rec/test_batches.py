@@ -2,7 +2,15 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from corerec.engines.bert4rec.batches import batch_order, epoch_batches, num_batches, padded, rounded_length, windows
+from corerec.engines.bert4rec.batches import (
+    batch_order,
+    batch_size_for,
+    epoch_batches,
+    num_windows,
+    padded,
+    rounded_length,
+    windows,
+)
 from corerec.interactions import SequenceStore
 
 
@@ -43,13 +51,20 @@ def test_each_window_is_in_exactly_one_batch_and_batches_are_near_in_length():
     assert max(np.ptp(lengths[batch]) for batch in batches) < 8 + 3 * 200 * 32 / 1000
 
 
-def test_epoch_yields_as_many_batches_as_announced():
+def test_epoch_yields_every_window_announced():
     random = np.random.default_rng(0)
     store = SequenceStore.from_lists([list(range(1, n + 1)) for n in random.integers(0, 90, 50)])
     for whole in (True, False):
         batches = list(epoch_batches(store, 20, 8, whole, np.random.default_rng(0)))
-        assert len(batches) == num_batches(store, 20, 8, whole)
-    assert all(1 <= batch.shape[1] <= 20 for batch in batches)
+        assert sum(len(batch) for batch in batches) == num_windows(store, 20, whole)
+        assert all(1 <= batch.shape[1] <= 20 and len(batch) <= 8 for batch in batches)
+
+
+def test_a_small_log_takes_smaller_batches_and_a_large_one_what_was_asked():
+    assert batch_size_for(100_000, 256) == 256
+    assert batch_size_for(1_000, 256) == 20  # 50 steps
+    assert batch_size_for(100, 256) == 16
+    assert batch_size_for(100, 8) == 8
 
 
 def test_little_of_a_long_tailed_log_is_padding():
