@@ -21,15 +21,15 @@ class ModelConfig:
     """Catalogue size V; item numbers run 1..V."""
     max_seq_len: int = 200
     """Places the network sees at once, the blank to fill included."""
-    hidden_dim: int = 64
+    hidden_dim: int = 128
     """Width D of the hidden states and of the item embeddings."""
     num_layers: int = 2
     """Transformer blocks."""
-    num_heads: int = 2
+    num_heads: int = 4
     """Attention heads; must divide hidden_dim."""
     feedforward_dim: int | None = None
     """Width inside the feed-forward parts; None means 4 * hidden_dim, as BERT has it."""
-    dropout: float = 0.2
+    dropout: float = 0.3
     """Chance in [0, 1) that a value of the embeddings or of a block's two branches is dropped in training."""
     positions: Literal["learned", "sinusoidal"] = "learned"
     """Position embeddings: trained, or the fixed sines of Vaswani et al. 2017."""
@@ -66,7 +66,7 @@ class ModelConfig:
 class TrainConfig:
     """How the network is trained."""
 
-    epochs: int = 30
+    epochs: int = 40
     """Passes over all events; the learning rate's cosine ends with the last."""
     batch_size: int = 32
     """Windows of at most max_seq_len events in a step, at most: a log too small for 50 steps an epoch takes fewer."""

@@ -36,6 +36,7 @@ from corerec.vocabulary import Vocabulary, id_column
 
 ItemId = Any
 Ranked = list[Any]  # item ids, best first; or (item id, probability) pairs where scores are asked for
+PAIRS_AT_ONCE = 2**16
 UNSEEN = "predict gives them the add-one probability of an item never met, 1 / (events + items + 1)"
 
 
@@ -54,18 +55,18 @@ class Bert4Rec:
         name: str = "Bert4Rec",
         *,
         max_seq_len: int = 200,
-        hidden_dim: int = 64,
+        hidden_dim: int = 128,
         num_layers: int = 2,
-        num_heads: int = 2,
+        num_heads: int = 4,
         feedforward_dim: int | None = None,
-        dropout: float = 0.2,
+        dropout: float = 0.3,
         positions: Literal["learned", "sinusoidal"] = "learned",
         mask_prob: float = 0.2,
         bert_replacement: bool = False,
         next_item_share: float = 1.0,
         next_item_until: float = 0.5,
         whole_history: bool = True,
-        epochs: int = 30,
+        epochs: int = 40,
         batch_size: int = 32,
         learning_rate: float = 0.001,
         warmup_steps: int | None = None,
@@ -160,15 +161,14 @@ class Bert4Rec:
             log: its sequences are learned from, and become the users' histories.
             valid: questions to validate on when `patience` is set; None holds each user's last event out.
         """
-        self.train_config.__post_init__()
         train = log.sequences
         if self.train_config.patience is not None and valid is None:
             rows = np.flatnonzero(train.lengths >= 2)
             if not len(rows):
                 raise DataError("patience needs users with two events or more to validate on; fit without it")
             train, valid = hold_out_last(train, rows)
-        self.model_config = replace(self.model_config, num_items=len(log.items))
-        network = build_network(self.model_config, self.train_config.seed).to(self.device)
+        config = replace(self.model_config, num_items=len(log.items))
+        network = build_network(config, self.train_config.seed).to(self.device)
         results = train_epochs(network, train, self.train_config)
         if self.verbose:
             results = shown(results, self.train_config.epochs, self.name)
@@ -189,7 +189,7 @@ class Bert4Rec:
         histories: SequenceStore | None,
         num_events: int,
     ) -> None:
-        self._network = network.eval()
+        self._network, self.model_config = network.eval(), network.config
         self._items, self._users, self._histories, self._num_events = items, users, histories, num_events
         self._states.clear()
         self._warned_of_unseen = False
@@ -219,10 +219,7 @@ class Bert4Rec:
                 self._warned_of_unseen = True
                 self._warn_of_unknown_items([item_id], UNSEEN)
             return self._unseen_probability
-        state = self._states.get(user)
-        if state is None:
-            state = self._user_states(np.array([user]))[0]
-            self._states.put(user, state)
+        state = self._user_state(user)
         score = self._item_weights[item] @ state.state + self._item_biases[item]
         return float(np.exp(score - state.log_total))
 
@@ -251,14 +248,26 @@ class Bert4Rec:
         distinct, which = np.unique(users, return_inverse=True)
         states = self._user_states(distinct)
         matrix, totals = np.stack([s.state for s in states]), np.array([s.log_total for s in states], np.float32)
-        scores = np.einsum("pd,pd->p", matrix[which], self._item_weights[numbers]) + self._item_biases[numbers]
-        probabilities = np.exp(scores - totals[which]).astype(np.float64)
-        return np.where(unknown, self._unseen_probability, probabilities).tolist()
+        answers = []
+        for first in range(0, len(listed), PAIRS_AT_ONCE):
+            block = slice(first, first + PAIRS_AT_ONCE)
+            scores = np.einsum("pd,pd->p", matrix[which[block]], self._item_weights[numbers[block]])
+            probabilities = np.exp(scores + self._item_biases[numbers[block]] - totals[which[block]])
+            answers += np.where(unknown[block], self._unseen_probability, probabilities.astype(np.float64)).tolist()
+        return answers
 
     @property
     def _unseen_probability(self) -> float:
         assert self._items is not None
         return 1 / (self._num_events + len(self._items) + 1)
+
+    def _user_state(self, user: int) -> UserState:
+        """The state of one user, computed at the first question and kept."""
+        state = self._states.get(user)
+        if state is None:
+            state = self._user_states(np.array([user]))[0]
+            self._states.put(user, state)
+        return state
 
     def _user_states(self, users: np.ndarray) -> list[UserState]:
         network, _ = self._fitted()
@@ -300,13 +309,15 @@ class Bert4Rec:
         if (user_id is None) == (history is None):
             raise DataError("recommend needs either user_id= of a fitted user or history=[item ids], one of the two")
         if history is None:
-            rows = self._rows(np.array([self._user_number(user_id)]))
+            user = self._user_number(user_id)
+            seen = self._rows(np.array([user])).items
+            states = torch.from_numpy(self._user_state(user).state)[None].to(self.device)
         else:
-            rows = SequenceStore.from_lists([self._history_numbers(history)])
+            seen = self._history_numbers(history)
+            states = next_states(network, SequenceStore.from_lists([seen]))
         left_out = items.encode(list(exclude))
-        left_out = np.concatenate([left_out[left_out > 0], rows.items if exclude_seen else []])
+        left_out = np.concatenate([left_out[left_out > 0], seen if exclude_seen else []])
         allowed = None if candidates is None else items.require(list(candidates))
-        states = next_states(network, rows)
         return self._best(states, SequenceStore.from_lists([left_out]), top_k, with_scores, allowed)[0]
 
     def batch_recommend(
@@ -518,9 +529,8 @@ class Bert4Rec:
         """
         stored = checkpoint.load(path)
         model = cls(stored.name, device=device, verbose=verbose)
-        model.model_config, model.train_config = stored.network.config, stored.train_config
-        network = stored.network.to(model.device)
-        model._adopt(network, stored.items, stored.users, stored.histories, stored.num_events)
+        model.train_config = stored.train_config
+        model._adopt(stored.network.to(model.device), stored.items, stored.users, stored.histories, stored.num_events)
         return model
 
 
