@@ -68,8 +68,8 @@ class TrainConfig:
 
     epochs: int = 40
     """Passes over all events; the learning rate's cosine ends with the last."""
-    batch_size: int = 32
-    """Windows of at most max_seq_len events in a step, at most: a log too small for 50 steps an epoch takes fewer."""
+    batch_size: int | None = None
+    """Windows in a step, at most: a log too small for 50 steps an epoch takes fewer. None: as hold 4,096 events."""
     learning_rate: float = 0.001
     """Peak of AdamW's learning rate."""
     warmup_steps: int | None = None
@@ -95,7 +95,8 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size"):
-            _require(getattr(self, name) >= 1, f"{name} must be at least 1, not {getattr(self, name)}")
+            value = getattr(self, name)
+            _require(value is None or value >= 1, f"{name} must be at least 1, not {value}")
         for name in ("learning_rate", "gradient_clip"):
             _require(getattr(self, name) > 0, f"{name} must be above 0, not {getattr(self, name)}")
         _require(self.weight_decay >= 0, f"weight_decay must not be negative, and is {self.weight_decay}")

@@ -67,7 +67,7 @@ class Bert4Rec:
         next_item_until: float = 0.5,
         whole_history: bool = True,
         epochs: int = 40,
-        batch_size: int = 32,
+        batch_size: int | None = None,
         learning_rate: float = 0.001,
         warmup_steps: int | None = None,
         weight_decay: float = 0.01,

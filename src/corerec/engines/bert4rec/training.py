@@ -71,7 +71,7 @@ def train_epochs(
     masks = _torch_generator(config.seed, "masks")
     max_seq_len = network.config.max_seq_len
     total = num_windows(store, max_seq_len, config.whole_history)
-    batch_size = batch_size_for(total, config.batch_size)
+    batch_size = batch_size_for(total, store.num_events, config.batch_size)
     num_steps = config.epochs * -(-total // batch_size)
     optimizer = _optimizer(network, config)
     step = 0
