@@ -82,6 +82,7 @@ def main(
     if threads:
         torch.set_num_threads(threads)
     warnings.simplefilter("ignore")
+    machine = describe()
     log = read_events(data).interactions()
     split, num_items = leave_one_out(log.sequences), len(log.items)
     settings = settings_of(set_ or [])
@@ -102,7 +103,7 @@ def main(
         table.add_row(name, f"{figures['HR']:.4f}", f"{figures['NDCG']:.4f}")
     Console().print(table)
     if json_out:
-        record = {"data": data.name, "machine": describe(), "settings": settings, "runs": runs, "baselines": baselines}
+        record = {"data": data.name, "machine": machine, "settings": settings, "runs": runs, "baselines": baselines}
         json_out.write_text(json.dumps(record, indent=2) + "\n")
 
 

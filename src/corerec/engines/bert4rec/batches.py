@@ -15,7 +15,7 @@ from torch import Tensor
 from corerec.interactions import SequenceStore
 
 LENGTH_NOISE = 8  # events: windows this close in length are shuffled among each other
-STEPS_AN_EPOCH = 50  # at least, while batches stay above ...
+STEPS_AN_EPOCH = 200  # at least, while batches stay above ...
 SMALLEST_BATCH = 16
 EVENTS_A_STEP = 4096
 
@@ -84,15 +84,15 @@ def padded(items: np.ndarray, starts: np.ndarray, ends: np.ndarray, width: int |
 def batch_size_for(num_windows: int, num_events: int, batch_size: int | None) -> int:
     """Windows in a step: `batch_size`, but fewer in a small log, whose epoch would otherwise have too few steps.
 
-    An epoch of 24 steps teaches next to nothing: the cloze loss leaves its plateau after hundreds of steps, however
-    many windows each has. Without a `batch_size`, the power of two that puts about EVENTS_A_STEP events into a step:
-    long histories make small batches, a shop's short ones large.
+    The cloze loss leaves its plateau after hundreds of steps, however many windows each has. Without a `batch_size`,
+    the power of two that puts about EVENTS_A_STEP events into a step: long histories make small batches, a shop's
+    short ones large.
 
-    >>> batch_size_for(num_windows=22_000, num_events=10**6, batch_size=256)
+    >>> batch_size_for(num_windows=100_000, num_events=10**7, batch_size=256)
     256
-    >>> batch_size_for(num_windows=1_900, num_events=80_000, batch_size=256)
-    38
-    >>> batch_size_for(8_600, 10**6, None), batch_size_for(40_000, 280_000, None)
+    >>> batch_size_for(num_windows=22_000, num_events=10**6, batch_size=256)
+    110
+    >>> batch_size_for(8_600, 10**6, None), batch_size_for(400_000, 2_800_000, None)
     (32, 512)
     """
     if batch_size is None:

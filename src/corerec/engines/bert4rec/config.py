@@ -29,8 +29,9 @@ class ModelConfig:
     """Attention heads; must divide hidden_dim."""
     feedforward_dim: int | None = None
     """Width inside the feed-forward parts; None means 4 * hidden_dim, as BERT has it."""
-    dropout: float = 0.3
-    """Chance in [0, 1) that a value of the embeddings or of a block's two branches is dropped in training."""
+    dropout: float | None = None
+    """Chance in [0, 1) that a value of the embeddings or of a block's two branches is dropped in training; None means
+    0.1 in networks narrower than 128, which have little to spare, and 0.2 in others."""
     positions: Literal["learned", "sinusoidal"] = "learned"
     """Position embeddings: trained, or the fixed sines of Vaswani et al. 2017."""
 
@@ -46,7 +47,7 @@ class ModelConfig:
             self.feedforward_dim is None or self.feedforward_dim >= 1,
             f"feedforward_dim must be at least 1, not {self.feedforward_dim}",
         )
-        _require(0 <= self.dropout < 1, f"dropout must be in [0, 1), not {self.dropout}")
+        _require(0 <= self.dropout_prob < 1, f"dropout must be in [0, 1), not {self.dropout}")
         _require(
             self.positions in ("learned", "sinusoidal"),
             f'positions must be "learned" or "sinusoidal", not {self.positions!r}',
@@ -55,6 +56,13 @@ class ModelConfig:
             self.positions == "learned" or self.hidden_dim % 2 == 0,
             f"sinusoidal positions need an even hidden_dim, not {self.hidden_dim}",
         )
+
+    @property
+    def dropout_prob(self) -> float:
+        """`dropout`, chosen by the width where it is None."""
+        if self.dropout is None:
+            return 0.1 if self.hidden_dim < 128 else 0.2
+        return self.dropout
 
     @property
     def mask_number(self) -> int:
@@ -69,7 +77,7 @@ class TrainConfig:
     epochs: int = 40
     """Passes over all events; the learning rate's cosine ends with the last."""
     batch_size: int | None = None
-    """Windows in a step, at most: a log too small for 50 steps an epoch takes fewer. None: as hold 4,096 events."""
+    """Windows in a step, at most: a log too small for 200 steps an epoch takes fewer. None: as hold 4,096 events."""
     learning_rate: float = 0.001
     """Peak of AdamW's learning rate."""
     warmup_steps: int | None = None

@@ -59,7 +59,7 @@ class Bert4Rec:
         num_layers: int = 2,
         num_heads: int = 4,
         feedforward_dim: int | None = None,
-        dropout: float = 0.3,
+        dropout: float | None = None,
         positions: Literal["learned", "sinusoidal"] = "learned",
         mask_prob: float = 0.2,
         bert_replacement: bool = False,

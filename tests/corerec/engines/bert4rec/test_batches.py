@@ -62,14 +62,14 @@ def test_epoch_yields_every_window_announced():
 
 def test_a_small_log_takes_smaller_batches_and_a_large_one_what_was_asked():
     assert batch_size_for(100_000, 10**6, 256) == 256
-    assert batch_size_for(1_000, 10**5, 256) == 20  # 50 steps
+    assert batch_size_for(5_000, 10**5, 256) == 25  # 200 steps
     assert batch_size_for(100, 10**4, 256) == 16
     assert batch_size_for(100, 10**4, 8) == 8
 
 
 def test_batches_are_chosen_to_hold_as_many_events_whatever_the_lengths():
     assert batch_size_for(10_000, 10_000 * 128, None) == 32
-    assert batch_size_for(100_000, 100_000 * 8, None) == 512
+    assert batch_size_for(200_000, 200_000 * 8, None) == 512
     assert batch_size_for(0, 0, None) == 16
 
 

@@ -57,3 +57,9 @@ def test_settings_round_trip_through_a_dict():
 
 def test_mask_is_the_number_after_the_last_item():
     assert ModelConfig(num_items=10).mask_number == 11
+
+
+def test_narrow_networks_drop_less_unless_told():
+    chosen = [ModelConfig(num_items=10, hidden_dim=dim).dropout_prob for dim in (32, 64, 128, 256)]
+    assert chosen == [0.1, 0.1, 0.2, 0.2]
+    assert ModelConfig(num_items=10, hidden_dim=64, dropout=0.0).dropout_prob == 0
