@@ -18,7 +18,9 @@ check: $(READY)
 	$(BIN)/pyright
 
 bench: $(READY)
+	@test -n "$(DATA)" || { echo "make bench DATA=ml-1m-sasrec.txt.gz: name a log of 'user item' lines" >&2; exit 2; }
 	$(BIN)/python benchmarks/train_speed.py --data $(DATA)
+	$(BIN)/python benchmarks/quality.py --data $(DATA) --set epochs=10
 
 format: $(READY)
 	$(BIN)/ruff check --fix .
