@@ -298,8 +298,7 @@ def fit(
     started = time.perf_counter()
     if holdout:
         split = leave_one_out(log.sequences)
-        valid = split.valid if patience is not None else None
-        model.fit_interactions(Interactions(split.train, log.users, log.items), valid)
+        model.fit_interactions(Interactions(split.train, log.users, log.items), split.valid)
     else:
         model.fit_interactions(log)
     seconds = time.perf_counter() - started

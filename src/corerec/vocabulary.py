@@ -147,6 +147,14 @@ class Vocabulary:
             raise UnknownIdError(self._unknown(an_id))
         return number
 
+    def number_or_zero(self, an_id: Hashable) -> int:
+        """As `number`, but 0 for an unknown id that may be a new one: one of a type that some known id has.
+
+        Raises:
+            UnknownIdError: no id is of this type, such as "7" among whole numbers: a mistake rather than a new id.
+        """
+        return 0 if an_id not in self and self.is_alike(an_id) else self.number(an_id)
+
     def require(self, column: Any) -> np.ndarray:
         """As `encode`, but every id has to be known.
 

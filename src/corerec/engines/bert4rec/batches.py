@@ -39,14 +39,18 @@ def windows(
     """
     first, end = offsets[:-1], offsets[1:]
     lengths = end - first
-    counts = -(-lengths // max_seq_len)
+    counts = window_counts(lengths, max_seq_len, whole_history)
     overlap = np.floor(random.random(len(lengths)) * (counts * max_seq_len - lengths + 1)).astype(np.int64)
-    if not whole_history:
-        counts = np.minimum(counts, 1)
     row = np.repeat(np.arange(len(lengths)), counts)
     back = np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts, counts)  # 0 is the newest window of its row
     ends = end[row] - back * max_seq_len + np.where(back > 0, overlap[row], 0)
     return np.maximum(ends - max_seq_len, first[row]), ends
+
+
+def window_counts(lengths: np.ndarray, max_seq_len: int, whole_history: bool) -> np.ndarray:
+    """int64 (rows,): how many windows rows of these lengths get."""
+    counts = -(-lengths // max_seq_len)
+    return counts if whole_history else np.minimum(counts, 1)
 
 
 def batch_order(lengths: np.ndarray, batch_size: int, random: np.random.Generator) -> list[np.ndarray]:
@@ -121,9 +125,3 @@ def rounded_length(length: int, longest: int) -> int:
     """
     step = min(16, max(1, 2 ** (length.bit_length() - 3)))
     return min(-(-length // step) * step, longest)
-
-
-def num_windows(store: SequenceStore, max_seq_len: int, whole_history: bool) -> int:
-    """How many windows an epoch has."""
-    counts = -(-store.lengths // max_seq_len)
-    return int((counts if whole_history else np.minimum(counts, 1)).sum())

@@ -212,8 +212,7 @@ class Bert4Rec:
         """
         _, items = self._fitted()
         user = self._user_number(user_id)
-        # An id of another type than any item's is a mistake, and `number` says so; else it may be an item never met.
-        item = items.number(item_id) if item_id in items or not items.is_alike(item_id) else 0
+        item = items.number_or_zero(item_id)
         if item == 0:
             if not self._warned_of_unseen:  # once a model: a random split's test rows meet many
                 self._warned_of_unseen = True
@@ -242,8 +241,7 @@ class Bert4Rec:
         if unknown.any():
             named = [item_ids[at] for at in np.flatnonzero(unknown)]
             for item_id in named:
-                if not items.is_alike(item_id):
-                    items.number(item_id)  # raises, naming both types
+                items.number_or_zero(item_id)  # raises at the first of a foreign type
             self._warn_of_unknown_items(named, UNSEEN)
         distinct, which = np.unique(users, return_inverse=True)
         states = self._user_states(distinct)

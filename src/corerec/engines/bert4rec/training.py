@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from corerec.engines.bert4rec.batches import batch_size_for, epoch_batches, num_windows, rounded_length
+from corerec.engines.bert4rec.batches import batch_size_for, epoch_batches, rounded_length, window_counts
 from corerec.engines.bert4rec.config import ModelConfig, TrainConfig
 from corerec.engines.bert4rec.masking import IGNORE, cloze_mask, next_items
 from corerec.engines.bert4rec.model import Bert4RecNetwork
@@ -70,7 +70,7 @@ def train_epochs(
     order = _numpy_generator(config.seed, "order")
     masks = _torch_generator(config.seed, "masks")
     max_seq_len = network.config.max_seq_len
-    total = num_windows(store, max_seq_len, config.whole_history)
+    total = int(window_counts(store.lengths, max_seq_len, config.whole_history).sum())
     batch_size = batch_size_for(total, store.num_events, config.batch_size)
     num_steps = config.epochs * -(-total // batch_size)
     optimizer = _optimizer(network, config)

@@ -6,9 +6,9 @@ from corerec.engines.bert4rec.batches import (
     batch_order,
     batch_size_for,
     epoch_batches,
-    num_windows,
     padded,
     rounded_length,
+    window_counts,
     windows,
 )
 from corerec.interactions import SequenceStore
@@ -56,7 +56,7 @@ def test_epoch_yields_every_window_announced():
     store = SequenceStore.from_lists([list(range(1, n + 1)) for n in random.integers(0, 90, 50)])
     for whole in (True, False):
         batches = list(epoch_batches(store, 20, 8, whole, np.random.default_rng(0)))
-        assert sum(len(batch) for batch in batches) == num_windows(store, 20, whole)
+        assert sum(len(batch) for batch in batches) == window_counts(store.lengths, 20, whole).sum()
         assert all(1 <= batch.shape[1] <= 20 and len(batch) <= 8 for batch in batches)
 
 
