@@ -7,6 +7,9 @@ from typing import Literal
 
 from corerec.errors import ConfigError
 
+FULL_SOFTMAX_ITEMS = 20_000
+NEGATIVES = 2048
+
 
 def _require(holds: bool, message: str) -> None:
     if not holds:
@@ -96,13 +99,16 @@ class TrainConfig:
     """Part of the training after which that share has fallen, linearly, to 0: the rest is pure cloze."""
     whole_history: bool = True
     """Windows over all of a longer history; False trains on its newest max_seq_len events only."""
+    negatives: int | None = None
+    """Items, besides the answers of its step, that an answer competes with in the loss, drawn anew each step. None: the
+    whole catalogue up to 20,000 items, 2,048 above."""
     patience: int | None = None
     """Epochs without a better validation NDCG@10 before stopping, the best weights being kept; None: no validation."""
     seed: int = 0
     """Decides initial weights, order, masks and dropout; the same seed, data and thread count give the same weights."""
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size"):
+        for name in ("epochs", "batch_size", "negatives"):
             value = getattr(self, name)
             _require(value is None or value >= 1, f"{name} must be at least 1, not {value}")
         for name in ("learning_rate", "gradient_clip"):
@@ -114,3 +120,8 @@ class TrainConfig:
         _require(0 < self.mask_prob <= 1, f"mask_prob must be in (0, 1], not {self.mask_prob}")
         for name in ("next_item_share", "next_item_until"):
             _require(0 <= getattr(self, name) <= 1, f"{name} must be in [0, 1], not {getattr(self, name)}")
+
+    def negatives_of(self, num_items: int) -> int | None:
+        """`negatives`, chosen by the size of the catalogue where it is None; None where all of it competes."""
+        chosen = self.negatives or (None if num_items <= FULL_SOFTMAX_ITEMS else NEGATIVES)
+        return None if chosen is None or chosen >= num_items else chosen

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from corerec.engines.bert4rec.config import ModelConfig
+from corerec.engines.bert4rec.negatives import Negatives
 
 LOGITS_AT_ONCE = 2**20  # logits of one chunk of the loss: small enough to stay in a CPU's cache
 TINY = torch.finfo(torch.float32).tiny
@@ -84,16 +85,27 @@ class Bert4RecNetwork(nn.Module):
         """float (..., D) -> (..., V + 2): one unnormalised log-probability for each item number."""
         return F.linear(hidden, self.item_embedding.weight, self.item_bias)
 
-    def loss(self, hidden: Tensor, targets: Tensor) -> Tensor:
+    def loss(self, hidden: Tensor, targets: Tensor, negatives: Negatives | None = None) -> Tensor:
         """Mean cross-entropy over the catalogue 1..V, the logits computed in chunks and never all held.
 
         Args:
             hidden: float (B, M, D), from `forward`.
             targets: int64 (B, M), item numbers; IGNORE where a place does not count.
+            negatives: the only items to compete, every target among them; None means all.
         """
-        weight, bias = self.item_embedding.weight[1:-1], self.item_bias[1:-1]
-        wanted = targets.flatten() - 1  # IGNORE, too, stays below 0
-        return ChunkedCrossEntropy.apply(hidden.flatten(0, 1), weight, bias, wanted)  # pyright: ignore[reportReturnType]
+        wanted = targets.flatten()
+        if negatives is None:
+            weight, bias = self.item_embedding.weight[1:-1], self.item_bias[1:-1]
+            wanted = wanted - 1  # IGNORE, too, stays below 0
+            own_chance = None
+        else:
+            weight = F.embedding(negatives.items, self.item_embedding.weight)
+            bias = self.item_bias[negatives.items] - negatives.log_chances
+            place = torch.full_like(self.item_bias, -1, dtype=torch.int64)
+            place[negatives.items] = torch.arange(len(negatives.items), device=place.device)
+            wanted = torch.where(wanted > 0, place[wanted.clamp(min=0)], -1)
+            own_chance = negatives.log_chances[wanted.clamp(min=0)]
+        return ChunkedCrossEntropy.apply(hidden.flatten(0, 1), weight, bias, wanted, own_chance)  # pyright: ignore[reportReturnType]
 
 
 def attention_mask(is_item: Tensor, causal: bool) -> Tensor | None:
@@ -206,7 +218,9 @@ class ChunkedCrossEntropy(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, hidden: Tensor, weight: Tensor, bias: Tensor, targets: Tensor) -> Tensor:
+    def forward(
+        ctx, hidden: Tensor, weight: Tensor, bias: Tensor, targets: Tensor, own_chance: Tensor | None
+    ) -> Tensor:
         ctx.dtypes = hidden.dtype, weight.dtype
         device = hidden.device.type
         fast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
@@ -222,7 +236,10 @@ class ChunkedCrossEntropy(torch.autograd.Function):
             rows = rows_at_once(len(weight))
             for at in range(0, len(hidden), rows):
                 chunk = slice(at, at + rows)
-                probs = torch.addmm(bias.to(fast), hidden[chunk], weight.T).softmax(1)  # (rows, V)
+                logits = torch.addmm(bias.to(fast), hidden[chunk], weight.T)  # (rows, V)
+                if own_chance is not None:  # a place's own answer is always drawn: give it back what the bias took off
+                    logits.scatter_add_(1, wanted[chunk], own_chance[chunk, None].to(fast))
+                probs = logits.softmax(1)
                 own = probs.gather(1, wanted[chunk])
                 total -= (own.float().clamp(min=TINY).log() * counts[chunk]).sum()
                 error = probs.scatter_(1, wanted[chunk], own - 1)
@@ -239,4 +256,4 @@ class ChunkedCrossEntropy(torch.autograd.Function):
         hidden_dtype, weight_dtype = ctx.dtypes
         scale = grad_output / ctx.count
         grad_weight = (grad_weight * scale).to(weight_dtype)
-        return (grad_hidden * scale).to(hidden_dtype), grad_weight[:, :-1], grad_weight[:, -1], None
+        return (grad_hidden * scale).to(hidden_dtype), grad_weight[:, :-1], grad_weight[:, -1], None, None

@@ -72,6 +72,7 @@ class Bert4Rec:
         warmup_steps: int | None = None,
         weight_decay: float = 0.01,
         gradient_clip: float = 1.0,
+        negatives: int | None = None,
         patience: int | None = None,
         device: str = "auto",
         seed: int = 0,
@@ -113,6 +114,7 @@ class Bert4Rec:
             next_item_share=next_item_share,
             next_item_until=next_item_until,
             whole_history=whole_history,
+            negatives=negatives,
             patience=patience,
             seed=seed,
         )

@@ -16,6 +16,7 @@ from corerec.engines.bert4rec.batches import batch_size_for, epoch_batches, roun
 from corerec.engines.bert4rec.config import ModelConfig, TrainConfig
 from corerec.engines.bert4rec.masking import IGNORE, cloze_mask, next_items
 from corerec.engines.bert4rec.model import Bert4RecNetwork
+from corerec.engines.bert4rec.negatives import draw_negatives
 from corerec.errors import ConfigError
 from corerec.interactions import SequenceStore
 
@@ -73,6 +74,9 @@ def train_epochs(
     total = int(window_counts(store.lengths, max_seq_len, config.whole_history).sum())
     batch_size = batch_size_for(total, store.num_events, config.batch_size)
     num_steps = config.epochs * -(-total // batch_size)
+    num_negatives = config.negatives_of(network.config.num_items)
+    counts = torch.from_numpy(store.item_counts(network.config.num_items))
+    shares = None if num_negatives is None else (counts / counts.sum()).float()
     optimizer = _optimizer(network, config)
     step = 0
     for epoch in range(1, config.epochs + 1):
@@ -86,7 +90,7 @@ def train_epochs(
             share = next_item_share(step / num_steps, config)
             causal = items.shape[1] > 1 and bool(torch.rand((), generator=masks) < share)
             with mixed_precision(device):
-                loss = batch_loss(network, items, config, causal, masks)
+                loss = batch_loss(network, items, config, causal, masks, shares)
             optimizer.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(network.parameters(), config.gradient_clip)
@@ -100,9 +104,17 @@ def train_epochs(
 
 
 def batch_loss(
-    network: Bert4RecNetwork, items: Tensor, config: TrainConfig, causal: bool, generator: torch.Generator
+    network: Bert4RecNetwork,
+    items: Tensor,
+    config: TrainConfig,
+    causal: bool,
+    generator: torch.Generator,
+    shares: Tensor | None = None,
 ) -> Tensor:
-    """The mean loss of one batch, int64 (B, L) on the CPU: every next item if `causal`, a cloze otherwise."""
+    """The mean loss of one batch, int64 (B, L) on the CPU: every next item if `causal`, a cloze otherwise.
+
+    `shares`, float32 (V + 1,), is each item's share of the events: only needed where the loss takes negatives.
+    """
     if causal:
         inputs, targets = next_items(items)
         asked = None
@@ -121,7 +133,11 @@ def batch_loss(
         targets = targets.gather(1, asked)
     device = network.item_embedding.weight.device
     states = network(inputs.to(device), None if asked is None else asked.to(device), causal=causal)
-    return network.loss(states, targets.to(device))
+    count = config.negatives_of(network.config.num_items)
+    if count is None:
+        return network.loss(states, targets.to(device))
+    assert shares is not None
+    return network.loss(states, targets.to(device), draw_negatives(targets, shares, count, generator).to(device))
 
 
 def learning_rate_factor(step: int, num_steps: int, warmup_steps: int | None) -> float:

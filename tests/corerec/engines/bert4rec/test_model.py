@@ -106,7 +106,7 @@ def test_chunked_loss_and_gradients_equal_the_plain_ones(monkeypatch, rows_at_on
     generator = torch.Generator().manual_seed(0)
     given = [torch.randn(shape, generator=generator).requires_grad_() for shape in ((7, 5), (30, 5), (30,))]
     targets = torch.tensor([0, 29, -101, 3, 3, 17, -101])
-    loss = ChunkedCrossEntropy.apply(*given, targets)
+    loss = ChunkedCrossEntropy.apply(*given, targets, None)
     plain = torch.nn.functional.cross_entropy(
         torch.nn.functional.linear(*given), targets, ignore_index=-101, reduction="mean"
     )
