@@ -1,4 +1,4 @@
-"""The command line: corerec demo | fit | evaluate | recommend | info.
+"""The command line: corerec demo | fit | evaluate | recommend | serve | info.
 
 Results go to stdout, everything else to stderr. What needs torch is imported inside the commands: `--help` comes in a
 fifth of the time.
@@ -337,6 +337,9 @@ def evaluate(
     baselines: Annotated[
         bool, typer.Option("--baselines", help="Measure popularity and last-item Markov too.")
     ] = False,
+    by_history: Annotated[
+        bool, typer.Option("--by-history", help="Ask again with only the newest 1, 2, 5 ... 50 events of each user.")
+    ] = False,
     json_file: Annotated[
         str | None, typer.Option("--json", metavar="FILE", help="Write the figures there; - is stdout.")
     ] = None,
@@ -355,7 +358,7 @@ def evaluate(
 
     \b
     Examples:
-      corerec evaluate movies.model ratings.csv --baselines
+      corerec evaluate movies.model ratings.csv --baselines --by-history
       corerec evaluate movies.model ratings.csv -k 5 -k 20 --json figures.json
     """
     import numpy as np
@@ -399,24 +402,25 @@ def evaluate(
     scorers: list[evaluation.Scorer] = [model.scorer]
     if baselines:
         scorers += [Popularity(train, len(model.items)), LastItemMarkov(train, len(model.items))]
-    reports = [
-        evaluation.evaluate(
-            scorer,
-            asked,
-            ks or [10],
-            seen=seen.value,
-            negatives=negatives,
-            item_counts=train.item_counts(len(model.items)),
-        )
-        for scorer in scorers
-    ]
+    how: dict[str, Any] = {
+        "seen": seen.value,
+        "negatives": negatives,
+        "item_counts": train.item_counts(len(model.items)),
+    }
+    if by_history:
+        columns = [evaluation.by_history(scorer, asked, ks or [10], **how) for scorer in scorers]
+    else:
+        columns = [[evaluation.evaluate(scorer, asked, ks or [10], **how)] for scorer in scorers]
     if json_file is not None:
-        text = json.dumps([json.loads(report.to_json()) for report in reports], indent=2)
+        text = json.dumps([json.loads(report.to_json()) for column in columns for report in column], indent=2)
         if json_file == "-":
             typer.echo(text)
             return
         Path(json_file).write_text(text + "\n", encoding="utf-8")
-    out.print(evaluation.table(reports, title=f"{split_by.value}, {on.value} events of {escape(log_file.name)}"))
+    whole = [column[-1] for column in columns]
+    out.print(evaluation.table(whole, title=f"{split_by.value}, {on.value} events of {escape(log_file.name)}"))
+    if by_history:
+        out.print(evaluation.by_history_table(columns, k=(ks or [10])[0]))
 
 
 @app.command()
@@ -479,6 +483,62 @@ def recommend(
 
 
 @app.command()
+def serve(
+    model_file: ModelFile,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 is open to the network.")] = "127.0.0.1",
+    titles: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A table with a column of item ids and one of titles.")
+    ] = None,
+    item_column: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Of the item ids in the titles' file; guessed.")
+    ] = None,
+    title_column: Annotated[str | None, typer.Option(metavar="NAME", help="Of the titles in it; guessed.")] = None,
+    events: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            show_default="MODEL.events.sqlite",
+            help="The log of observed events, observed again at each start. A model fitted on them needs a new one.",
+        ),
+    ] = None,
+    token: Annotated[
+        str | None,
+        typer.Option(envvar="COREREC_TOKEN", show_envvar=True, help="Bearer token to ask for."),
+    ] = None,
+    queue_size: Annotated[int, typer.Option(help="Requests that may wait; more are answered 503.")] = 128,
+    batch_size: Annotated[int, typer.Option(help="Requests scored together, at most.")] = 32,
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads of the model.")] = 1,
+    device: Device = "cpu",
+    access_log: Annotated[bool, typer.Option("--access-log", help="A line on stdout for each request.")] = False,
+) -> None:
+    """Answer over HTTP: recommendations, blanks, events as they happen, metrics, and a page to try it all.
+
+    SIGTERM answers what was taken and ends; SIGHUP reads the model file again.
+
+    \b
+    Examples:
+      corerec serve movies.model --titles movies.csv
+      COREREC_TOKEN=secret corerec serve movies.model --host 0.0.0.0 --port 80
+    """
+    from corerec.serving import ServerSettings
+    from corerec.serving.process import serve as serve_file
+    from corerec.tables import read_titles
+
+    serve_file(
+        model_file,
+        host=host,
+        port=port,
+        titles=None if titles is None else read_titles(titles, item_column, title_column),
+        events_file=events,
+        settings=ServerSettings(queue_size=queue_size, batch_size=batch_size, token=token),
+        device=device,
+        threads=threads,
+        access_log=access_log,
+    )
+
+
+@app.command()
 def info(model_file: ModelFile) -> None:
     """Show what a model file holds: its settings, its sizes, and who wrote it.
 
@@ -516,6 +576,28 @@ def info(model_file: ModelFile) -> None:
         if key != "num_items":
             shown.add_row(key, "-" if value is None else str(value))
     out.print(shown)
+
+
+@app.command()
+def export(
+    model_file: ModelFile,
+    folder: Annotated[Path, typer.Argument(metavar="OUT", help="A folder; an earlier export in it is replaced.")],
+) -> None:
+    """Write a model as ONNX, to be served without torch, from any language.
+
+    model.onnx takes item numbers and gives log-probabilities, items.json lists the ids behind the numbers, and
+    metadata.json says how to call it; examples/serve_onnx.py does so in twenty lines.
+
+    \b
+    Examples:
+      corerec export movies.model onnx/
+      pip install onnxruntime && python examples/serve_onnx.py onnx/ '[260, 1196, 1210]'
+    """
+    from corerec.engines.bert4rec import Bert4Rec
+    from corerec.engines.bert4rec.export import export_onnx
+
+    for path in export_onnx(Bert4Rec.load(model_file, device="cpu"), folder):
+        out.print(f"{path}: {_size(path)}", markup=False, soft_wrap=True)
 
 
 # ------------------------------------------------------------------------------------------------------- helpers

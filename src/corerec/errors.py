@@ -33,5 +33,5 @@ class DataWarning(UserWarning):
     """The input was usable, but something about it probably is not what was meant."""
 
 
-class UnknownItemWarning(DataWarning):
+class UnknownIdWarning(DataWarning):
     """Items that `fit` never saw were met where the answer does not depend on them alone."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Literal, Protocol
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -28,6 +29,7 @@ METRICS: dict[str, metrics.Metric] = {
 }
 Seen = Literal["excluded", "included"]
 MAX_SCORES = 2**21  # scores held at once while evaluating: 8 MB stay near a CPU's cache
+NEWEST = (1, 2, 5, 10, 20, 50)  # events of a history, for quality by history length
 MISS = 2**31  # the rank of an answer that the scorer does not know: beyond any cut-off
 
 
@@ -44,7 +46,7 @@ class Scorer(Protocol):
 
 @dataclass(frozen=True)
 class Measure:
-    """One mean over all questions; `error` is its standard error."""
+    """One mean over all questions; `error` is its standard error, NaN (null in JSON) of a single question."""
 
     metric: str
     k: int
@@ -64,16 +66,26 @@ class Report:
     measures: tuple[Measure, ...]
     catalogue_coverage: float
     novelty_bits: float
+    histories: str = "whole"
+    """What the scorer saw: "whole" histories, the "newest 5" events of each, or those of "length 3-5"."""
 
     def value(self, metric: str, k: int = 10, seen: Seen | None = None) -> float:
         """The mean of one metric, such as value("NDCG", 10)."""
+        return self.measure(metric, k, seen).mean
+
+    def measure(self, metric: str, k: int = 10, seen: Seen | None = None) -> Measure:
+        """One metric with its error; of two protocols measured, the first."""
         for measure in self.measures:
             if (measure.metric, measure.k) == (metric, k) and seen in (None, measure.seen):
-                return measure.mean
+                return measure
         raise ConfigError(f"{metric}@{k} (seen {seen}) was not measured; ask evaluate for it with ks=[{k}]")
 
     def to_json(self) -> str:
-        return json.dumps(asdict(self), indent=2)
+        record = asdict(self)
+        for measure in record["measures"]:
+            if math.isnan(measure["error"]):
+                measure["error"] = None  # JSON has no NaN
+        return json.dumps(record, indent=2, allow_nan=False)
 
 
 def table(reports: Sequence[Report], title: str | None = None) -> Table:
@@ -90,6 +102,94 @@ def table(reports: Sequence[Report], title: str | None = None) -> Table:
     out.add_row("Catalogue coverage", *(f"{report.catalogue_coverage:.1%}" for report in reports))
     out.add_row("Novelty (bits)", *(f"{report.novelty_bits:.2f}" for report in reports))
     return out
+
+
+def by_history_table(columns: Sequence[Sequence[Report]], metric: str = "NDCG", k: int = 10) -> Table:
+    """`by_history` or `by_length` of several scorers, one column each: a row for each length, mean ± standard error."""
+    out = Table(title=f"{metric}@{k} by history", caption=f"{columns[0][0].candidates}; ± standard error")
+    out.add_column("histories")
+    out.add_column("users", justify="right")
+    for column in columns:
+        out.add_column(column[0].scorer, justify="right")
+    for row in zip(*columns, strict=True):
+        measures = [report.measure(metric, k) for report in row]
+        cells = [f"{measure.mean:.4f} ± {measure.error:.4f}" for measure in measures]
+        out.add_row(row[0].histories, f"{row[0].num_questions:,}", *cells)
+    return out
+
+
+def by_history(
+    scorer: Scorer,
+    holdout: Holdout,
+    ks: Sequence[int] = (10,),
+    *,
+    newest: Sequence[int] = NEWEST,
+    item_counts: np.ndarray | None = None,
+    **settings: Any,
+) -> list[Report]:
+    """How much history does a good answer need? `evaluate` with only the newest events of each history visible.
+
+    Every question is asked at every length, so the rows compare; a history shorter than the length is visible whole.
+    The filter of seen items knows the visible events alone, as a server would that was told no more: what the user
+    met before them competes, for every scorer alike.
+
+    Args:
+        newest: visible events of each history; 0 asks with none.
+        item_counts: as in `evaluate`; counted from the whole histories when None.
+        settings: the other keywords of `evaluate`.
+    Returns:
+        one report for each of `newest`, then one of the whole histories.
+    Raises:
+        ConfigError: as in `evaluate`, or a length is negative.
+    """
+    if newest and min(newest) < 0:
+        raise ConfigError(f"newest must be numbers of events, from 0, not {list(newest)}")
+    if item_counts is None:
+        item_counts = holdout.history.item_counts(scorer.num_items)
+    cuts = [(f"newest {count}", replace(holdout, history=holdout.history.last(count))) for count in newest]
+    return [
+        replace(evaluate(scorer, cut, ks, item_counts=item_counts, **settings), histories=name)
+        for name, cut in [*cuts, ("whole", holdout)]
+    ]
+
+
+def by_length(
+    scorer: Scorer,
+    holdout: Holdout,
+    ks: Sequence[int] = (10,),
+    *,
+    longest: Sequence[int] = NEWEST,
+    item_counts: np.ndarray | None = None,
+    **settings: Any,
+) -> list[Report]:
+    """Whom does a scorer serve well? `evaluate` of each group of questions whose histories are about equally long.
+
+    Other users stand in each group, so its rows show who the users are as much as what their histories tell;
+    `by_history` asks all of them at every length.
+
+    Args:
+        longest: the longest history of each group, rising; (1, 2, 5) means 0, 1, 2, 3-5 and 6+ events.
+        item_counts, settings: as in `by_history`.
+    Returns:
+        one report for each group that has questions.
+    Raises:
+        ConfigError: as in `evaluate`, or the lengths do not rise.
+    """
+    bounds = [-1, 0, *longest]
+    if any(low >= high for low, high in zip(bounds[1:], longest, strict=False)):
+        raise ConfigError(f"longest must be numbers of events, from 1 and rising, not {list(longest)}")
+    if item_counts is None:
+        item_counts = holdout.history.item_counts(scorer.num_items)
+    group_of = np.searchsorted(bounds, holdout.history.lengths) - 1
+    reports = []
+    for group in np.unique(group_of):
+        low, high = bounds[group] + 1, bounds[group + 1] if group + 1 < len(bounds) else None
+        name = f"length {low}+" if high is None else f"length {low}-{high}" if low < high else f"length {low}"
+        rows = np.flatnonzero(group_of == group)
+        part = Holdout(holdout.history.select(rows), holdout.targets.select(rows), holdout.users[rows])
+        report = evaluate(scorer, part, ks, item_counts=item_counts, **settings)
+        reports.append(replace(report, histories=name))
+    return reports
 
 
 @torch.no_grad()

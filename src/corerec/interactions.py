@@ -26,7 +26,7 @@ class SequenceStore:
         items: int32 (events,), item numbers from 1.
         offsets: int64 (rows + 1,).
         times: int64 or float64 (events,), in the log's own unit (nanoseconds for dates); None without timestamps.
-        ratings: float32 (events,), or None.
+        ratings: float32 (events,), NaN where an event observed after fit came without one; or None.
     """
 
     items: np.ndarray
@@ -42,6 +42,27 @@ class SequenceStore:
         items = np.concatenate([np.asarray(sequence, np.int32) for sequence in sequences]) if len(sequences) else []
         return cls(np.asarray(items, np.int32), offsets)
 
+    @classmethod
+    def joined(cls, stores: Sequence[SequenceStore]) -> SequenceStore:
+        """The rows of several stores, one after another.
+
+        Times stay where all have them. Ratings stay where any has them; the events of the others get NaN.
+        """
+        ends = np.cumsum([store.num_events for store in stores])
+        starts = [store.offsets[:-1] + end - store.num_events for store, end in zip(stores, ends, strict=True)]
+        times = [store.times for store in stores if store.times is not None]
+        ratings = None
+        if any(store.ratings is not None for store in stores):
+            ratings = np.concatenate(
+                [np.full(s.num_events, np.nan, np.float32) if s.ratings is None else s.ratings for s in stores]
+            )
+        return cls(
+            np.concatenate([store.items for store in stores]),
+            np.concatenate([*starts, ends[-1:]]),
+            np.concatenate(times) if len(times) == len(stores) else None,
+            ratings,
+        )
+
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
@@ -52,7 +73,7 @@ class SequenceStore:
     @property
     def lengths(self) -> np.ndarray:
         """int64 (rows,): events in each row."""
-        return np.diff(self.offsets)
+        return self.offsets[1:] - self.offsets[:-1]
 
     def row(self, row: int) -> np.ndarray:
         """int32 (length,): the items of one row, oldest first. A view, not a copy."""
@@ -122,7 +143,7 @@ class Interactions:
             DataError: no rows; lengths differ; a missing id; a rating or time that is missing or not finite.
         """
         columns = {"user_ids": user_ids, "item_ids": item_ids, "ratings": ratings, "timestamps": timestamps}
-        lengths = {name: _length(column, name) for name, column in columns.items() if column is not None}
+        lengths = {name: column_length(column, name) for name, column in columns.items() if column is not None}
         if len(lengths) < len(columns) and (user_ids is None or item_ids is None):
             raise DataError("fit needs user_ids and item_ids, one of each for every event")
         if len(set(lengths.values())) > 1:
@@ -148,7 +169,12 @@ class Interactions:
         return cls(store, users, items)
 
 
-def _length(column: Any, name: str) -> int:
+def column_length(column: Any, name: str) -> int:
+    """The number of a column's values.
+
+    Raises:
+        DataError: it is no column but a single value.
+    """
     try:
         return len(column)
     except TypeError:

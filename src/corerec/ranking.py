@@ -15,6 +15,17 @@ EXCLUDED = -torch.inf
 BLOCK = 256  # targets compared with the catalogue at once
 
 
+def places(items: SequenceStore, device: torch.device | None = None) -> tuple[Tensor, Tensor]:
+    """Where the items of B rows stand in a (B, V + 1) matrix: the row and the column of each, int64 (events,).
+
+    >>> places(SequenceStore.from_lists([[5, 6], [], [7]]))
+    (tensor([0, 0, 2]), tensor([5, 6, 7]))
+    """
+    rows = torch.from_numpy(np.repeat(np.arange(len(items)), items.lengths))
+    columns = torch.from_numpy(items.items.astype(np.int64))
+    return rows.to(device), columns.to(device)
+
+
 def exclude_(scores: Tensor, items: SequenceStore) -> Tensor:
     """Take items out of the race, in place: row r loses every item of `items`' row r, and the padding column.
 
@@ -22,8 +33,7 @@ def exclude_(scores: Tensor, items: SequenceStore) -> Tensor:
         scores: (B, V + 1).
         items: B rows of item numbers.
     """
-    rows = torch.from_numpy(np.repeat(np.arange(len(items)), items.lengths)).to(scores.device)
-    scores[rows, torch.from_numpy(items.items.astype(np.int64)).to(scores.device)] = EXCLUDED
+    scores[places(items, scores.device)] = EXCLUDED
     scores[:, 0] = EXCLUDED
     return scores
 
@@ -38,16 +48,24 @@ def top_k(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
         their scores, same shape.
     """
     k = min(k, scores.shape[1])
-    best, at = torch.topk(scores, k, dim=1)
-    # torch.topk breaks ties as it likes: redo the rows where a tie crosses the k-th place, then order the rest.
-    unsure = ((scores >= best[:, -1:]).sum(1) > k) & (best[:, -1] > EXCLUDED)
+    more, at = torch.topk(scores, min(k + 1, scores.shape[1]), dim=1)
+    best, at = more[:, :k], at[:, :k]
+    if (more[:, 1:] == more[:, :-1]).any():
+        best, at = _ties_by_number(scores, more, best, at)
+    return at.masked_fill(best == EXCLUDED, 0), best
+
+
+def _ties_by_number(scores: Tensor, more: Tensor, best: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
+    """`best` and `at` of `top_k` put right: torch.topk breaks ties as it likes. `more` is one place longer."""
+    k = best.shape[1]
+    unsure = (more[:, k:] == more[:, k - 1 : k]).any(1) & (best[:, -1] > EXCLUDED)  # a tie crosses the k-th place
     if unsure.any():
+        best, at = best.clone(), at.clone()
         best[unsure], at[unsure] = (part[:, :k] for part in scores[unsure].sort(dim=1, descending=True, stable=True))
     by_number = at.argsort(dim=1)
     by_score = best.gather(1, by_number).argsort(dim=1, descending=True, stable=True)
     order = by_number.gather(1, by_score)
-    best, at = best.gather(1, order), at.gather(1, order)
-    return at.masked_fill(best == EXCLUDED, 0), best
+    return best.gather(1, order), at.gather(1, order)
 
 
 def rank_of(scores: Tensor, targets: SequenceStore, target_scores: Tensor | None = None) -> Tensor:
@@ -63,8 +81,7 @@ def rank_of(scores: Tensor, targets: SequenceStore, target_scores: Tensor | None
     Returns:
         int64 (targets,), in the order of `targets.items`.
     """
-    rows = torch.from_numpy(np.repeat(np.arange(len(targets)), targets.lengths)).to(scores.device)
-    columns = torch.from_numpy(targets.items.astype(np.int64)).to(scores.device)
+    rows, columns = places(targets, scores.device)
     own = scores[rows, columns]
     if target_scores is not None and not torch.equal(own, target_scores):
         scores, own = scores.index_put((rows, columns), target_scores), target_scores

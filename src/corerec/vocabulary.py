@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Hashable, Iterable
 from functools import cached_property
 from typing import Any
@@ -10,6 +11,8 @@ import numpy as np
 import pandas as pd
 
 from corerec.errors import DataError, UnknownIdError
+
+PLAIN = {int, str, bool}  # ids that are neither missing nor unhashable, whatever their value
 
 
 def id_column(values: Any, name: str) -> np.ndarray:
@@ -24,9 +27,7 @@ def id_column(values: Any, name: str) -> np.ndarray:
     column = _as_series(values, name)
     missing = np.flatnonzero(column.isna().to_numpy())
     if len(missing):
-        raise DataError(
-            f"{name} has {len(missing):,} missing ids, the first at row {missing[0]}; drop those rows before fit"
-        )
+        raise DataError(f"{name} has {len(missing):,} missing ids, the first at row {missing[0]}; drop those rows")
     if pd.api.types.is_bool_dtype(column.dtype):
         return column.to_numpy(dtype=object)
     if pd.api.types.is_integer_dtype(column.dtype) and (
@@ -94,10 +95,12 @@ class Vocabulary:
             DataError: an id stands twice.
         """
         self.kind = kind
-        self.ids = id_column(ids, f"{kind}_ids")
-        self._index = pd.Index(self.ids)
+        self._fitted = id_column(ids, f"{kind}_ids")
+        self._index = pd.Index(self._fitted)
+        self._added: list[Any] = []  # ids that came after, in the order of their numbers
+        self._all = self._fitted  # as `ids` was asked for last
         if not self._index.is_unique:
-            twice = self.ids[self._index.duplicated()].tolist()[0]
+            twice = self._fitted[self._index.duplicated()].tolist()[0]
             raise DataError(f"{kind} id {twice!r} stands twice in the vocabulary")
 
     @classmethod
@@ -113,8 +116,19 @@ class Vocabulary:
         codes, distinct = pd.factorize(ids)
         return cls(distinct, kind), codes.astype(np.int64) + 1
 
+    @property
+    def ids(self) -> np.ndarray:
+        """All ids in the order of their numbers: int64 when all are whole numbers that fit, else objects."""
+        known, added = self._all, self._added
+        if len(known) < len(self._fitted) + len(added):
+            more = id_column(added[len(known) - len(self._fitted) :], f"{self.kind}_ids")
+            if more.dtype != known.dtype:
+                known, more = known.astype(object), more.astype(object)
+            known = self._all = np.concatenate([known, more])
+        return known
+
     def __len__(self) -> int:
-        return len(self.ids)
+        return len(self._fitted) + len(self._added)
 
     def __contains__(self, an_id: Hashable) -> bool:
         try:
@@ -122,16 +136,51 @@ class Vocabulary:
         except TypeError:  # not hashable
             return False
 
-    @cached_property
+    @property
     def _number_of(self) -> dict[Any, int]:
-        return {an_id: number for number, an_id in enumerate(self.ids.tolist(), 1)}
+        numbers = self.__dict__.get("_numbers")
+        if numbers is None:
+            # setdefault is atomic: threads that build this side by side end up with one dictionary, which `add` grows.
+            ids = self.ids.tolist()
+            numbers = self.__dict__.setdefault("_numbers", dict(zip(ids, range(1, len(ids) + 1), strict=True)))
+        return numbers
+
+    def add(self, an_id: Hashable) -> int:
+        """The number of an id, which gets the next one if it is new. One thread at a time; others may read meanwhile.
+
+        Raises:
+            DataError: the id is missing (None, NaN, NaT) or not hashable.
+            UnknownIdError: no id is of its type, such as "7" among whole numbers: a mistake rather than a new id.
+        """
+        numbers = self._number_of
+        number = self.number_or_zero(an_id)
+        if number == 0:
+            (an_id,) = id_column([an_id], f"{self.kind}_ids").tolist()
+            self._added.append(an_id)
+            number = numbers[an_id] = len(self)
+        return number
+
+    def copy(self) -> Vocabulary:
+        """A vocabulary to `add` to, which leaves this one as it is; the ids so far are shared."""
+        twin = copy.copy(self)
+        twin._added = list(self._added)
+        twin.__dict__.pop("_numbers", None)
+        return twin
 
     def encode(self, column: Any) -> np.ndarray:
         """Numbers of many ids at once, int64 (rows,); 0 where an id is unknown."""
+        if isinstance(column, list | tuple) and PLAIN.issuperset(map(type, column)):
+            number_of = self._number_of
+            return np.array([number_of.get(an_id, 0) for an_id in column], dtype=np.int64)
         ids = id_column(column, f"{self.kind}_ids")
         if len(ids) == 0:
             return np.zeros(0, dtype=np.int64)
-        return self._index.get_indexer(pd.Index(ids)).astype(np.int64) + 1
+        numbers = self._index.get_indexer(pd.Index(ids)).astype(np.int64) + 1
+        if self._added:
+            number_of = self._number_of
+            unknown = np.flatnonzero(numbers == 0)
+            numbers[unknown] = [number_of.get(an_id, 0) for an_id in ids[unknown].tolist()]
+        return numbers
 
     def number(self, an_id: Hashable) -> int:
         """The number of one id.
@@ -169,7 +218,7 @@ class Vocabulary:
 
     @cached_property
     def _types(self) -> set[str]:
-        return {type(an_id).__name__ for an_id in self.ids.tolist()}
+        return {type(_as_python(an_id)).__name__ for an_id in self._fitted.tolist()}
 
     def is_alike(self, an_id: Any) -> bool:
         """Whether some id is of this one's type: "7" among whole numbers is a mistake rather than a new item."""

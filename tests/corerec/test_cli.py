@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 from corerec.cli import app
 from cr_learn import DatasetUnavailableError, ml_100k
 
-COMMANDS = ("demo", "fit", "evaluate", "recommend", "info")
+COMMANDS = ("demo", "fit", "evaluate", "recommend", "serve", "info", "export")
 SMALL = ("--epochs", "1", "--hidden-dim", "8", "--max-seq-len", "8")
 
 
@@ -82,6 +82,21 @@ def test_evaluate_writes_nothing_but_json_to_stdout(model_file, log_file):
     assert "3 popularity-sampled negatives" in report["candidates"]
 
 
+def test_evaluate_by_history_asks_with_less_and_less_of_it(model_file, log_file, tmp_path):
+    figures = tmp_path / "figures"
+    shown = run(
+        "evaluate", model_file, log_file, "--baselines", "--by-history", "-k", 1, "-k", 10, "--json", figures
+    ).stdout
+
+    for part in ("HR@10", "NDCG@1 by history", "newest 1", "newest 50", "whole"):
+        assert part in words(shown)
+    reports = json.loads(figures.read_text())
+    assert [report["scorer"] for report in reports] == ["Ring"] * 7 + ["Popularity"] * 7 + ["Last-item Markov"] * 7
+    assert [report["histories"] for report in reports][:7] == [*(f"newest {n}" for n in (1, 2, 5, 10, 20, 50)), "whole"]
+    # The chain needs the last event only.
+    assert {report["measures"][0]["mean"] for report in reports[14:]} == {1.0}
+
+
 def test_evaluate_warns_of_a_model_that_saw_the_answers(log_file, tmp_path):
     run("fit", log_file, "-o", tmp_path / "m", *SMALL)
 
@@ -112,6 +127,20 @@ def test_recommend_names_items_for_a_user_and_for_a_history(model_file, tmp_path
     assert len(everything["recommendations"]) == 10
 
 
+def test_export_prints_what_it_wrote(model_file, tmp_path):
+    for package in ("onnx", "onnxscript"):
+        pytest.importorskip(package, reason=f"needs {package}: pip install 'corerec-bert4rec[export]'")
+    result = run("export", model_file, tmp_path / "onnx")
+
+    lines = result.stdout.splitlines()
+    assert [line.split(": ")[0] for line in lines] == [
+        str(tmp_path / "onnx" / name) for name in ("model.onnx", "items.json", "metadata.json")
+    ]
+    assert lines[0].endswith(" kB")
+    assert sorted(json.loads((tmp_path / "onnx" / "items.json").read_text())) == list(range(10, 20))
+    assert result.stderr == ""
+
+
 def test_unknown_items_of_a_history_are_warned_of(model_file):
     warning = words(run("recommend", model_file, "--history", "10,tea").stderr)
 
@@ -134,6 +163,7 @@ def test_unknown_items_of_a_history_are_warned_of(model_file):
         (("recommend", "MODEL", "--user", "99"), "error: user 99 is not among the 20 fitted users"),
         (("recommend", "MODEL", "--user", "ann"), "fitted ids are of type int"),
         (("info", "nothing"), "error: no model at nothing"),
+        (("export", "MODEL", "no/such/onnx"), "no/such does not exist; create it first"),
         (("demo", "--data", "no/such/folder"), "error:"),
     ],
 )

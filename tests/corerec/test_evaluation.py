@@ -14,7 +14,7 @@ from rich.console import Console
 
 from corerec import evaluation
 from corerec.errors import ConfigError
-from corerec.evaluation import METRICS, evaluate, table
+from corerec.evaluation import METRICS, by_history, by_history_table, by_length, evaluate, table
 from corerec.interactions import SequenceStore
 from corerec.splitting import Holdout
 
@@ -288,6 +288,12 @@ def test_json_loads_back():
         "error": pytest.approx(1 / 3),
     }
     assert (loaded["scorer"], loaded["num_questions"], loaded["num_items"]) == ("Fixed", 3, 4)
+    assert loaded["histories"] == "whole"
+
+
+def test_json_has_no_nan():
+    text = evaluate(FIXED, asked(([1], [2])), names=["HR"]).to_json()
+    assert json.loads(text, parse_constant=pytest.fail)["measures"][0]["error"] is None
 
 
 def printed(reports) -> str:
@@ -309,7 +315,89 @@ def test_the_table_tells_seen_from_unseen():
     assert "HR@1 (seen included)" in text
 
 
+# --- by history
+
+
+class Remembers:
+    """Scores the items of the history, the oldest highest; others 0."""
+
+    name = "Remembers"
+    num_items = 9
+
+    def score(self, histories: SequenceStore) -> torch.Tensor:
+        scores = torch.zeros(len(histories), self.num_items + 1)
+        for row in range(len(histories)):
+            items = histories.row(row).astype(int)
+            scores[row, items] = torch.arange(len(items), 0, -1.0)
+        return scores
+
+
+def test_every_question_is_asked_at_every_length():
+    # The answers stand third, first and nowhere from the end of their histories.
+    questions = asked(([5, 2, 3, 4], [2]), ([6, 7], [7]), ([8], [9]))
+    reports = by_history(Remembers(), questions, ks=[1], names=["HR"], newest=[0, 1, 2, 3], seen="included")
+    assert [report.histories for report in reports] == ["newest 0", "newest 1", "newest 2", "newest 3", "whole"]
+    assert {report.num_questions for report in reports} == {3}
+    # "newest 1" leads with 7, right; "newest 3" with 2, right; 6 stands before 7 from two events on.
+    assert [report.value("HR", 1) for report in reports] == pytest.approx([0, 1 / 3, 0, 1 / 3, 0])
+
+
+def test_only_visible_events_are_seen():
+    first, second, whole = by_history(FIXED, asked(([1, 2, 4], [3])), ks=[1, 2, 3], names=["HR"], newest=[1, 2])
+    ranks = [sum(report.value("HR", k) == 0 for k in (1, 2, 3)) + 1 for report in (first, second, whole)]
+    assert ranks == [3, 2, 1]  # 1 and 2 compete, 1 competes, none of them does
+
+
+def test_by_history_ends_with_the_plain_report():
+    questions = asked(([1, 2], [3]), ([], [5, 1]), ([7], [7]), ([2, 2, 8], [0, 4]), ([6], [1]))
+    settings = {"ks": [1, 3], "names": list(METRICS), "seen": "both", "negatives": 3}
+    reports = by_history(Hashed(8), questions, **settings)
+    assert reports[-1] == evaluate(Hashed(8), questions, **settings)
+    assert reports[2].measures == reports[-1].measures  # no history is longer than five
+    assert reports[0].measures != reports[-1].measures
+    # Popularity is counted from whole histories at every length.
+    assert len({report.novelty_bits for report in by_history(Fixed(*range(8)), questions, seen="included")}) == 1
+
+
+def test_groups_by_length_hold_each_question_once():
+    histories = [[], [1], [1], [1, 2], [1] * 3, [1] * 5, [1] * 6, [2] * 70]
+    answers = [[1], [1], [2], [3], [4], [1], [2], [3]]
+    questions = asked(*zip(histories, answers, strict=True))
+    reports = by_length(FIXED, questions, ks=[1, 2], names=["HR"])
+    assert {report.histories: report.num_questions for report in reports} == {
+        "length 0": 1,
+        "length 1": 2,
+        "length 2": 1,
+        "length 3-5": 2,
+        "length 6-10": 1,
+        "length 51+": 1,
+    }
+    rows = np.flatnonzero(questions.history.lengths == 1)
+    one = Holdout(questions.history.select(rows), questions.targets.select(rows), questions.users[rows])
+    assert reports[1].measures == evaluate(FIXED, one, ks=[1, 2], names=["HR"]).measures
+    mean = sum(report.value("HR", 2) * report.num_questions for report in reports) / len(questions)
+    assert mean == pytest.approx(evaluate(FIXED, questions, ks=[2]).value("HR", 2))
+
+
+def test_the_table_by_history_has_a_row_for_each_length():
+    questions = asked(([1, 3], [2]), ([4, 2], [3]))
+    console = Console(width=120, file=io.StringIO())
+    console.print(by_history_table([by_history(scorer, questions, newest=[1]) for scorer in (FIXED, Hashed(4))]))
+    first, second = [line.split() for line in console.file.getvalue().splitlines() if "±" in line and "│" in line]
+    assert first[:4] == ["│", "newest", "1", "│"]
+    assert second[:4] == ["│", "whole", "│", "2"]
+    assert first.count("±") == second.count("±") == 2
+
+
 # --- settings
+
+
+def test_lengths_out_of_range_are_refused():
+    with pytest.raises(ConfigError, match=r"newest must be numbers of events, from 0, not \[1, -2\]"):
+        by_history(FIXED, THREE, newest=[1, -2])
+    for wrong in ([0, 1], [2, 2], [5, 1]):
+        with pytest.raises(ConfigError, match="longest must be numbers of events, from 1 and rising"):
+            by_length(FIXED, THREE, longest=wrong)
 
 
 @pytest.mark.parametrize(

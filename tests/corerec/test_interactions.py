@@ -324,3 +324,14 @@ def test_flat_ranges_are_the_ranges_one_after_another(spans):
     assert [at[first:end].tolist() for first, end in pairwise(offsets)] == ranges
     store = SequenceStore(np.arange(100, 130, dtype=np.int32), np.array([0, 30]), np.arange(30), None)
     assert lists(store.ranges(starts, starts + lengths)) == [[100 + i for i in span] for span in ranges]
+
+
+def test_joined_stores_lie_one_after_another():
+    one = SequenceStore(np.array([5, 6], np.int32), np.array([0, 2]), np.array([1, 2]), np.array([4, 5], np.float32))
+    raw = SequenceStore.from_lists([[], [7]])
+    joined = SequenceStore.joined([one, raw, one])
+    assert [joined.row(row).tolist() for row in range(4)] == [[5, 6], [], [7], [5, 6]]
+    assert joined.times is None  # raw has none
+    np.testing.assert_array_equal(joined.ratings, np.array([4, 5, np.nan, 4, 5], np.float32))
+    assert SequenceStore.joined([one, one]).times.tolist() == [1, 2, 1, 2]
+    assert SequenceStore.joined([raw, raw]).ratings is None

@@ -1,6 +1,7 @@
 """Ids go in as any hashable of any column type, and come back as the Python objects they were."""
 
 import datetime as dt
+import threading
 
 import numpy as np
 import pandas as pd
@@ -246,3 +247,85 @@ def test_membership_of_anything_is_an_answer_not_an_error():
 def test_an_id_is_alike_if_some_id_has_its_type():
     vocabulary = Vocabulary([1, 2])
     assert [vocabulary.is_alike(an_id) for an_id in (7, np.int32(7), "7", 7.0)] == [True, True, False, False]
+
+
+# --- ids that come later
+
+
+@pytest.mark.parametrize("fitted", [[10, 20], ["a", "b"], [1, "a", (1, 2)]])
+def test_an_added_id_is_known_everywhere(fitted):
+    vocabulary, next_number = Vocabulary(fitted), len(fitted) + 1
+    new = {int: 30, str: "c"}[type(fitted[0])]
+    assert [vocabulary.add(an_id) for an_id in (new, fitted[1], new)] == [next_number, 2, next_number]
+    assert vocabulary.ids.tolist() == [*fitted, new]
+    assert new in vocabulary
+    column = np.empty(3, object)
+    column[:] = [new, "?", fitted[0]]
+    assert vocabulary.encode(column).tolist() == vocabulary.encode(column.tolist()).tolist() == [len(vocabulary), 0, 1]
+    assert vocabulary.decode([len(vocabulary)]) == [new]
+
+
+def test_added_whole_numbers_leave_an_integer_vocabulary():
+    vocabulary = Vocabulary(np.array([10, 20]))
+    for an_id in (np.int32(30), 40):
+        vocabulary.add(an_id)
+    assert vocabulary.ids.dtype == np.int64
+    assert vocabulary.encode(np.array([40, 50, 30, 20])).tolist() == [4, 0, 3, 2]
+    assert vocabulary.add(2**70) == 5
+    assert vocabulary.ids.tolist() == [10, 20, 30, 40, 2**70]
+
+
+@pytest.mark.parametrize(
+    ("an_id", "error"), [("10", UnknownIdError), (None, UnknownIdError), (np.nan, DataError), ([1], DataError)]
+)
+def test_what_is_no_id_or_of_a_foreign_type_is_not_added(an_id, error):
+    vocabulary = Vocabulary([10, 20.5])
+    with pytest.raises(error):
+        vocabulary.add(an_id)
+    assert vocabulary.ids.tolist() == [10, 20.5]
+
+
+def test_a_copy_grows_alone():
+    vocabulary = Vocabulary(["a"])
+    vocabulary.add("b")
+    twin = vocabulary.copy()
+    assert (twin.add("c"), vocabulary.add("d")) == (3, 3)
+    assert (vocabulary.ids.tolist(), twin.ids.tolist()) == (["a", "b", "d"], ["a", "b", "c"])
+    assert (vocabulary.encode(["c", "d"]).tolist(), twin.encode(["c", "d"]).tolist()) == ([0, 3], [3, 0])
+
+
+@repeatable
+@given(st.lists(scalar_ids, min_size=1, max_size=8), st.lists(scalar_ids, max_size=8), st.lists(scalar_ids, max_size=8))
+def test_a_list_is_numbered_as_a_column(known, later, asked):
+    vocabulary, _ = Vocabulary.fit(known)
+    for an_id in later:
+        if vocabulary.is_alike(an_id):
+            vocabulary.add(an_id)
+    asked = [*asked, *known, *later]
+    column = np.empty(len(asked), object)
+    column[:] = asked
+    assert vocabulary.encode(asked).tolist() == vocabulary.encode(column).tolist()
+
+
+def test_readers_beside_a_writer_find_every_id_they_are_told_of():
+    vocabulary, told, missed = Vocabulary(range(100)), [], []
+    done = threading.Event()
+
+    def write():
+        for an_id in range(100, 3000):
+            told.append(vocabulary.add(an_id))
+        done.set()
+
+    def read():
+        while not done.is_set():
+            upto = len(told)
+            if vocabulary.number(99 + upto) != 100 + upto or vocabulary.ids[99 + upto] != 99 + upto:
+                missed.append(upto)
+
+    threads = [threading.Thread(target=work) for work in (read, read, write)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert missed == []
+    assert vocabulary.ids.tolist() == list(range(3000))

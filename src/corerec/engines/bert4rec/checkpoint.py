@@ -15,7 +15,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 
 from corerec.engines.bert4rec.config import ModelConfig, TrainConfig
+from corerec.engines.bert4rec.followers import Followers
 from corerec.engines.bert4rec.model import Bert4RecNetwork
+from corerec.engines.bert4rec.ratings import RatingModel
 from corerec.engines.bert4rec.training import build_network
 from corerec.errors import CheckpointError, ConfigError, DataError
 from corerec.interactions import SequenceStore
@@ -28,15 +30,21 @@ SAVABLE_IDS = (str, int, float, bool)
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """All that a fitted model is. `users` and `histories` are None when histories were left out."""
+    """All that a fitted model is.
+
+    `item_counts` int64 (V + 1,): the fitted log's events of each item number. `users` and `histories`, one row a user
+    with what was observed since, are None when histories were left out. `ratings` is None for a log without any.
+    """
 
     name: str
     network: Bert4RecNetwork
     train_config: TrainConfig
     items: Vocabulary
-    num_events: int
+    item_counts: np.ndarray
+    followers: Followers
     users: Vocabulary | None
     histories: SequenceStore | None
+    ratings: RatingModel | None
 
 
 def save(checkpoint: Checkpoint, path: str | os.PathLike[str]) -> None:
@@ -48,11 +56,15 @@ def save(checkpoint: Checkpoint, path: str | os.PathLike[str]) -> None:
     path = Path(path)
     tensors = {f"network.{name}": tensor for name, tensor in checkpoint.network.state_dict().items()}
     tensors |= _vocabulary_tensors(checkpoint.items)
+    tensors["item_counts"] = torch.from_numpy(checkpoint.item_counts)
+    tensors |= {f"followers.{field}": array for field, array in checkpoint.followers.tensors().items()}
     if checkpoint.users is not None and checkpoint.histories is not None:
         tensors |= _vocabulary_tensors(checkpoint.users)
         for field, array in vars(checkpoint.histories).items():
             if array is not None:
                 tensors[f"histories.{field}"] = torch.from_numpy(np.ascontiguousarray(array))
+    if checkpoint.ratings is not None:
+        tensors |= {f"ratings.{field}": array for field, array in checkpoint.ratings.tensors().items()}
     about = {
         "format": FORMAT,
         "format_version": str(FORMAT_VERSION),
@@ -60,7 +72,6 @@ def save(checkpoint: Checkpoint, path: str | os.PathLike[str]) -> None:
         "name": checkpoint.name,
         "model_config": json.dumps(asdict(checkpoint.network.config)),
         "train_config": json.dumps(asdict(checkpoint.train_config)),
-        "num_events": str(checkpoint.num_events),
     }
     if not path.parent.is_dir():
         raise FileNotFoundError(f"cannot save to {path}: the folder {path.parent} does not exist; create it first")
@@ -92,15 +103,22 @@ def load(path: str | os.PathLike[str]) -> Checkpoint:
         network.load_state_dict({k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)})
         network.eval()
         stored = {k.split(".")[1]: tensors[k].numpy() for k in tensors if k.startswith("histories.")}
-        return Checkpoint(
-            name=about["name"],
-            network=network,
-            train_config=TrainConfig(**json.loads(about["train_config"])),
-            items=_vocabulary(tensors, "item"),
-            num_events=int(about["num_events"]),
-            users=_vocabulary(tensors, "user") if stored else None,
-            histories=SequenceStore(**stored) if stored else None,
-        )
+        users, histories = (_vocabulary(tensors, "user"), SequenceStore(**stored)) if stored else (None, None)
+        items = _vocabulary(tensors, "item")
+        if "item_counts" not in tensors and histories is not None:  # not in the first files of format 1
+            tensors["item_counts"] = torch.from_numpy(histories.item_counts(len(items)))
+        counts = tensors["item_counts"].numpy()
+        if not len(items) == len(counts) - 1 == config.num_items:
+            raise ValueError(f"{len(items):,} items, counts of {len(counts) - 1:,}, weights of {config.num_items:,}")
+        if users is not None and histories is not None and len(users) != len(histories):
+            raise ValueError(f"{len(users):,} users and {len(histories):,} histories")
+        train_config = TrainConfig(**json.loads(about["train_config"]))
+        followed = {k.removeprefix("followers."): tensors[k] for k in tensors if k.startswith("followers.")}
+        # Not in the first files of format 1.
+        followers = Followers.of_tensors(followed, len(items)) if followed else Followers.none(len(items))
+        rated = {k.removeprefix("ratings."): tensors[k] for k in tensors if k.startswith("ratings.")}
+        ratings = RatingModel.of(rated, config.num_items) if rated else None
+        return Checkpoint(about["name"], network, train_config, items, counts, followers, users, histories, ratings)
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path} is not a saved Bert4Rec model: {_what_it_is(path)} ({error})") from None
     except (KeyError, TypeError, ValueError, RuntimeError, ConfigError) as error:

@@ -8,6 +8,7 @@ from typing import Literal
 from corerec.errors import ConfigError
 
 FULL_SOFTMAX_ITEMS = 20_000
+LONG_HISTORY = 50  # events a user
 NEGATIVES = 2048
 
 
@@ -95,8 +96,9 @@ class TrainConfig:
     """Of the hidden places show 80% as the mask, 10% as a random item, 10% as they were (BERT), not all as the mask."""
     next_item_share: float = 1.0
     """Share of the first steps that predict every next item from the left (causal attention) instead of a cloze."""
-    next_item_until: float = 0.5
-    """Part of the training after which that share has fallen, linearly, to 0: the rest is pure cloze."""
+    next_item_until: float | None = None
+    """Part of the training after which that share has fallen, linearly, to 0: the rest is pure cloze. None: half where
+    users have 50 events or more on average; with fewer, all of it, since a short history asks little in a cloze."""
     whole_history: bool = True
     """Windows over all of a longer history; False trains on its newest max_seq_len events only."""
     negatives: int | None = None
@@ -119,7 +121,14 @@ class TrainConfig:
             _require(value is None or value >= 0, f"{name} must not be negative, and is {value}")
         _require(0 < self.mask_prob <= 1, f"mask_prob must be in (0, 1], not {self.mask_prob}")
         for name in ("next_item_share", "next_item_until"):
-            _require(0 <= getattr(self, name) <= 1, f"{name} must be in [0, 1], not {getattr(self, name)}")
+            value = getattr(self, name)
+            _require(value is None or 0 <= value <= 1, f"{name} must be in [0, 1], not {value}")
+
+    def next_item_until_of(self, events_a_user: float) -> float:
+        """`next_item_until`, chosen by the log where it is None."""
+        if self.next_item_until is None:
+            return 0.5 if events_a_user >= LONG_HISTORY else 1.0
+        return self.next_item_until
 
     def negatives_of(self, num_items: int) -> int | None:
         """`negatives`, chosen by the size of the catalogue where it is None; None where all of it competes."""

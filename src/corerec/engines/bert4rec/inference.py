@@ -5,22 +5,29 @@ B histories, D hidden_dim, V items.
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from corerec.engines.bert4rec.batches import padded
+from corerec.engines.bert4rec.followers import Followers, last_items, log_odds
 from corerec.engines.bert4rec.model import Bert4RecNetwork
+from corerec.engines.bert4rec.questions import Asked
+from corerec.engines.bert4rec.retrieval import ItemTable
 from corerec.interactions import SequenceStore
+from corerec.ranking import EXCLUDED
 
-PLACES_AT_ONCE = 2**12  # sequence places in one forward pass: bounds memory, and stays near a CPU's cache
+PLACES_AT_ONCE = 2**13  # sequence places in one forward pass: bounds memory, and stays near a CPU's cache
 
 SCORES_AT_ONCE = 2**21  # scores held at once: 8 MB
+
+MARKS_AT_ONCE = 2**22  # questions x items marked at once: 4 MB
 
 
 @torch.no_grad()
@@ -32,7 +39,8 @@ def next_states(network: Bert4RecNetwork, histories: SequenceStore) -> Tensor:
     Returns:
         float32 (B, D) on the network's device, in the order of the rows; the same for a history asked alone.
     """
-    network.eval()
+    if network.training:  # eval() visits every module: a fifth of a short history's time
+        network.eval()
     device = network.item_embedding.weight.device
     recent = histories.last(network.config.max_seq_len - 1)
     states = torch.empty(len(recent), network.config.hidden_dim, device=device)
@@ -61,7 +69,8 @@ def blank_states(network: Bert4RecNetwork, items: np.ndarray, asked: Sequence[in
         items: int64 (L,), L at most max_seq_len, the mask number at each blank.
         asked: the places, 0..L - 1.
     """
-    network.eval()
+    if network.training:  # eval() visits every module: a fifth of a short history's time
+        network.eval()
     device = network.item_embedding.weight.device
     return network(torch.from_numpy(items)[None].to(device), torch.tensor(asked)[None].to(device))[0].float()
 
@@ -79,50 +88,230 @@ def log_totals(network: Bert4RecNetwork, states: Tensor) -> Tensor:
     return torch.cat([score_states(network, block)[:, 1:].logsumexp(1) for block in blocks])
 
 
-class NetworkScorer:
-    """A network behind the Scorer protocol of `corerec.evaluation`."""
+class Best(NamedTuple):
+    """The best items of B questions; k is the most that one of them asks for.
 
-    def __init__(self, network: Bert4RecNetwork, name: str = "BERT4Rec") -> None:
+    `numbers` int64 (B, k), best first, 0 from the place on where a row has ended; `scores` float32 (B, k), which are
+    log-probabilities once `log_totals`, float32 (B,), are taken off; NaN among these where they were not needed. The
+    totals are the network's own, also where followers are blended in: these scores are shifted to suit.
+    """
+
+    numbers: np.ndarray
+    scores: np.ndarray
+    log_totals: np.ndarray
+
+    @property
+    def probabilities(self) -> np.ndarray:
+        """float32 (B, k), over the whole catalogue."""
+        return np.exp(self.scores - self.log_totals[:, None])
+
+
+def best_items(
+    table: ItemTable,
+    states: Tensor,
+    asked: Asked,
+    log_totals: np.ndarray,
+    *,
+    with_totals: bool = True,
+    followers: Followers | None = None,
+) -> Best:
+    """The best items for each question; those with the same candidates, or none, are ranked together.
+
+    Args:
+        states: float32 (B, D), on the table's device.
+        log_totals: float32 (B,), NaN where not known.
+        with_totals: compute those that are not known.
+        followers: blend these in; needs the totals of the questions whose last item has any. None asks the network
+            alone.
+    """
+    weights, last = np.zeros(len(asked)), last_items(asked.histories)
+    if followers is not None:
+        weights = followers.weights(asked.histories.lengths, last)
+    lacking = np.isnan(log_totals) & (with_totals | (weights > 0))
+    width = min(int(asked.top_k.max(initial=1)), table.num_items)
+    numbers, scores = np.zeros((len(asked), width), np.int64), np.zeros((len(asked), width), np.float32)
+    log_totals = log_totals.copy()
+    for rows, allowed in _alike(asked, lacking):
+        left_out = asked.left_out if isinstance(rows, slice) else asked.left_out.select(rows)
+        # Candidates are a part of the catalogue: the totals, which are not, wait for the end.
+        totals_too = allowed is None and bool(lacking[rows].any())
+        best = table.best_items(states[rows], int(asked.top_k[rows].max()), left_out, allowed, with_totals=totals_too)
+        filled = slice(min(width, best.numbers.shape[1]))
+        numbers[rows, filled] = best.numbers[:, filled].cpu().numpy()
+        scores[rows, filled] = best.scores[:, filled].cpu().numpy()
+        if best.log_totals is not None:
+            log_totals[rows] = best.log_totals.cpu().numpy()
+    unknown = (np.isnan(log_totals) & lacking).nonzero()[0]
+    if len(unknown):
+        log_totals[unknown] = table.log_totals(states[unknown]).cpu().numpy()
+    if followers is not None:
+        raised = weights.nonzero()[0]
+        rows_at_once = max(1, MARKS_AT_ONCE // (table.num_items + 1))
+        for first in range(0, len(raised), rows_at_once):
+            rows = raised[first : first + rows_at_once]
+            best = Best(numbers[rows], scores[rows], log_totals[rows])
+            numbers[rows], scores[rows] = _with_followers(
+                best, table, states, asked, followers.pairs(last[rows]), weights[rows], rows
+            )
+    numbers[np.arange(width) >= asked.top_k[:, None]] = 0
+    return Best(numbers, scores, log_totals)
+
+
+def _with_followers(
+    best: Best,
+    table: ItemTable,
+    states: Tensor,
+    asked: Asked,
+    followers: tuple[np.ndarray, np.ndarray, np.ndarray],
+    weights: np.ndarray,
+    rows: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray]:
+    """The best of some questions once followers are blended in, from the `best` k of the network alone.
+
+    Exact: only followers rise, so an item that is none and stands among the best k now stood among them before. What is
+    ranked is these k and the followers.
+
+    Args:
+        followers: `Followers.pairs` of the rows.
+        weights: float64 (rows,), above 0.
+        rows: int64 (rows,), rising: which of the questions.
+    Returns:
+        numbers and scores as in `Best`, (rows, k).
+    """
+    at, items, shares = followers
+    columns = table.num_items + 1
+    keys, starts = at * columns + items, np.arange(len(rows)) * columns
+    size = len(rows) * columns
+    own = table.scores_of(states.cpu().numpy(), rows[at], items)
+    raised = np.logaddexp(own, best.log_totals[at] + log_odds(weights[at], shares))
+    out = asked.left_out if len(rows) == len(asked) else asked.left_out.select(rows)
+    raised[_marks(np.repeat(starts, out.lengths) + out.items, size)[keys]] = EXCLUDED
+    if len(asked.limited):
+        limited = np.flatnonzero(np.isin(rows, asked.limited))
+        only = asked.candidates.select(np.searchsorted(asked.limited, rows[limited]))
+        allowed = _marks(np.repeat(starts[limited], only.lengths) + only.items, size)
+        raised[np.isin(at, limited) & ~allowed[keys]] = EXCLUDED
+    counts = np.bincount(at, minlength=len(rows))
+    k = best.numbers.shape[1]
+    numbers = np.zeros((len(rows), k + counts.max()), np.int64)
+    scores = np.full(numbers.shape, EXCLUDED, np.float32)
+    twice = _marks(keys, size)[best.numbers + starts[:, None]]
+    numbers[:, :k], scores[:, :k] = best.numbers, np.where(twice | (best.numbers == 0), EXCLUDED, best.scores)
+    places = k + np.arange(len(at)) - np.repeat(np.cumsum(counts) - counts, counts)
+    numbers[at, places], scores[at, places] = items, raised
+    order = np.lexsort((numbers, -scores))[:, :k]  # of equal scores the lower number first
+    every = np.arange(len(rows))[:, None]
+    numbers, scores = numbers[every, order], scores[every, order]
+    # Known up to a constant so far: 1 - w, by which the network's share of the mixture is scaled.
+    return np.where(scores == EXCLUDED, 0, numbers), scores + np.log1p(-weights)[:, None]
+
+
+def _marks(keys: np.ndarray, size: int) -> np.ndarray:
+    """bool (size,), True at each key: looked up faster than keys are sorted or searched."""
+    marks = np.zeros(size, bool)
+    marks[keys] = True
+    return marks
+
+
+def _alike(asked: Asked, lacking: np.ndarray) -> list[tuple[np.ndarray | slice, np.ndarray | None]]:
+    """Which questions have the same candidates, and which these are; None for all items.
+
+    Those of all items are two groups where only some are `lacking` a total: in a large catalogue it costs much.
+    """
+    if not len(asked.limited) and lacking.all() == lacking.any():
+        return [(slice(None), None)] if len(asked) else []
+    free = np.setdiff1d(np.arange(len(asked)), asked.limited)
+    parts = free[lacking[free]], free[~lacking[free]]
+    groups: list[tuple[np.ndarray | slice, np.ndarray | None]] = [(part, None) for part in parts if len(part)]
+    same: dict[bytes, list[int]] = {}
+    for at in range(len(asked.limited)):
+        same.setdefault(asked.candidates.row(at).tobytes(), []).append(at)
+    return groups + [(asked.limited[alike], asked.candidates.row(alike[0])) for alike in same.values()]
+
+
+class NetworkScorer:
+    """A network behind the Scorer protocol of `corerec.evaluation`: alone, or with followers blended in."""
+
+    def __init__(self, network: Bert4RecNetwork, name: str = "BERT4Rec", followers: Followers | None = None) -> None:
         self.name = name
         self.network = network
+        self.followers = followers
         self.num_items = network.config.num_items
 
     def score(self, histories: SequenceStore) -> Tensor:
-        return score_states(self.network, next_states(self.network, histories))
+        scores = score_states(self.network, next_states(self.network, histories))
+        return scores if self.followers is None else self.followers.blend_(scores, histories)
 
 
-@dataclass(frozen=True)
-class UserState:
+class UserState(NamedTuple):
     """What one history leads the model to expect: enough to score any item in a microsecond.
 
-    `state` float32 (D,); `log_total` the logarithm of the sum over the catalogue of the exponentiated scores.
+    `state` float32 (D,); `log_total` the logarithm of the sum over the catalogue of the exponentiated scores, NaN as
+    long as nobody asked for a probability; `num_events` of the whole history it was computed from. Histories only grow,
+    so this tells old states from new.
     """
 
     state: np.ndarray
     log_total: float
+    num_events: int
 
 
 class StateCache:
-    """The states of the users asked about lately, at most `capacity`; the longest unused goes first. Thread-safe."""
+    """The states of the users asked about lately, at most `capacity`; the longest unused goes first. Thread-safe.
+
+    Whoever asks says how many events the user's history has now: a state from before the last of them is no answer,
+    nor can a slow thread put such a one in the place of a newer.
+    """
 
     def __init__(self, capacity: int = 100_000) -> None:
         self.capacity = capacity
         self._states: OrderedDict[int, UserState] = OrderedDict()
         self._lock = threading.Lock()
 
-    def get(self, user: int) -> UserState | None:
+    def get(self, user: int, num_events: int) -> UserState | None:
+        """The state of the user's history of so many events, if kept."""
         with self._lock:
             state = self._states.get(user)
-            if state is not None:
-                self._states.move_to_end(user)
+            if state is None or state.num_events != num_events:
+                return None
+            self._states.move_to_end(user)
             return state
 
     def put(self, user: int, state: UserState) -> None:
+        """Keep a state, unless one of a longer history is kept, or one of the same with its total."""
         with self._lock:
+            kept = self._states.get(user)
+            if kept is not None and kept.num_events >= state.num_events + (not math.isnan(state.log_total)):
+                return
             self._states[user] = state
+            self._states.move_to_end(user)
             if len(self._states) > self.capacity:
                 self._states.popitem(last=False)
 
-    def clear(self) -> None:
-        with self._lock:
-            self._states.clear()
+    def encode(
+        self, network: Bert4RecNetwork, users: np.ndarray, histories: SequenceStore
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The states of some histories: those kept, and the others computed together.
+
+        Args:
+            users: int64 (B,), whose histories they are; 0 for nobody's.
+        Returns:
+            states, float32 (B, D); log totals, float32 (B,), NaN where not known. `keep` takes the new ones in.
+        """
+        asked = zip(users.tolist(), histories.lengths.tolist(), strict=True)
+        kept = [self.get(user, length) if user else None for user, length in asked]
+        missing = [at for at, state in enumerate(kept) if state is None]
+        if len(missing) == len(kept):
+            return next_states(network, histories).cpu().numpy(), np.full(len(kept), np.nan, np.float32)
+        totals = np.array([np.nan if state is None else state.log_total for state in kept], np.float32)
+        blank = np.zeros(network.config.hidden_dim, np.float32)
+        states = np.stack([blank if state is None else state.state for state in kept])
+        if missing:
+            states[missing] = next_states(network, histories.select(np.array(missing))).cpu().numpy()
+        return states, totals
+
+    def keep(self, users: np.ndarray, lengths: np.ndarray, states: np.ndarray, totals: np.ndarray) -> None:
+        """`put` for many; nobody's states (user 0) are not kept."""
+        for at in np.flatnonzero(users).tolist():
+            # A copy: a view would keep the states of the whole batch in memory.
+            self.put(int(users[at]), UserState(states[at].copy(), float(totals[at]), int(lengths[at])))

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from corerec.engines.bert4rec.config import ModelConfig
 from corerec.engines.bert4rec.negatives import Negatives
 
+ONEDNN_FROM = 2**14  # values of an input: below, the call itself costs more than is won
 LOGITS_AT_ONCE = 2**20  # logits of one chunk of the loss: small enough to stay in a CPU's cache
 TINY = torch.finfo(torch.float32).tiny
 
@@ -45,7 +46,7 @@ class Bert4RecNetwork(nn.Module):
             Block(dim, config.num_heads, config.feedforward_dim or 4 * dim, self.dropout)
             for _ in range(config.num_layers)
         )
-        self.head = nn.Linear(dim, dim)
+        self.head = Linear(dim, dim)
         self.head_norm = nn.LayerNorm(dim)
         self.item_bias = nn.Parameter(torch.zeros(config.num_items + 2))
         self._initialise(generator)
@@ -127,11 +128,11 @@ class Block(nn.Module):
         super().__init__()
         self.num_heads = num_heads
         self.attention_norm = nn.LayerNorm(dim)
-        self.query_key_value = nn.Linear(dim, 3 * dim)
-        self.attention_out = nn.Linear(dim, dim)
+        self.query_key_value = Linear(dim, 3 * dim)
+        self.attention_out = Linear(dim, dim)
         self.feedforward_norm = nn.LayerNorm(dim)
-        self.feedforward_in = nn.Linear(dim, feedforward_dim)
-        self.feedforward_out = nn.Linear(feedforward_dim, dim)
+        self.feedforward_in = Linear(dim, feedforward_dim)
+        self.feedforward_out = Linear(feedforward_dim, dim)
         self.dropout = dropout
 
     def forward(self, x: Tensor, mask: Tensor | None, asked: Tensor | None = None) -> Tensor:
@@ -142,10 +143,10 @@ class Block(nn.Module):
         else:
             dim = x.shape[-1]
             weight, bias = self.query_key_value.weight, self.query_key_value.bias
-            key, value = F.linear(normed, weight[dim:], bias[dim:]).chunk(2, dim=-1)
+            key, value = linear(normed, weight[dim:], bias[dim:]).chunk(2, dim=-1)
             at = asked[..., None].expand(-1, -1, dim)
             x = x.gather(1, at)
-            query = F.linear(normed.gather(1, at), weight[:dim], bias[:dim])  # (B, M, D)
+            query = linear(normed.gather(1, at), weight[:dim], bias[:dim])  # (B, M, D)
         mixed = attend(self._heads(query), self._heads(key), self._heads(value), mask)  # (B, H, M, D / H)
         x = x + self.dropout(self.attention_out(mixed.transpose(1, 2).flatten(2)))
         return x + self.dropout(self.feedforward_out(F.gelu(self.feedforward_in(self.feedforward_norm(x)))))
@@ -154,9 +155,27 @@ class Block(nn.Module):
         return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
 
 
+class Linear(nn.Linear):
+    """nn.Linear by `linear`."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return linear(input, self.weight, self.bias)
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """As F.linear; on a CPU without gradients, and for many rows, in oneDNN's hands.
+
+    PyTorch has MKL multiply float32, which on AMD's processors takes twice as long (`benchmarks/README.md`).
+    """
+    plain = x.numel() < ONEDNN_FROM or x.device.type != "cpu" or not torch.backends.mkldnn.is_available()
+    if plain or torch.is_grad_enabled() or torch.is_autocast_enabled("cpu") or torch.compiler.is_exporting():
+        return F.linear(x, weight, bias)
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+
+
 def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
     """softmax(Q K^T / sqrt(D / H)) V, float (B, H, M, D / H)."""
-    if query.device.type != "cpu":
+    if query.device.type != "cpu" or not torch.is_grad_enabled():
         return F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
     # On a CPU the fused kernel's backward pass takes 2-3 times as long in bfloat16 as these matrix products.
     scores = (query / math.sqrt(query.shape[-1])) @ key.transpose(-1, -2)  # (B, H, M, L)

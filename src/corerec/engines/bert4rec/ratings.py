@@ -16,6 +16,7 @@ U users, V items, K factors, J = K + 1 (the factors and, last, the offset).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -49,6 +50,28 @@ class RatingModel:
     item_covariances: Tensor
     user_variances: Tensor
 
+    def tensors(self) -> dict[str, Tensor]:
+        """All of it, for a file; `of` reads them back."""
+        scalars = torch.tensor([self.mean, self.lowest, self.highest, self.noise], dtype=torch.float64)
+        return {
+            "scalars": scalars,
+            "item_vectors": self.item_vectors,
+            "item_covariances": self.item_covariances,
+            "user_variances": self.user_variances,
+        }
+
+    @classmethod
+    def of(cls, tensors: dict[str, Tensor], num_items: int) -> RatingModel:
+        """Raises:
+        ValueError, KeyError: the tensors do not fit together.
+        """
+        mean, lowest, highest, noise = tensors["scalars"].tolist()
+        vectors, covariances, variances = (tensors[k] for k in ("item_vectors", "item_covariances", "user_variances"))
+        dim = len(variances)
+        if vectors.shape != (num_items + 1, dim) or covariances.shape != (num_items + 1, dim, dim):
+            raise ValueError(f"rating vectors of {tuple(vectors.shape)} for {num_items:,} items")
+        return cls(mean, lowest, highest, noise, vectors, covariances, variances)
+
     def user_vectors(self, histories: SequenceStore) -> np.ndarray:
         """float64 (B, J): each history's posterior mean given its rated events; zeros, the average user, without any.
 
@@ -69,11 +92,27 @@ class RatingModel:
         )
         return vectors.numpy()
 
-    def expected(self, user_vectors: np.ndarray, item_numbers: np.ndarray) -> np.ndarray:
-        """float64 (pairs,): the expected rating of each (user vector, item number) pair, clipped to the log's scale."""
-        items = self.item_vectors.numpy()[item_numbers]
-        raw = np.einsum("pk,pk->p", user_vectors[:, :-1], items[:, :-1]) + user_vectors[:, -1] + items[:, -1]
+    def expected(self, user_vectors: np.ndarray, item_numbers: np.ndarray | int) -> np.ndarray:
+        """The expected ratings of (user vector, item number) pairs, clipped to the log's scale.
+
+        Args:
+            user_vectors: float64 (J,) or (pairs, J).
+            item_numbers: int64 (pairs,), 0 for an item never met; or one number.
+        Returns:
+            float64 (pairs,), or one.
+        """
+        items = self._item_vectors[item_numbers]
+        raw = (user_vectors[..., :-1] * items[..., :-1]).sum(-1) + user_vectors[..., -1] + items[..., -1]
         return np.clip(self.mean + raw, self.lowest, self.highest)
+
+    @cached_property
+    def average_user(self) -> np.ndarray:
+        """float64 (J,), the prior: zeros."""
+        return np.zeros(len(self.user_variances))
+
+    @cached_property
+    def _item_vectors(self) -> np.ndarray:
+        return self.item_vectors.numpy()
 
 
 def is_a_scale(ratings: np.ndarray | None) -> bool:

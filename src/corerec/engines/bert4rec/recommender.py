@@ -2,41 +2,55 @@
 
 from __future__ import annotations
 
+import math
 import os
 import warnings
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from corerec import ranking
 from corerec.engines.bert4rec import checkpoint
 from corerec.engines.bert4rec.config import ModelConfig, TrainConfig
-from corerec.engines.bert4rec.inference import (
-    SCORES_AT_ONCE,
-    NetworkScorer,
-    StateCache,
-    UserState,
-    blank_states,
-    log_totals,
-    next_states,
-    score_states,
-)
+from corerec.engines.bert4rec.explain import Reason, event_weights, reasons
+from corerec.engines.bert4rec.followers import Followers, last_items
+from corerec.engines.bert4rec.histories import Histories
+from corerec.engines.bert4rec.inference import NetworkScorer, StateCache, UserState, best_items, blank_states
 from corerec.engines.bert4rec.model import Bert4RecNetwork
+from corerec.engines.bert4rec.patience import keep_best
+from corerec.engines.bert4rec.popularity import Popularity
 from corerec.engines.bert4rec.progress import shown
-from corerec.engines.bert4rec.training import EpochResult, StepResult, build_network, choose_device, train_epochs
-from corerec.errors import DataError, DataWarning, NotFittedError, UnknownItemWarning
-from corerec.evaluation import evaluate
+from corerec.engines.bert4rec.questions import (
+    SKIPPED,
+    WITHOUT_USERS,
+    Asked,
+    ItemId,
+    Question,
+    check_top_k,
+    ids_of,
+    listed,
+    no_rows,
+    numbers_with_blanks,
+    scored,
+    subject,
+    understood,
+    warn_of_unknown,
+)
+from corerec.engines.bert4rec.ratings import RatingModel, fit_ratings, is_a_scale
+from corerec.engines.bert4rec.retrieval import ItemTable
+from corerec.engines.bert4rec.training import build_network, choose_device, train_epochs
+from corerec.errors import CorerecError, DataError, DataWarning, NotFittedError
 from corerec.interactions import Interactions, SequenceStore
 from corerec.splitting import Holdout, hold_out_last
-from corerec.vocabulary import Vocabulary, id_column
+from corerec.vocabulary import Vocabulary
 
-ItemId = Any
-Ranked = list[Any]  # item ids, best first; or (item id, probability) pairs where scores are asked for
+Ranked = list[Any]  # item ids, best first; or (item id, score) pairs where scores are asked for
 PAIRS_AT_ONCE = 2**16
+UNRATED = "predict takes them for average ones"
+Kind = Literal["rating", "probability"]
 UNSEEN = "predict gives them the add-one probability of an item never met, 1 / (events + items + 1)"
 
 
@@ -64,7 +78,7 @@ class Bert4Rec:
         mask_prob: float = 0.2,
         bert_replacement: bool = False,
         next_item_share: float = 1.0,
-        next_item_until: float = 0.5,
+        next_item_until: float | None = None,
         whole_history: bool = True,
         epochs: int = 40,
         batch_size: int | None = None,
@@ -120,8 +134,7 @@ class Bert4Rec:
         )
         self._network: Bert4RecNetwork | None = None
         self._items: Vocabulary | None = None
-        self._users: Vocabulary | None = None
-        self._histories: SequenceStore | None = None
+        self._histories: Histories | None = None
         self._num_events = 0
         self._states = StateCache()
         self._warned_of_unseen = False
@@ -129,7 +142,7 @@ class Bert4Rec:
     def __repr__(self) -> str:
         if self._items is None:
             return f"Bert4Rec(name={self.name!r}, not fitted)"
-        users = "no histories" if self._users is None else f"{len(self._users):,} users"
+        users = "no histories" if self.users is None else f"{len(self.users):,} users"
         return f"Bert4Rec(name={self.name!r}, {users}, {len(self._items):,} items, {self._num_events:,} events)"
 
     # ------------------------------------------------------------------------------------------------- training
@@ -139,7 +152,8 @@ class Bert4Rec:
 
         Args:
             user_ids, item_ids: any hashable ids: lists, NumPy, pandas, polars or Arrow columns of one length.
-            ratings: finite numbers, or None; checked and kept with the histories.
+            ratings: finite numbers, or None. With two values or more, `predict` answers on their scale; what is
+                recommended does not depend on them.
             timestamps: numbers, dates or text that parses as either. Without them the order of the rows is taken as
                 the order of time, with one warning.
         Returns:
@@ -179,21 +193,32 @@ class Bert4Rec:
                 pass
         else:
             assert valid is not None
-            _keep_best(network, results, valid, self.train_config.patience)
-        self._adopt(network, log.items, log.users, log.sequences, log.sequences.num_events)
+            keep_best(network, results, valid, self.train_config.patience)
+        counts = log.sequences.item_counts(len(log.items))
+        ratings = None
+        if is_a_scale(log.sequences.ratings):
+            ratings = fit_ratings(log.sequences, network.item_embedding.weight[:-1])
+        followers = Followers.of(log.sequences, len(log.items))
+        self._adopt(network, log.items, Histories(log.sequences, log.users), counts, followers, ratings)
         return self
 
     def _adopt(
         self,
         network: Bert4RecNetwork,
         items: Vocabulary,
-        users: Vocabulary | None,
-        histories: SequenceStore | None,
-        num_events: int,
+        histories: Histories | None,
+        item_counts: np.ndarray,
+        followers: Followers,
+        ratings: RatingModel | None,
     ) -> None:
         self._network, self.model_config = network.eval(), network.config
-        self._items, self._users, self._histories, self._num_events = items, users, histories, num_events
-        self._states.clear()
+        self._items, self._histories, self._item_counts = items, histories, item_counts
+        self._followers = followers
+        self._num_events = int(item_counts.sum())
+        self._popularity = Popularity(item_counts)
+        self._table = ItemTable(network.item_embedding.weight, network.item_bias)
+        self._states, self._tastes = StateCache(), StateCache()
+        self._ratings = ratings
         self._warned_of_unseen = False
         # Single predictions read plain NumPy: a torch call costs more than the 64 products it would do.
         self._item_weights = network.item_embedding.weight.detach().cpu().numpy()
@@ -201,79 +226,132 @@ class Bert4Rec:
 
     # ---------------------------------------------------------------------------------------------- predictions
 
-    def predict(self, user_id: Hashable, item_id: Hashable) -> float:
-        """The probability that the item is the user's next one, over the whole catalogue.
+    def predict(self, user_id: Hashable, item_id: Hashable, *, kind: Kind | None = None) -> float:
+        """What the user would rate the item, or how probable it is to come next.
 
-        A user's state is computed at the first question and kept. An item that `fit` never saw has the add-one
-        probability 1 / (events + items + 1), with one warning a model: test rows of a random split meet such items.
+        Kinds:
+            "rating": the expected rating on the scale of the ratings given to `fit`, within their range; the default
+                where `fit` got ratings of two values or more. From the user's rated events, whose item vectors have
+                the network's embeddings as their prior (`ratings.py`). A user or an item never seen is an average
+                one: the item's or the user's mean, shrunk, with one warning a model.
+            "probability": that the item is the next one, over the whole catalogue; the default otherwise. The
+                network's, blended with what followed the user's last item in the fitted log (`Followers`). For a user
+                without events, the item's share of the fitted events. An item that `fit` never saw has the add-one
+                probability 1 / (events + items + 1), with one warning a model.
+
+        What is known of a user is computed at the first question and kept until an event of the user is observed. Test
+        rows of a random split hold items, and sometimes users, that `fit` never saw: hence no error for these.
 
         Raises:
-            UnknownIdError: the user was never seen (recommend takes history=... for new users), or the item's id is
-                of another type than all fitted ones, such as "7" among whole numbers.
+            UnknownIdError: the user was never seen and a probability is asked for (recommend takes history=... for
+                new users), or an id is of another type than all fitted ones, such as "7" among whole numbers.
+            DataError: a rating is asked for, and `fit` got none.
             NotFittedError: neither fit nor loaded.
         """
         _, items = self._fitted()
-        user = self._user_number(user_id)
+        histories, ratings = self._known_histories(), self._rating_model(kind)
         item = items.number_or_zero(item_id)
         if item == 0:
-            if not self._warned_of_unseen:  # once a model: a random split's test rows meet many
-                self._warned_of_unseen = True
-                self._warn_of_unknown_items([item_id], UNSEEN)
+            self._warn_of_unseen([item_id], items, UNRATED if ratings else UNSEEN)
+        if ratings is not None:
+            user = histories.users.number_or_zero(user_id)
+            if user == 0:
+                self._warn_of_unseen([user_id], histories.users, UNRATED)
+            return float(ratings.expected(self._taste(ratings, user), item))
+        user = histories.users.number(user_id)
+        if item == 0:
             return self._unseen_probability
-        state = self._user_state(user)
-        score = self._item_weights[item] @ state.state + self._item_biases[item]
-        return float(np.exp(score - state.log_total))
+        history = histories.items(user)
+        if not len(history):
+            return float(self._popularity.shares[item])
+        kept = self._states.get(user, len(history))
+        if kept is None or math.isnan(kept.log_total):
+            newest = histories.select(np.array([user]))
+            history = newest.row(0)
+            (state,), (log_total,) = self._encoded(np.array([user]), newest)
+        else:
+            state, log_total, _ = kept
+        probability = np.exp(self._item_weights[item] @ state + self._item_biases[item] - log_total)
+        return float(self._followers.blended(probability, len(history), int(history[-1]), item))
 
-    def batch_predict(self, pairs: Iterable[tuple[Hashable, Hashable]]) -> list[float]:
+    def batch_predict(self, pairs: Iterable[tuple[Hashable, Hashable]], *, kind: Kind | None = None) -> list[float]:
         """`predict` for many (user id, item id) pairs, in their order.
 
         Raises:
-            UnknownIdError: a user was never seen, or an item's id is of another type than all fitted ones.
-            DataError: something in the list is not a pair.
+            DataError: something in the list is not a pair; and as `predict`.
+            UnknownIdError: as `predict`.
         """
         _, items = self._fitted()
-        listed = list(pairs)
-        if not listed:
+        histories, ratings = self._known_histories(), self._rating_model(kind)
+        asked = list(pairs)
+        if not asked:
             return []
-        if any(isinstance(pair, str) or not hasattr(pair, "__len__") or len(pair) != 2 for pair in listed):
+        if any(isinstance(pair, str) or not hasattr(pair, "__len__") or len(pair) != 2 for pair in asked):
             raise DataError("batch_predict takes (user id, item id) pairs; try list(zip(user_ids, item_ids))")
-        user_ids, item_ids = zip(*listed, strict=True)
-        users, numbers = self._user_vocabulary().require(list(user_ids)), items.encode(list(item_ids))
-        unknown = numbers == 0
-        if unknown.any():
-            named = [item_ids[at] for at in np.flatnonzero(unknown)]
-            for item_id in named:
-                items.number_or_zero(item_id)  # raises at the first of a foreign type
-            self._warn_of_unknown_items(named, UNSEEN)
+        user_ids, item_ids = zip(*asked, strict=True)
+        numbers = _numbers_or_zero(item_ids, items, UNSEEN if ratings is None else UNRATED)
+        if ratings is None:
+            return self._probabilities(histories.users.require(user_ids), numbers).tolist()
+        users, which = np.unique(_numbers_or_zero(user_ids, histories.users, UNRATED), return_inverse=True)
+        tastes = ratings.user_vectors(histories.select(users[users > 0]))
+        if users[0] == 0:
+            tastes = np.concatenate([np.zeros_like(tastes, shape=(1, tastes.shape[1])), tastes])
+        return ratings.expected(tastes[which], numbers).tolist()
+
+    def _rating_model(self, kind: Kind | None) -> RatingModel | None:
+        """What answers questions of this kind: None for probabilities."""
+        if kind not in (None, "rating", "probability"):
+            raise DataError(f'kind must be "rating" or "probability", not {kind!r}')
+        if kind == "rating" and self._ratings is None:
+            raise DataError("this model knows no ratings: fit with ratings= of at least two values to predict them")
+        return None if kind == "probability" else self._ratings
+
+    def _taste(self, ratings: RatingModel, user: int) -> np.ndarray:
+        """float64 (J,) of a user, kept for the next question; of the average user for number 0."""
+        if user == 0:
+            return ratings.average_user
+        histories = self._known_histories()
+        kept = self._tastes.get(user, len(histories.items(user)))
+        if kept is None:
+            history = histories.select(np.array([user]))
+            kept = UserState(ratings.user_vectors(history)[0], 0.0, history.num_events)
+            self._tastes.put(user, kept)
+        return kept.state
+
+    def _probabilities(self, users: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+        """float64 (pairs,): next-item probabilities of (user number, item number) pairs; 0 is an item never seen."""
         distinct, which = np.unique(users, return_inverse=True)
-        states = self._user_states(distinct)
-        matrix, totals = np.stack([s.state for s in states]), np.array([s.log_total for s in states], np.float32)
-        answers = []
-        for first in range(0, len(listed), PAIRS_AT_ONCE):
-            block = slice(first, first + PAIRS_AT_ONCE)
-            scores = np.einsum("pd,pd->p", matrix[which[block]], self._item_weights[numbers[block]])
-            probabilities = np.exp(scores + self._item_biases[numbers[block]] - totals[which[block]])
-            answers += np.where(unknown[block], self._unseen_probability, probabilities.astype(np.float64)).tolist()
-        return answers
+        histories = self._known_histories().select(distinct)
+        states, totals = self._encoded(distinct, histories)
+        answers, last = np.empty(len(users)), last_items(histories)
+        for first in range(0, len(users), PAIRS_AT_ONCE):
+            pairs = slice(first, first + PAIRS_AT_ONCE)
+            rows, items = which[pairs], numbers[pairs]
+            scores = np.einsum("pd,pd->p", states[rows], self._item_weights[items])
+            by_network = np.exp(scores + self._item_biases[items] - totals[rows])
+            answers[pairs] = self._followers.blended(by_network, histories.lengths[rows], last[rows], items)
+        answers = np.where((histories.lengths == 0)[which], self._popularity.shares[numbers], answers)
+        return np.where(numbers == 0, self._unseen_probability, answers)
+
+    def _warn_of_unseen(self, ids: list[Any], known: Vocabulary, consequence: str) -> None:
+        if not self._warned_of_unseen:  # once a model: a random split's test rows meet many
+            self._warned_of_unseen = True
+            warn_of_unknown(ids, known, consequence, stacklevel=4)
 
     @property
     def _unseen_probability(self) -> float:
         assert self._items is not None
         return 1 / (self._num_events + len(self._items) + 1)
 
-    def _user_state(self, user: int) -> UserState:
-        """The state of one user, computed at the first question and kept."""
-        state = self._states.get(user)
-        if state is None:
-            state = self._user_states(np.array([user]))[0]
-            self._states.put(user, state)
-        return state
-
-    def _user_states(self, users: np.ndarray) -> list[UserState]:
-        network, _ = self._fitted()
-        states = next_states(network, self._rows(users))
-        totals = log_totals(network, states).cpu().tolist()
-        return [UserState(state, total) for state, total in zip(states.cpu().numpy(), totals, strict=True)]
+    def _encoded(self, users: np.ndarray, histories: SequenceStore) -> tuple[np.ndarray, np.ndarray]:
+        """float32 (B, D) states and (B,) log totals of users' histories, kept for the next question."""
+        cache, (network, _) = self._states, self._fitted()
+        states, totals = cache.encode(network, users, histories)
+        new = np.flatnonzero(np.isnan(totals))
+        if len(new):
+            totals[new] = self._table.log_totals(torch.from_numpy(states[new]).to(self.device)).cpu().numpy()
+            cache.keep(users[new], histories.lengths[new], states[new], totals[new])
+        return states, totals
 
     # ------------------------------------------------------------------------------------------ recommendations
 
@@ -286,63 +364,108 @@ class Bert4Rec:
         exclude_seen: bool = True,
         exclude: Iterable[ItemId] = (),
         candidates: Iterable[ItemId] | None = None,
+        min_rating: float | None = None,
         with_scores: bool = False,
     ) -> Ranked:
         """The items most likely to come next, best first.
 
         Args:
-            user_id: a user of the fitted log; or
+            user_id: a user of the fitted log, or one observed since; or
             history: item ids, oldest first, of anyone, seen before or not. Unknown items in it are skipped with one
-                warning; an empty one asks what anyone would start with.
+                warning. Where none is left (or the user has no events) popularity answers: the probabilities are the
+                items' shares of the fitted events, and `basis` says so.
             top_k: how many at most; fewer come back when fewer are left.
             exclude_seen: leave out what stands anywhere in the history.
             exclude: item ids to leave out besides; unknown ones need no leaving out.
             candidates: the only item ids that may be named; None means all.
+            min_rating: name only items whose expected rating for the user reaches it; for a history, which carries no
+                ratings, the average user's. Needs a model fitted with ratings.
             with_scores: return (item id, probability) pairs, the probability being `predict`'s.
         Raises:
             UnknownIdError: a user or a candidate was never seen.
             DataError: both or neither of user_id and history given, or top_k below 1.
             NotFittedError: neither fit nor loaded.
         """
-        network, items = self._fitted()
-        _check_top_k(top_k)
-        if (user_id is None) == (history is None):
-            raise DataError("recommend needs either user_id= of a fitted user or history=[item ids], one of the two")
-        if history is None:
-            user = self._user_number(user_id)
-            seen = self._rows(np.array([user])).items
-            states = torch.from_numpy(self._user_state(user).state)[None].to(self.device)
-        else:
-            seen = self._history_numbers(history)
-            states = next_states(network, SequenceStore.from_lists([seen]))
-        left_out = items.encode(list(exclude))
-        left_out = np.concatenate([left_out[left_out > 0], seen if exclude_seen else []])
-        allowed = None if candidates is None else items.require(list(candidates))
-        return self._best(states, SequenceStore.from_lists([left_out]), top_k, with_scores, allowed)[0]
+        question = Question(
+            user_id,
+            None if history is None else listed(history, "history"),
+            top_k,
+            exclude_seen,
+            listed(exclude, "exclude"),
+            None if candidates is None else listed(candidates, "candidates"),
+            min_rating,
+        )
+        answers, _ = self._answers([question], with_scores)
+        return answers[0]
+
+    def answer(
+        self, questions: Iterable[Question], *, return_errors: bool = False
+    ) -> list[list[tuple[ItemId, float]] | CorerecError]:
+        """`recommend` for many questions scored together: one list of (item id, probability) pairs each, in order.
+
+        Args:
+            return_errors: a bad question's place holds its error, and the others are answered all the same.
+        Raises:
+            CorerecError: the first bad question's, without `return_errors`.
+            NotFittedError: neither fit nor loaded.
+        """
+        asked = list(questions)
+        answers, errors = self._answers(asked, True, return_errors)
+        following = iter(answers)
+        return [errors[place] if place in errors else next(following) for place in range(len(asked))]
+
+    def _answers(
+        self, questions: Sequence[Question], with_scores: bool, return_errors: bool = False
+    ) -> tuple[list[Ranked], dict[int, CorerecError]]:
+        """The answers of the good questions, in order, and the errors of the others by their place."""
+        _, items = self._fitted()
+        asked, errors, unknown = understood(questions, items, self._histories, self._well_rated, return_errors)
+        if unknown:
+            warn_of_unknown(unknown, items, SKIPPED, stacklevel=4)
+        return self._ranked(asked, with_scores), errors
+
+    def _well_rated(self, user: int, min_rating: float, among: np.ndarray | None) -> np.ndarray:
+        """int64 (items,): the items, of all or `among` some, that the user (0: the average one) is expected to like."""
+        ratings = self._rating_model("rating")
+        assert ratings is not None
+        if not isinstance(min_rating, int | float | np.number) or not math.isfinite(min_rating):
+            raise DataError(f"min_rating must be a finite number, not {min_rating!r}")
+        numbers = np.arange(1, len(self.items) + 1) if among is None else among
+        return numbers[ratings.expected(self._taste(ratings, user), numbers) >= min_rating]
+
+    def basis(self, question: Question) -> Literal["history", "popularity"]:
+        """What `answer` answers from: the history, or popularity where it holds no known item.
+
+        Raises:
+            CorerecError: the question is a bad one, as to `answer`.
+        """
+        user, numbers, _ = subject(question, self._fitted()[1], self._histories)
+        num_events = len(self._known_histories().items(user)) if user else len(numbers)
+        return "history" if num_events else "popularity"
 
     def batch_recommend(
         self, user_ids: Any, top_k: int = 10, *, exclude_seen: bool = True, with_scores: bool = False
     ) -> list[Ranked]:
-        """`recommend` for many fitted users at once: one list each, in their order.
+        """`recommend` for many users at once: one list each, in their order.
 
         Raises:
             UnknownIdError: a user was never seen.
             DataError: top_k below 1.
         """
-        network, _ = self._fitted()
-        _check_top_k(top_k)
-        histories = self._rows(self._user_vocabulary().require(user_ids))
-        nothing = SequenceStore(histories.items[:0], np.zeros_like(histories.offsets))
-        left_out = histories if exclude_seen else nothing
-        return self._best(next_states(network, histories), left_out, top_k, with_scores)
+        self._fitted()
+        check_top_k(top_k)
+        users = self._known_histories().users.require(user_ids)
+        histories = self._known_histories().select(users)
+        left_out = histories if exclude_seen else no_rows(len(users))
+        return self._ranked(Asked.of(histories, left_out, top_k, users), with_scores)
 
     def fill_in(
         self, history: Sequence[ItemId | None], top_k: int = 10, *, exclude_seen: bool = True, with_scores: bool = False
     ) -> list[Ranked]:
         """What most likely stood at each blank (None) of a history, seen from both sides.
 
-        All blanks are asked at once, each as if the others were unknown too. In a history longer than max_seq_len,
-        each blank is asked from the events around it.
+        All blanks are asked at once, each as if the others were unknown too; the network alone answers. In a history
+        longer than max_seq_len, each blank is asked from the events around it.
 
         Args:
             history: item ids, oldest first, None at each blank. Unknown items are skipped with one warning.
@@ -352,9 +475,9 @@ class Bert4Rec:
         Raises:
             DataError: there is no blank, or top_k is below 1.
         """
-        network, _ = self._fitted()
-        _check_top_k(top_k)
-        numbers = self._history_numbers(history, blank=network.config.mask_number)
+        network, items = self._fitted()
+        check_top_k(top_k)
+        numbers = numbers_with_blanks(history, items, network.config.mask_number)
         blanks = np.flatnonzero(numbers == network.config.mask_number)
         if not len(blanks):
             raise DataError("fill_in needs a blank: put None where an item is missing, such as [1, None, 3]")
@@ -366,7 +489,46 @@ class Bert4Rec:
             around = zip(starts, blanks, strict=True)
             states = torch.cat([blank_states(network, numbers[at : at + longest], [it - at]) for at, it in around])
         seen = numbers[numbers != network.config.mask_number] if exclude_seen else numbers[:0]
-        return self._best(states, SequenceStore.from_lists([seen] * len(blanks)), top_k, with_scores)
+        left_out = SequenceStore.from_lists([seen] * len(blanks))
+        asked, unknown = Asked.of(left_out, left_out, top_k), np.full(len(blanks), np.nan, np.float32)
+        best = best_items(self._table, states, asked, unknown, with_totals=with_scores)
+        return self._named(best.numbers, best.probabilities, with_scores)
+
+    def explain(
+        self,
+        item_id: Hashable,
+        *,
+        user_id: Hashable = None,
+        history: Iterable[ItemId] | None = None,
+        top: int | None = None,
+    ) -> list[Reason]:
+        """Which events of a history drove an item's probability, the weightiest first; how: `explain.event_weights`.
+
+        Of the network's probability, that is; what followed the last item in the log has no part in it.
+
+        Args:
+            user_id: a known user; or
+            history: item ids, oldest first. Unknown ones are skipped with one warning, and are no reasons.
+            top: how many reasons at most; None gives one for each event that the model reads.
+        Returns:
+            reasons whose positions count from the oldest event of the history, 0.
+        Raises:
+            UnknownIdError: the user or the item was never seen.
+            DataError: both or neither of user_id and history given, or `top` below 1.
+        """
+        network, items = self._fitted()
+        if top is not None:
+            check_top_k(top, "top")
+        question = Question(user_id, None if history is None else listed(history, "history"))
+        user, numbers, unknown = subject(question, items, self._histories)
+        if unknown:
+            warn_of_unknown(unknown, items, SKIPPED)
+        if user:
+            numbers = self._known_histories().items(user)
+        given = items.decode(numbers) if question.history is None else question.history
+        weights = np.full(len(given), np.nan, np.float32)
+        weights[items.encode(given) > 0] = event_weights(network, numbers, [items.number(item_id)])[0]
+        return reasons(given, weights)[:top]
 
     def similar_items(self, item_id: Hashable, top_k: int = 10, *, with_scores: bool = False) -> Ranked:
         """The items whose embeddings point most nearly the same way (cosine), best first, without the item itself.
@@ -376,55 +538,76 @@ class Bert4Rec:
             DataError: top_k below 1.
         """
         network, items = self._fitted()
-        _check_top_k(top_k)
+        check_top_k(top_k)
         number = items.number(item_id)
         with torch.no_grad():
             directions = torch.nn.functional.normalize(network.item_embedding.weight[:-1], dim=1)
             cosines = (directions @ directions[number])[None]
         ranking.exclude_(cosines, SequenceStore.from_lists([[number]]))
-        return self._named(*ranking.top_k(cosines, top_k), with_scores)[0]
+        numbers, best = ranking.top_k(cosines, top_k)
+        return self._named(numbers.cpu().numpy(), best.cpu().numpy(), with_scores)[0]
 
-    def _best(
-        self,
-        states: Tensor,
-        left_out: SequenceStore,
-        top_k: int,
-        with_scores: bool,
-        allowed: np.ndarray | None = None,
-    ) -> list[Ranked]:
-        """The best items for each state, float32 (B, D), but for those of its row of `left_out`; in blocks."""
-        network, _ = self._fitted()
-        rows_at_once = max(1, SCORES_AT_ONCE // (network.config.num_items + 1))
-        answers = []
-        for first in range(0, len(states), rows_at_once):
-            block = states[first : first + rows_at_once]
-            scores = score_states(network, block)
-            log_total = scores[:, 1:].logsumexp(1, keepdim=True)
-            ranking.exclude_(scores, left_out.select(np.arange(first, first + len(block))))
-            if allowed is not None:
-                barred = torch.ones(scores.shape[1], dtype=torch.bool, device=scores.device)
-                barred[torch.from_numpy(allowed)] = False
-                scores.masked_fill_(barred, ranking.EXCLUDED)
-            numbers, best = ranking.top_k(scores, top_k)
-            answers += self._named(numbers, (best - log_total).exp(), with_scores)
-        return answers
+    def _ranked(self, asked: Asked, with_scores: bool) -> list[Ranked]:
+        """The answer to each question: by the model, or by popularity where there is no history."""
+        empty = asked.histories.lengths == 0
+        if not empty.any():
+            return self._ranked_by_model(asked, with_scores)
+        by_model = iter(self._ranked_by_model(asked.select(np.flatnonzero(~empty)), with_scores))
+        best = self._popularity.best_items(asked.select(np.flatnonzero(empty)))
+        by_popularity = iter(self._named(*best, with_scores))
+        return [next(by_popularity if none else by_model) for none in empty.tolist()]
 
-    def _named(self, numbers: Tensor, scores: Tensor, with_scores: bool) -> list[Ranked]:
-        """Rows of item numbers, 0 where a row has ended, as rows of ids."""
-        table = numbers.cpu().numpy()
-        ids = self.items.decode(table[table > 0])
-        counts = (table > 0).sum(1)
-        rows = [ids[end - count : end] for end, count in zip(np.cumsum(counts), counts, strict=True)]
-        if not with_scores:
-            return rows
-        return [list(zip(row, values, strict=False)) for row, values in zip(rows, scores.cpu().tolist(), strict=True)]
+    def _ranked_by_model(self, asked: Asked, with_scores: bool) -> list[Ranked]:
+        cache, (network, _) = self._states, self._fitted()
+        states, totals = cache.encode(network, asked.users, asked.histories)
+        on_device = torch.from_numpy(states).to(self.device)
+        best = best_items(self._table, on_device, asked, totals, with_totals=with_scores, followers=self._followers)
+        new = np.flatnonzero(np.isnan(totals))
+        cache.keep(asked.users[new], asked.histories.lengths[new], states[new], best.log_totals[new])
+        return self._named(best.numbers, best.probabilities, with_scores)
+
+    def _named(self, numbers: np.ndarray, probabilities: np.ndarray, with_scores: bool) -> list[Ranked]:
+        rows = ids_of(numbers, self.items)
+        return scored(rows, probabilities) if with_scores else rows
+
+    # ------------------------------------------------------------------------------------------------ streaming
+
+    def observe(self, user_id: Hashable, item_id: Hashable, timestamp: Any = None, rating: float | None = None) -> None:
+        """Take in one event: the user's next recommendations know it, without training. A new user appears by it.
+
+        See `observe_events`, which takes many at once.
+        """
+        self.observe_events([user_id], [item_id], [timestamp], [rating])
+
+    def observe_events(self, user_ids: Any, item_ids: Any, timestamps: Any = None, ratings: Any = None) -> int:
+        """Take in events, one row each, all or none of them. `save` writes them with the histories.
+
+        Nothing is learned from them, nor counted as following: only the next `fit` does so. Others may ask for
+        recommendations meanwhile: they see each user's history before the call or after it.
+
+        Args:
+            user_ids, item_ids: columns as `fit` takes them. New users get a history; items have to be known.
+            timestamps: in the unit of the fitted log, dates where it had dates. A late event takes its place in time,
+                behind others of the same time. None, or None inside a list, means now: the newest time met so far. A
+                model fitted without timestamps takes events in the order they come, whatever their times.
+            ratings: finite numbers; None, or None inside a list, where there is none. Kept if the fitted log had some.
+        Returns:
+            the number of events taken.
+        Raises:
+            UnknownIdError: an item was never seen by `fit`, or a new user's id is of a type that no user's has.
+            DataError: lengths differ, an id is missing, a time or rating is not finite, or a time is not in the log's
+                unit.
+            NotFittedError: neither fit nor loaded, or loaded from a file without histories.
+        """
+        _, items = self._fitted()
+        return self._known_histories().append(user_ids, items.require(item_ids), timestamps, ratings)
 
     # --------------------------------------------------------------------------------------------- what is known
 
     @property
     def scorer(self) -> NetworkScorer:
-        """The fitted network behind the Scorer protocol, in item numbers, for `corerec.evaluation.evaluate`."""
-        return NetworkScorer(self._fitted()[0], self.name)
+        """What `recommend` ranks by, behind the Scorer protocol, in item numbers, for `corerec.evaluation.evaluate`."""
+        return NetworkScorer(self._fitted()[0], self.name, self._followers)
 
     @property
     def items(self) -> Vocabulary:
@@ -433,23 +616,23 @@ class Bert4Rec:
 
     @property
     def users(self) -> Vocabulary | None:
-        """The users of the fitted log; None where histories were left out of the file."""
+        """The users of the fitted log and those observed since; None where histories were left out of the file."""
         self._fitted()
-        return self._users
+        return None if self._histories is None else self._histories.users
 
     @property
     def num_events(self) -> int:
-        """Events of the fitted log."""
+        """Events of the fitted log, those that were learned from; what was observed since is not among them."""
         return self._num_events
 
     def history(self, user_id: Hashable) -> list[ItemId]:
-        """The item ids of a fitted user, oldest first.
+        """The item ids of a user, oldest first, with those observed since `fit`.
 
         Raises:
             UnknownIdError: the user was never seen.
         """
-        rows = self._rows(np.array([self._user_number(user_id)]))
-        return self.items.decode(rows.items)
+        histories = self._known_histories()
+        return self.items.decode(histories.items(histories.users.number(user_id)))
 
     def _fitted(self) -> tuple[Bert4RecNetwork, Vocabulary]:
         if self._network is None or self._items is None:
@@ -458,66 +641,38 @@ class Bert4Rec:
             )
         return self._network, self._items
 
-    def _user_vocabulary(self) -> Vocabulary:
+    def _known_histories(self) -> Histories:
         self._fitted()
-        if self._users is None:
-            raise NotFittedError(
-                "this model was saved without histories, so it knows no users; pass history=[item ids] to recommend"
-            )
-        return self._users
-
-    def _user_number(self, user_id: Hashable) -> int:
-        return self._user_vocabulary().number(user_id)
-
-    def _rows(self, users: np.ndarray) -> SequenceStore:
-        assert self._histories is not None
-        return self._histories.select(users - 1)
-
-    def _history_numbers(self, history: Iterable[ItemId | None], blank: int | None = None) -> np.ndarray:
-        """int64 (events,): the known items' numbers, `blank` where an entry is None and blanks are allowed."""
-        _, items = self._fitted()
-        if isinstance(history, str):
-            raise DataError(f"history is one text ({history!r}); pass a list of item ids")
-        listed = list(history)
-        is_blank = np.array([item_id is None for item_id in listed], dtype=bool)
-        if blank is None and is_blank.any():
-            raise DataError("history has a blank (None); recommend asks what comes next, use fill_in for blanks")
-        numbers = np.zeros(len(listed), np.int64)
-        known = np.flatnonzero(~is_blank)
-        given = [listed[at] for at in known]
-        numbers[known] = items.encode(given)
-        if blank is not None:
-            numbers[is_blank] = blank
-        unknown = np.flatnonzero(numbers == 0)
-        if len(unknown):
-            self._warn_of_unknown_items([listed[at] for at in unknown], "they are skipped in the history")
-        return numbers[numbers > 0]
-
-    def _warn_of_unknown_items(self, item_ids: Sequence[Any], consequence: str) -> None:
-        named = id_column(list(item_ids), "item_ids").tolist()
-        shown_ids = ", ".join(repr(item_id) for item_id in named[:3]) + (", ..." if len(named) > 3 else "")
-        warnings.warn(
-            f"not among the {len(self.items):,} fitted items: {shown_ids} ({len(named):,} in all); {consequence}",
-            UnknownItemWarning,
-            stacklevel=3,
-        )
+        if self._histories is None:
+            raise NotFittedError(WITHOUT_USERS)
+        return self._histories
 
     # --------------------------------------------------------------------------------------------------- on disk
 
     def save(self, path: str | os.PathLike[str], *, histories: bool = True) -> None:
-        """Write everything to one safetensors file, whatever its suffix, whole or not at all.
+        """Write everything to one safetensors file, whatever its suffix, whole or not at all; with what was observed.
 
         Args:
-            histories: False leaves users and their events out: the file then answers for raw histories only.
+            histories: False leaves users and their events out: the file then answers for raw histories only. How often
+                which item followed which stays in it.
         Raises:
             NotFittedError: there is nothing to save.
             DataError: an id is neither text nor a number.
         """
         network, items = self._fitted()
-        users, stored = (self._users, self._histories) if histories else (None, None)
-        checkpoint.save(
-            checkpoint.Checkpoint(self.name, network, self.train_config, items, self._num_events, users, stored), path
+        users, stored = self._histories.snapshot() if histories and self._histories is not None else (None, None)
+        whole = checkpoint.Checkpoint(
+            self.name,
+            network,
+            self.train_config,
+            items,
+            self._item_counts,
+            self._followers,
+            users,
+            stored,
+            self._ratings,
         )
+        checkpoint.save(whole, path)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], *, device: str = "auto", verbose: bool = False) -> Bert4Rec:
@@ -530,27 +685,24 @@ class Bert4Rec:
         stored = checkpoint.load(path)
         model = cls(stored.name, device=device, verbose=verbose)
         model.train_config = stored.train_config
-        model._adopt(stored.network.to(model.device), stored.items, stored.users, stored.histories, stored.num_events)
+        histories = None
+        if stored.users is not None and stored.histories is not None:
+            histories = Histories(stored.histories, stored.users)
+        network = stored.network.to(model.device)
+        model._adopt(network, stored.items, histories, stored.item_counts, stored.followers, stored.ratings)
         return model
 
 
-def _check_top_k(top_k: int) -> None:
-    if isinstance(top_k, bool) or not isinstance(top_k, int | np.integer) or top_k < 1:
-        raise DataError(f"top_k must be a whole number from 1, not {top_k!r}")
+def _numbers_or_zero(ids: tuple[Any, ...], known: Vocabulary, consequence: str) -> np.ndarray:
+    """int64 (ids,), 0 for those never seen, with one warning.
 
-
-def _keep_best(
-    network: Bert4RecNetwork, results: Iterator[StepResult | EpochResult], valid: Holdout, patience: int
-) -> None:
-    """Train until `patience` epochs brought no better validation NDCG@10; leaves the best weights in the network."""
-    best, best_epoch, weights = -1.0, 0, {}
-    for result in results:
-        if not isinstance(result, EpochResult):
-            continue
-        score = evaluate(NetworkScorer(network), valid).value("NDCG", 10)
-        if score > best:
-            best, best_epoch = score, result.epoch
-            weights = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-        elif result.epoch - best_epoch >= patience:
-            break
-    network.load_state_dict(weights)
+    Raises:
+        UnknownIdError: an id is of a type that no known one has.
+    """
+    numbers = known.encode(ids)
+    unseen = [ids[at] for at in np.flatnonzero(numbers == 0).tolist()]
+    if unseen:
+        for an_id in unseen:
+            known.number_or_zero(an_id)  # raises at the first of a foreign type
+        warn_of_unknown(unseen, known, consequence, stacklevel=4)
+    return numbers

@@ -75,6 +75,7 @@ def train_epochs(
     batch_size = batch_size_for(total, store.num_events, config.batch_size)
     num_steps = config.epochs * -(-total // batch_size)
     num_negatives = config.negatives_of(network.config.num_items)
+    until = config.next_item_until_of(store.num_events / max(1, np.count_nonzero(store.lengths)))
     counts = torch.from_numpy(store.item_counts(network.config.num_items))
     shares = None if num_negatives is None else (counts / counts.sum()).float()
     optimizer = _optimizer(network, config)
@@ -87,7 +88,7 @@ def train_epochs(
             rate = config.learning_rate * learning_rate_factor(step, num_steps, config.warmup_steps)
             for group in optimizer.param_groups:
                 group["lr"] = rate
-            share = next_item_share(step / num_steps, config)
+            share = config.next_item_share * fading(step / num_steps, until)
             causal = items.shape[1] > 1 and bool(torch.rand((), generator=masks) < share)
             with mixed_precision(device):
                 loss = batch_loss(network, items, config, causal, masks, shares)
@@ -150,15 +151,13 @@ def learning_rate_factor(step: int, num_steps: int, warmup_steps: int | None) ->
     return FINAL_RATE + (1 - FINAL_RATE) * 0.5 * (1 + math.cos(math.pi * done))
 
 
-def next_item_share(done: float, config: TrainConfig) -> float:
-    """Chance that the step after this part (0..1) of the training is a next-item step.
+def fading(done: float, until: float) -> float:
+    """What is left, from 1 falling linearly to 0, of the next-item steps after this part (0..1) of the training.
 
     The cloze loss alone sits on a plateau for its first hundreds of steps; next-item steps, which learn from every
-    place, leave it sooner, and have faded out well before the end.
+    place, leave it sooner.
     """
-    if config.next_item_until == 0:
-        return 0.0
-    return config.next_item_share * max(0.0, 1 - done / config.next_item_until)
+    return max(0.0, 1 - done / until) if until else 0.0
 
 
 def mixed_precision(device: torch.device) -> contextlib.AbstractContextManager[object]:

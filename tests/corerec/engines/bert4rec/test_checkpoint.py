@@ -50,6 +50,35 @@ def test_histories_can_be_left_out(model, tmp_path):
         assert not [name for name in file.keys() if "user" in name or "histor" in name]  # noqa: SIM118
 
 
+def test_popularity_needs_no_histories(model, tmp_path):
+    model.save(tmp_path / "small", histories=False)
+    loaded = Bert4Rec.load(tmp_path / "small")
+    assert loaded.recommend(history=[], with_scores=True) == model.recommend(history=[], with_scores=True)
+    assert loaded.num_events == model.num_events == 420
+
+
+def test_observed_then_saved_then_loaded_recommends_alike(cycle_log, tmp_path):
+    model = Bert4Rec(epochs=1, hidden_dim=8, max_seq_len=8).fit_interactions(cycle_log)
+    model.observe_events(["user 3", "new", "user 3", "new"], list("aefg"), [2.5, 3, None, 1])
+    model.save(tmp_path / "model")
+    loaded = Bert4Rec.load(tmp_path / "model")
+    assert loaded.users.ids.tolist() == model.users.ids.tolist()
+    for user in ("user 3", "new", "user 5"):
+        assert loaded.history(user) == model.history(user)
+        assert loaded.recommend(user, with_scores=True) == model.recommend(user, with_scores=True)
+    for again in (model, loaded):
+        again.observe("new", "h", 2)
+        again.observe("new", "i")
+        assert again.history("new") == ["g", "h", "e", "i"]
+    assert loaded.num_events == 420  # those that were learned from
+
+
+def test_a_file_written_before_item_counts_is_read(model, saved):
+    rewritten(saved, lambda _, tensors: tensors.pop("item_counts"))
+    loaded = Bert4Rec.load(saved)
+    assert loaded.recommend(history=[], with_scores=True) == model.recommend(history=[], with_scores=True)
+
+
 @pytest.mark.parametrize("ids", [[1, 2, 3], ["x", "y", "z"], [1, "1", 2.5]])
 def test_ids_come_back_as_they_were(ids, tmp_path):
     log = Interactions.from_columns(ids, ids, timestamps=[1, 2, 3])
@@ -121,6 +150,8 @@ def test_a_newer_format_asks_for_an_upgrade(saved):
         lambda about, tensors: about.update(model_config=json.dumps({"num_items": 12, "magic": 1})),
         lambda about, tensors: tensors.pop("network.head.weight"),
         lambda about, tensors: tensors.pop("items.json"),
+        lambda about, tensors: tensors.update(item_counts=torch.ones(5, dtype=torch.int64)),
+        lambda about, tensors: tensors.update({"histories.offsets": tensors["histories.offsets"][:-1].clone()}),
         lambda about, tensors: tensors.update({"network.head.weight": torch.ones(2, 2)}),
         lambda about, tensors: about.update(format="something else"),
     ],

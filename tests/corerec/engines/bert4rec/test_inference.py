@@ -1,9 +1,23 @@
+import math
+
+import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from corerec.engines.bert4rec import inference
 from corerec.engines.bert4rec.config import ModelConfig
-from corerec.engines.bert4rec.inference import StateCache, UserState, log_totals, next_states, score_states
+from corerec.engines.bert4rec.inference import (
+    StateCache,
+    UserState,
+    best_items,
+    log_totals,
+    next_states,
+    score_states,
+)
+from corerec.engines.bert4rec.questions import Asked
+from corerec.engines.bert4rec.retrieval import ItemTable
 from corerec.engines.bert4rec.training import build_network
 from corerec.interactions import SequenceStore
 
@@ -37,14 +51,110 @@ def test_log_totals_turn_scores_into_probabilities(monkeypatch, network):
     torch.testing.assert_close(probabilities[:, 1:].sum(1), torch.ones(len(HISTORIES)))
 
 
+# ------------------------------------------------------------------------------------------------------- the best items
+
+
+def best_by_hand(scores, left_out, candidates, top_k):
+    """Plain Python: (number, probability), best first, ties by the lower number."""
+    total = sum(math.exp(score) for score in scores[1:])
+    named = [n for n in range(1, len(scores)) if n not in left_out and (candidates is None or n in candidates)]
+    ranked = sorted(named, key=lambda number: (-scores[number], number))[:top_k]
+    return [(number, math.exp(scores[number]) / total) for number in ranked]
+
+
+few_items = st.lists(st.integers(1, 6), max_size=4)
+wishes = st.tuples(
+    few_items, st.one_of(st.none(), few_items), st.integers(1, 9), st.lists(st.integers(0, 3), min_size=6, max_size=6)
+)
+
+
+@given(asked_for=st.lists(wishes, max_size=7), known=st.booleans(), with_totals=st.booleans())
+@settings(max_examples=80, deadline=None, derandomize=True)
+def test_best_items_are_those_of_a_plain_sort(asked_for, known, with_totals):
+    """Each question has its own scores: its state is a row of the unit matrix, its scores a column of the weights."""
+    states = torch.eye(max(1, len(asked_for)))[: len(asked_for)]
+    columns = [torch.tensor([9.0, *scores, 9.0]) for *_, scores in asked_for] or [torch.zeros(8)]
+    table = ItemTable(torch.stack(columns, dim=1), torch.zeros(8))
+    limited = [at for at, (_, candidates, *_) in enumerate(asked_for) if candidates is not None]
+    left_out = SequenceStore.from_lists([left_out for left_out, *_ in asked_for])
+    asked = Asked(
+        users=np.zeros(len(asked_for), np.int64),
+        histories=left_out,
+        left_out=left_out,
+        top_k=np.array([top_k for _, _, top_k, _ in asked_for], np.int64),
+        limited=np.array(limited, np.int64),
+        candidates=SequenceStore.from_lists([asked_for[at][1] for at in limited]),
+    )
+    totals = np.array([math.log(sum(map(math.exp, scores))) for *_, scores in asked_for], np.float32)
+    given = totals if known else np.full(len(asked_for), np.nan, np.float32)
+    best = best_items(table, states, asked, given, with_totals=with_totals)
+    for row, (left_out, candidates, top_k, scores) in enumerate(asked_for):
+        expected = best_by_hand([9, *scores], left_out, candidates, top_k)
+        numbers = best.numbers[row]
+        assert numbers[numbers > 0].tolist() == [number for number, _ in expected]
+        if known or with_totals:
+            assert best.probabilities[row][: len(expected)].tolist() == pytest.approx(
+                [probability for _, probability in expected], rel=1e-5
+            )
+            assert best.log_totals[row] == pytest.approx(totals[row], rel=1e-5)
+        else:
+            assert np.isnan(best.log_totals[row])
+
+
+# ---------------------------------------------------------------------------------------------------------- kept states
+
+
+def state_of(number, num_events=1):
+    return UserState(np.zeros(1), float(number), num_events)
+
+
 def test_cache_forgets_the_longest_unused():
     cache = StateCache(capacity=2)
-    one, two, three = (UserState(torch.zeros(1).numpy(), float(n)) for n in (1, 2, 3))
+    one, two, three = map(state_of, (1, 2, 3))
     cache.put(1, one)
     cache.put(2, two)
-    assert cache.get(1) is one
+    assert cache.get(1, 1) is one
     cache.put(3, three)
-    assert cache.get(2) is None
-    assert (cache.get(1), cache.get(3)) == (one, three)
-    cache.clear()
-    assert cache.get(1) is None
+    assert cache.get(2, 1) is None
+    assert (cache.get(1, 1), cache.get(3, 1)) == (one, three)
+
+
+def test_a_state_is_only_that_of_a_history_of_as_many_events():
+    cache = StateCache()
+    old, new = state_of(1, num_events=4), state_of(2, num_events=5)
+    cache.put(7, old)
+    assert cache.get(7, 5) is None
+    cache.put(7, new)
+    cache.put(7, old)  # by a thread that was overtaken
+    assert (cache.get(7, 5), cache.get(7, 4)) == (new, None)
+    cache.put(7, new._replace(log_total=math.nan))  # by one who wanted no probability
+    assert cache.get(7, 5) is new
+
+
+def test_kept_states_are_not_computed_again(network, monkeypatch):
+    cache, histories = StateCache(), SequenceStore.from_lists(HISTORIES)
+    users = np.array([1, 2, 3, 0, 5])
+    states, totals = cache.encode(network, users, histories)
+    assert np.isnan(totals).all()
+    cache.keep(users, histories.lengths, states, totals)
+    cache.keep(users, histories.lengths, states, np.arange(5, dtype=np.float32))
+    computed = []
+
+    def watched(network, histories):
+        computed.append(len(histories))
+        return next_states(network, histories)
+
+    monkeypatch.setattr(inference, "next_states", watched)
+    again, totals = cache.encode(network, users, histories)
+    assert computed == [1]  # nobody's history
+    np.testing.assert_allclose(again, states, atol=1e-5)
+    np.testing.assert_array_equal(totals, [0, 1, 2, np.nan, 4])
+    cache.encode(network, users[:3], histories.select(np.arange(3)))
+    assert computed == [1]
+
+
+def test_a_kept_state_does_not_hold_its_batch_in_memory(network):
+    cache, histories = StateCache(), SequenceStore.from_lists(HISTORIES)
+    states, _ = cache.encode(network, np.arange(1, 6), histories)
+    cache.keep(np.arange(1, 6), histories.lengths, states, np.zeros(5))
+    assert cache.get(3, 1).state.base is None

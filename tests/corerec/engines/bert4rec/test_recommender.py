@@ -1,5 +1,6 @@
 import subprocess
 import sys
+import threading
 import warnings
 from types import SimpleNamespace
 
@@ -9,10 +10,11 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
-from corerec.engines.bert4rec import Bert4Rec
+from corerec.engines.bert4rec import Bert4Rec, Question
+from corerec.engines.bert4rec.inference import next_states
 from corerec.engines.bert4rec.training import train_epochs
-from corerec.errors import CorerecError, DataError, DataWarning, NotFittedError, UnknownIdError, UnknownItemWarning
-from corerec.interactions import Interactions
+from corerec.errors import CorerecError, DataError, DataWarning, NotFittedError, UnknownIdError, UnknownIdWarning
+from corerec.interactions import Interactions, SequenceStore
 
 TINY = {"epochs": 1, "hidden_dim": 8, "max_seq_len": 8}
 RING = {"hidden_dim": 16, "max_seq_len": 8, "dropout": 0.0, "batch_size": 8, "learning_rate": 1e-2}
@@ -96,7 +98,7 @@ def test_an_empty_history_asks_what_anyone_would_start_with(model):
 
 
 def test_unknown_items_in_a_history_are_skipped_with_one_warning(model):
-    with pytest.warns(UnknownItemWarning, match=r"'x', 'y' \(2 in all\); they are skipped") as caught:
+    with pytest.warns(UnknownIdWarning, match=r"'x', 'y' \(2 in all\); they are skipped") as caught:
         answer = model.recommend(history=["x", "a", "y", "b"])
     assert len(caught) == 1
     assert answer == model.recommend(history=["a", "b"])
@@ -115,10 +117,10 @@ def test_unknown_users_get_a_typed_error_that_says_what_to_do(model):
 
 def test_predict_of_an_unseen_item_is_its_add_one_probability_and_warns_once(cycle_log):
     model = Bert4Rec(**TINY).fit_interactions(cycle_log)
-    with pytest.warns(UnknownItemWarning, match="not among the 12 fitted items: 'zebra'") as caught:
+    with pytest.warns(UnknownIdWarning, match="not among the 12 fitted items: 'zebra'") as caught:
         alone = [model.predict("user 0", item) for item in ("zebra", "yak", "zebra")]
     assert len(caught) == 1
-    with pytest.warns(UnknownItemWarning, match="2 in all"):
+    with pytest.warns(UnknownIdWarning, match="2 in all"):
         batch = model.batch_predict([("user 0", "a"), ("user 0", "zebra"), ("user 1", "yak")])
     assert alone == [1 / (420 + 12 + 1)] * 3
     assert batch[1:] == alone[:2]
@@ -146,6 +148,16 @@ def test_top_k_below_one_is_refused_everywhere(model, top_k):
     ):
         with pytest.raises(DataError, match="top_k"):
             ask()
+
+
+@pytest.mark.parametrize("top_k", [13, np.int32(100), 10**30])
+def test_more_than_there_is_gives_all_there_is(model, top_k):
+    assert len(model.recommend("user 0", top_k=top_k, exclude_seen=False)) == 12
+    assert len(model.recommend(history=[], top_k=top_k)) == 12
+    assert len(model.recommend(history=["a"], candidates=["c", "b"], top_k=top_k)) == 2
+    assert len(model.batch_recommend(["user 0"], top_k=top_k)[0]) == 4
+    assert len(model.fill_in(["a", None], top_k=top_k)[0]) == 11
+    assert len(model.similar_items("a", top_k=top_k)) == 11
 
 
 def test_recommend_needs_exactly_one_of_user_and_history(model):
@@ -238,7 +250,7 @@ def test_patience_stops_and_keeps_the_best_weights(cycle_log, monkeypatch):
         score = next(scores)
         return SimpleNamespace(value=lambda *_: score)
 
-    monkeypatch.setattr("corerec.engines.bert4rec.recommender.evaluate", scripted)
+    monkeypatch.setattr("corerec.engines.bert4rec.patience.evaluate", scripted)
     patient = Bert4Rec(patience=2, **{**TINY, "epochs": 5}).fit_interactions(cycle_log)
     assert len(weights) == 4  # epochs 3 and 4 brought nothing better than epoch 2
     assert patient.scorer.network.item_bias.equal(weights[1])
@@ -268,6 +280,267 @@ def test_progress_is_one_line_an_epoch_on_a_pipe(cycle_log, capfd):
     assert [line.split("  loss")[0] for line in lines] == ["Ring  epoch 1/2", "Ring  epoch 2/2"]
 
 
+# ------------------------------------------------------------------------------------------- many questions together
+
+
+def ring_questions():
+    return [
+        Question("user 0", top_k=5),
+        Question(history=["k", "l", "a"], top_k=3, exclude=["b"]),
+        Question("user 3", exclude_seen=False, candidates=list("abc")),
+        Question(history=[], top_k=12),
+        Question("user 0", top_k=12, exclude=["i", "not an item"]),
+        Question(history=list("abcdefghijkl") * 2, exclude_seen=False, top_k=1),
+        Question("user 1", candidates=list("lk"), top_k=1),
+        Question(history=["b"], candidates=list("abc"), top_k=2),
+        Question("user 2", candidates=[]),
+    ]
+
+
+def one_by_one(model, question):
+    asked = vars(question)
+    return model.recommend(**asked, with_scores=True)
+
+
+def same_answers(got, expected):
+    assert [[item for item, _ in answer] for answer in got] == [[item for item, _ in answer] for answer in expected]
+    for answer, other in zip(got, expected, strict=True):
+        assert [score for _, score in answer] == pytest.approx([score for _, score in other], rel=1e-4)
+
+
+def test_answer_equals_recommend_one_by_one(model):
+    questions = ring_questions()
+    same_answers(model.answer(questions), [one_by_one(model, question) for question in questions])
+    same_answers(model.answer(iter(questions[::-1])), [one_by_one(model, question) for question in questions[::-1]])
+    assert model.answer([]) == []
+
+
+def test_a_bad_question_spoils_no_other(model):
+    good, bad = ring_questions(), [Question("nobody"), Question(history=["a", None])]
+    answers = model.answer([bad[0], *good, bad[1]], return_errors=True)
+    assert [type(answer) for answer in answers] == [UnknownIdError, *[list] * len(good), DataError]
+    same_answers(answers[1:-1], model.answer(good))
+    with pytest.raises(UnknownIdError, match="nobody"):
+        model.answer([*good, bad[0]])
+
+
+def test_unknown_items_of_many_questions_are_one_warning_at_the_callers_line(model):
+    with pytest.warns(UnknownIdWarning, match=r"'x', 'y', 'z' \(3 in all\)") as caught:
+        model.answer([Question(history=["x", "a"]), Question(history=["y", "z"])])
+    with pytest.warns(UnknownIdWarning) as also:
+        model.recommend(history=["x"])
+    with pytest.warns(UnknownIdWarning) as too:
+        model.fill_in(["x", None])
+    assert [warning.filename for warning in (*caught, *also, *too)] == [__file__] * 3
+
+
+# ------------------------------------------------------------------------------------------------------- popularity
+
+
+def test_an_empty_history_is_answered_by_popularity():
+    model = Bert4Rec(**TINY).fit([1, 1, 1, 2, 2, 3], list("abcaba"), timestamps=[1, 2, 3, 1, 2, 1])
+    shares = [("a", 3 / 6), ("b", 2 / 6), ("c", 1 / 6)]
+    assert model.recommend(history=[], with_scores=True) == shares
+    assert model.recommend(history=[], exclude=["a"], candidates=["c", "a"], with_scores=True) == shares[2:]
+    with pytest.warns(UnknownIdWarning):
+        assert model.recommend(history=["x", "y"], with_scores=True) == shares
+
+
+def test_a_user_without_events_is_answered_by_popularity():
+    log = Interactions.from_columns([1, 1, 2], ["a", "b", "a"], timestamps=[1, 2, 1])
+    empty = SequenceStore(log.sequences.items, np.array([0, 3, 3]), log.sequences.times)
+    model = Bert4Rec(**TINY).fit_interactions(Interactions(empty, log.users, log.items))
+    assert model.recommend(2, with_scores=True) == [("a", 2 / 3), ("b", 1 / 3)]
+    assert model.predict(2, "b") == 1 / 3
+    assert model.batch_predict([(2, "a"), (1, "a")]) == pytest.approx([2 / 3, model.predict(1, "a")])
+    assert model.batch_recommend([1, 2], exclude_seen=False) == [model.recommend(u, exclude_seen=False) for u in (1, 2)]
+    assert (model.basis(Question(2)), model.basis(Question(1))) == ("popularity", "history")
+    model.observe(2, "b")
+    assert model.basis(Question(2)) == "history"
+    assert model.recommend(2, exclude_seen=False, with_scores=True) == model.recommend(
+        history=["b"], exclude_seen=False, with_scores=True
+    )
+
+
+def test_the_basis_of_an_answer_is_told(model):
+    assert model.basis(Question("user 0")) == "history"
+    assert model.basis(Question(history=["?", "a"])) == "history"
+    assert model.basis(Question(history=["?"])) == model.basis(Question(history=[])) == "popularity"
+    with pytest.raises(UnknownIdError):
+        model.basis(Question("nobody"))
+
+
+# -------------------------------------------------------------------------------------------------------- streaming
+
+
+@pytest.fixture
+def live(cycle_log):
+    """An untrained model of the ring, to observe events with; users' times run 0, 1, 2, ..."""
+    return Bert4Rec(**TINY).fit_interactions(cycle_log)
+
+
+def everything_of(model, user):
+    return (
+        model.history(user),
+        model.recommend(user, with_scores=True),
+        model.batch_recommend([user], with_scores=True)[0],
+        model.predict(user, "b"),
+        model.batch_predict([(user, "b")]),
+    )
+
+
+def test_the_next_recommend_sees_an_observed_event(live):
+    before = everything_of(live, "user 0")
+    live.observe("user 0", "k")
+    after = everything_of(live, "user 0")
+    assert after[0] == [*"abcdefgh", "k"]
+    assert all(new != old for new, old in zip(after, before, strict=True))
+    same_answers([after[1], after[2]], [live.recommend(history=[*"abcdefgh", "k"], with_scores=True)] * 2)
+    assert after[4] == pytest.approx([after[3]], rel=1e-5)
+
+
+def test_a_new_user_appears_by_being_observed(live):
+    assert live.observe_events(["new", "new"], ["b", "a"], [5, 4]) == 2
+    assert live.history("new") == ["a", "b"]
+    assert live.recommend("new") == live.recommend(history=["a", "b"])
+    assert (len(live.users), live.num_events) == (85, 420)  # num_events were learned from
+    assert "85 users" in repr(live)
+
+
+def test_a_bad_event_leaves_the_model_as_it_was(live):
+    before = everything_of(live, "user 0")
+    for wrong in (
+        lambda: live.observe_events(["user 0", "new"], ["a", "zebra"]),
+        lambda: live.observe_events(["user 0", "new"], ["a", None]),
+        lambda: live.observe_events(["user 0", None], ["a", "a"]),
+        lambda: live.observe_events(["user 0", "new"], ["a"]),
+        lambda: live.observe("user 0", "a", timestamp=float("nan")),
+        lambda: live.observe("user 0", "a", rating=float("nan")),
+        lambda: live.observe(7, "a"),
+    ):
+        with pytest.raises((DataError, UnknownIdError)):
+            wrong()
+    assert everything_of(live, "user 0") == before
+    with pytest.raises(UnknownIdError):
+        live.recommend("new")
+
+
+def test_only_a_model_with_histories_observes(live, tmp_path):
+    live.save(tmp_path / "small", histories=False)
+    with pytest.raises(NotFittedError, match="without histories"):
+        Bert4Rec.load(tmp_path / "small").observe("user 0", "a")
+
+
+def test_observing_leaves_the_log_of_fit_alone(live, cycle_log):
+    live.observe_events(["user 0", "new"], ["a", "b"])
+    assert (cycle_log.sequences.num_events, len(cycle_log.users)) == (420, 84)
+    assert Bert4Rec(**TINY).fit_interactions(cycle_log).history("user 0") == list("abcdefgh")
+
+
+@pytest.mark.parametrize("ask", ["predict", "recommend", "batch_recommend", "batch_predict"])
+def test_a_state_from_before_an_observed_event_is_never_kept(live, monkeypatch, ask):
+    """The event comes while the state is being computed: that answer may be the old one, the next must not."""
+    asked = {
+        "predict": lambda: live.predict("user 0", "b"),
+        "recommend": lambda: live.recommend("user 0", with_scores=True),
+        "batch_recommend": lambda: live.batch_recommend(["user 0"], with_scores=True)[0],
+        "batch_predict": lambda: live.batch_predict([("user 0", "b")]),
+    }[ask]
+    events = iter("kl")
+
+    def overtaken(network, histories):
+        states = next_states(network, histories)
+        for item in events:
+            live.observe("user 0", item)
+            live.predict("user 0", "a")  # and another reader has kept the newer state meanwhile
+        return states
+
+    monkeypatch.setattr("corerec.engines.bert4rec.inference.next_states", overtaken)
+    asked()
+    fresh = live.recommend(history=live.history("user 0"), with_scores=True)
+    same_answers([live.recommend("user 0", with_scores=True)], [fresh])
+    assert live.history("user 0")[-2:] == ["k", "l"]
+
+
+def test_scores_are_the_same_whoever_asked_before(live, cycle_log):
+    """A state kept by a question without probabilities lacks its total, which a later question needs."""
+    fresh = Bert4Rec(**TINY).fit_interactions(cycle_log)
+    live.recommend("user 0")
+    assert live.predict("user 0", "b") == pytest.approx(fresh.predict("user 0", "b"))
+    live.recommend("user 1")
+    same_answers([live.recommend("user 1", with_scores=True)], [fresh.recommend("user 1", with_scores=True)])
+    live.recommend("user 2")
+    assert live.batch_predict([("user 2", "b")]) == pytest.approx(fresh.batch_predict([("user 2", "b")]))
+
+
+def test_a_kept_state_is_asked_for_only_once(live, monkeypatch):
+    live.recommend("user 0")
+    monkeypatch.setattr("corerec.engines.bert4rec.inference.next_states", None)
+    live.predict("user 0", "b")
+    live.recommend("user 0", top_k=3)
+    live.batch_recommend(["user 0", "user 0"])
+    live.answer([Question("user 0")])
+    live.batch_predict([("user 0", "b")])
+
+
+def test_readers_beside_a_writer_get_answers_of_whole_histories(live):
+    """A writer walks users on along the ring: whatever a reader sees is a walk, and the last answers are fresh."""
+    done, wrong = threading.Event(), []
+    users = [f"user {number}" for number in range(6)]
+
+    def write():
+        for step in range(8, 40):
+            late = [chr(ord("a") + (number + step) % 12) for number in range(6)]
+            live.observe_events([*users, f"new {step}"], [*late, "a"], [step] * 7)
+        done.set()
+
+    def read():
+        while not done.is_set() and not wrong:
+            for user in users:
+                walk = "".join(live.history(user))
+                if walk not in "abcdefghijkl" * 5:
+                    wrong.append(walk)
+            answers = live.answer([*map(Question, users), Question("new 39")], return_errors=True)
+            wrong.extend(answer for answer in answers[:-1] if not isinstance(answer, list))
+            live.batch_predict([(user, "a") for user in users])
+
+    threads = [threading.Thread(target=work) for work in (read, read, write)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+    fresh = [live.recommend(history=live.history(user), with_scores=True) for user in users]
+    same_answers(live.answer(list(map(Question, users))), fresh)
+
+
+# --------------------------------------------------------------------------------------------------------- reasons
+
+
+def test_the_reasons_for_an_item_are_events_of_the_history(model):
+    reasons = model.explain("i", user_id="user 0")
+    assert sorted(reason.position for reason in reasons)[-1] == 7
+    assert all(reason.item_id == "abcdefgh"[reason.position] for reason in reasons)
+    assert reasons[0].item_id == "h"  # the ring's last step says what comes next
+    assert model.explain("i", history=list("abcdefgh"), top=2) == reasons[:2]
+
+
+def test_positions_of_reasons_count_skipped_items_too(model):
+    with pytest.warns(UnknownIdWarning, match="skipped"):
+        reasons = model.explain("d", history=["a", "?", "b", "c"])
+    assert {reason.position: reason.item_id for reason in reasons} == {0: "a", 2: "b", 3: "c"}
+    assert model.explain("d", history=[]) == []
+    for wrong, error in (
+        ({}, DataError),
+        ({"history": ["a"], "top": 0}, DataError),
+        ({"user_id": "x"}, UnknownIdError),
+    ):
+        with pytest.raises(error):
+            model.explain("d", **wrong)
+    with pytest.raises(UnknownIdError):
+        model.explain("zebra", history=["a"])
+
+
 def test_a_new_process_answers_for_a_raw_history(model, tmp_path):
     model.save(tmp_path / "ring.bin")
     code = (
@@ -278,3 +551,103 @@ def test_a_new_process_answers_for_a_raw_history(model, tmp_path):
         [sys.executable, "-c", code, str(tmp_path / "ring.bin")], capture_output=True, text=True, check=True
     )
     assert ran.stdout == "['a']\n"
+
+
+# ------------------------------------------------------------------------------------------------------- ratings
+
+
+def rated_log(users=120, items=24, events=16, seed=0):
+    """Even users love even items and odd users odd ones, 2 stars apart, with noise of .3 stars."""
+    random = np.random.default_rng(seed)
+    chosen = np.stack([random.permutation(items)[:events] for _ in range(users)])
+    alike = chosen % 2 == np.arange(users)[:, None] % 2
+    stars = np.where(alike, 4.0, 2.0) + random.normal(0, 0.3, chosen.shape)
+    return np.repeat(np.arange(users), events), chosen.ravel() + 100, stars.clip(1, 5).ravel()
+
+
+@pytest.fixture(scope="module")
+def rated():
+    users, items, stars = rated_log()
+    return Bert4Rec(epochs=2, hidden_dim=16, max_seq_len=16).fit(users, items, stars, timestamps=np.arange(len(users)))
+
+
+def test_predict_is_on_the_scale_of_the_ratings(rated):
+    even, odd = rated.predict(0, 110), rated.predict(1, 110)
+    assert even == pytest.approx(4, abs=0.4)
+    assert odd == pytest.approx(2, abs=0.4)
+    assert min(even, odd) >= 1
+    assert max(even, odd) <= 5
+
+
+def test_batch_predict_equals_predict_one_by_one_on_ratings_too(rated):
+    pairs = [(user, item) for user in range(0, 120, 13) for item in range(100, 124, 5)]
+    assert rated.batch_predict(pairs) == pytest.approx([rated.predict(*pair) for pair in pairs])
+
+
+def test_probabilities_are_still_to_be_had(rated):
+    total = sum(rated.predict(3, item, kind="probability") for item in range(100, 124))
+    assert total == pytest.approx(1, abs=1e-4)
+    assert rated.batch_predict([(3, 100)], kind="probability") == pytest.approx(
+        [rated.predict(3, 100, kind="probability")]
+    )
+
+
+def test_ratings_leave_the_recommendations_as_they_are(rated):
+    users, items, _ = rated_log()
+    unrated = Bert4Rec(epochs=2, hidden_dim=16, max_seq_len=16).fit(users, items, timestamps=np.arange(len(users)))
+    asked = list(range(0, 120, 7))
+    assert unrated.batch_recommend(asked, with_scores=True) == rated.batch_recommend(asked, with_scores=True)
+    assert 0 < unrated.predict(0, 110) < 1
+
+
+def test_an_observed_rating_moves_the_next_prediction(rated, tmp_path):
+    rated.save(tmp_path / "rated.model")
+    model = Bert4Rec.load(tmp_path / "rated.model")
+    before = model.predict(0, 110)
+    for item in (102, 104, 106, 108):
+        model.observe(0, item, rating=1.0)
+    assert model.predict(0, 110) < before - 0.3
+    assert rated.predict(0, 110) == before
+
+
+def test_a_loaded_model_predicts_the_saved_ones_ratings(rated, tmp_path):
+    rated.save(tmp_path / "rated.model")
+    assert Bert4Rec.load(tmp_path / "rated.model").predict(5, 117) == rated.predict(5, 117)
+
+
+def test_strangers_are_taken_for_average_with_one_warning_and_wrong_types_are_not(rated):
+    _, _, stars = rated_log()
+    rated._warned_of_unseen = False
+    with pytest.warns(UnknownIdWarning, match="fitted users: 7777 "):
+        assert rated.predict(7777, 110) == pytest.approx(stars.mean(), abs=0.5)
+    rated.predict(7778, 110)  # no second warning
+    with pytest.warns(UnknownIdWarning, match="fitted items: 9999 "):
+        assert rated.batch_predict([(0, 9999)]) == [rated.predict(0, 9999)]
+    with pytest.raises(UnknownIdError, match="of type int"):
+        rated.predict("0", 110)
+    with pytest.raises(UnknownIdError, match="of type int"):
+        rated.batch_predict([(0, "110")])
+
+
+def test_min_rating_names_only_what_the_user_is_expected_to_like(rated):
+    named = rated.recommend(0, top_k=24, exclude_seen=False, min_rating=3.0)
+    assert sorted(named) == [item for item in range(100, 124) if rated.predict(0, item) >= 3.0]
+    assert {item % 2 for item in named} == {0}
+    assert rated.recommend(0, candidates=[101, 110], exclude_seen=False, min_rating=3.0) == [110]
+    assert rated.recommend(history=[100], min_rating=4.9) == []
+
+
+def test_ratings_asked_of_a_model_without_any_are_an_error(rated):
+    users, items, _ = rated_log()
+    model = Bert4Rec(epochs=1, hidden_dim=16, max_seq_len=16).fit(
+        users, items, np.ones(len(users)), timestamps=np.arange(len(users))
+    )
+    assert 0 < model.predict(0, 110) < 1  # ratings of one value are no scale
+    with pytest.raises(DataError, match="knows no ratings"):
+        model.predict(0, 110, kind="rating")
+    with pytest.raises(DataError, match="knows no ratings"):
+        model.recommend(0, min_rating=3)
+    with pytest.raises(DataError, match="kind must be"):
+        rated.predict(0, 110, kind="stars")
+    with pytest.raises(DataError, match="min_rating must be a finite number"):
+        rated.recommend(0, min_rating=float("nan"))

@@ -13,8 +13,8 @@ from corerec.engines.bert4rec.training import (
     batch_loss,
     build_network,
     choose_device,
+    fading,
     learning_rate_factor,
-    next_item_share,
     train_epochs,
 )
 from corerec.errors import ConfigError
@@ -119,10 +119,15 @@ def test_learning_rate_warms_up_and_falls():
     assert factors[999] == pytest.approx(FINAL_RATE, abs=1e-4)
 
 
-def test_next_item_share_fades_to_nothing():
-    config = TrainConfig(next_item_share=0.8, next_item_until=0.5)
-    assert [next_item_share(done, config) for done in (0, 0.25, 0.5, 0.9)] == pytest.approx([0.8, 0.4, 0, 0])
-    assert next_item_share(0, TrainConfig(next_item_until=0)) == 0
+def test_next_item_steps_fade_to_nothing():
+    assert [fading(done, 0.5) for done in (0, 0.25, 0.5, 0.9)] == pytest.approx([1, 0.5, 0, 0])
+    assert fading(0, 0) == 0
+
+
+def test_short_histories_keep_next_item_steps_to_the_end():
+    assert TrainConfig().next_item_until_of(events_a_user=8) == 1
+    assert TrainConfig().next_item_until_of(events_a_user=100) == 0.5
+    assert TrainConfig(next_item_until=0.2).next_item_until_of(events_a_user=8) == 0.2
 
 
 def test_a_device_that_is_not_there_is_an_error_that_says_so():

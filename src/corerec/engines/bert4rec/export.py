@@ -1,0 +1,259 @@
+"""A fitted model as an ONNX graph and a list of ids, for runtimes and languages that have no torch.
+
+B histories, L events, V items.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from importlib import metadata
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from corerec.engines.bert4rec.checkpoint import SAVABLE_IDS
+from corerec.engines.bert4rec.config import ModelConfig
+from corerec.engines.bert4rec.followers import FOLLOWERS_WEIGHT, Followers
+from corerec.engines.bert4rec.model import Bert4RecNetwork
+from corerec.engines.bert4rec.recommender import Bert4Rec
+from corerec.engines.bert4rec.training import build_network
+from corerec.errors import DataError, MissingPackageError
+from corerec.vocabulary import Vocabulary
+
+FORMAT = "corerec.bert4rec.onnx"
+FORMAT_VERSION = 1
+OPSET = 18  # the oldest that torch's exporter writes without a converter, and so the widest read
+GRAPH, WEIGHTS, ITEMS, ABOUT = "model.onnx", "model.onnx.data", "items.json", "metadata.json"
+INPUT, OUTPUT = "histories", "log_probabilities"
+
+
+def export_onnx(model: Bert4Rec, folder: str | os.PathLike[str]) -> list[Path]:
+    """Write what a server without torch needs: the graph, the ids behind its numbers, and how to call it.
+
+    model.onnx takes `histories`, int64 (B, L), both axes free: item numbers 1..V, oldest first, left-padded with 0. It
+    cuts them to the newest max_seq_len - 1 events and sets the blank to fill after them itself; how many there were
+    counts, too, in the weight of what followed the last item in the fitted log (`Followers`). It gives
+    `log_probabilities`, float32 (B, V + 1): column n is the logarithm of the probability that item n comes next, as
+    `Bert4Rec.recommend` has it, also for a history without items; column 0 is -inf. Padding changes no row's answer.
+
+    items.json lists the ids of the numbers 1..V in their order, whole numbers and texts as they are. metadata.json
+    says all this to whoever finds the folder. Weights of more than 1.5 GB stand beside the graph in model.onnx.data.
+
+    Args:
+        folder: made if absent. Files of an earlier export in it are replaced once all new ones are complete; others
+            stay as they are.
+    Returns:
+        the files written.
+    Raises:
+        NotFittedError: neither fit nor loaded.
+        MissingPackageError: onnx or onnxscript is not installed.
+        DataError: the folder has files of these names from elsewhere, or is no folder; or an item id is neither text
+            nor a number.
+        FileNotFoundError: the folder to put it in does not exist.
+    """
+    folder = Path(folder)
+    scorer, ids = model.scorer, _listed(model.items)
+    onnx = _onnx()
+    _check_place(folder)
+    assert scorer.followers is not None
+    program = _traced(scorer.network, _without_history(model), scorer.followers)
+    about = _about(model.name, scorer.network.config)
+    is_new = not folder.exists()
+    folder.mkdir(exist_ok=True)
+    try:
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".export.") as name:
+            unfinished = Path(name)
+            program.save(unfinished / GRAPH)
+            onnx.checker.check_model(unfinished / GRAPH)
+            (unfinished / ITEMS).write_text(json.dumps(ids, ensure_ascii=False) + "\n", encoding="utf-8")
+            (unfinished / ABOUT).write_text(json.dumps(about, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+            written = [file for file in (GRAPH, WEIGHTS, ITEMS, ABOUT) if (unfinished / file).exists()]
+            for file in written:
+                os.replace(unfinished / file, folder / file)
+        if WEIGHTS not in written:
+            (folder / WEIGHTS).unlink(missing_ok=True)
+    except BaseException:
+        if is_new:
+            with suppress(OSError):  # what went wrong first is what should be told
+                folder.rmdir()
+        raise
+    return [folder / file for file in written]
+
+
+class NextItem(nn.Module):
+    """What the graph holds: `inference.next_states`, `score_states` and `Followers.blend_`, no branch decided by data.
+
+    The network's own forward looks whether anything is padded, which a graph cannot; here the mask is always there.
+    """
+
+    item_bias: Tensor
+    without_history: Tensor
+    followers: Tensor
+    shares: Tensor
+
+    def __init__(self, network: Bert4RecNetwork, without_history: Tensor, followers: Followers) -> None:
+        """Args:
+        without_history: float32 (V + 1,), the log-probabilities where a history has no items.
+        followers: of the fitted log, or none.
+        """
+        super().__init__()
+        self.network = network
+        # Padding and the mask are no items: they never rank, and count for nothing in the softmax.
+        bias = network.item_bias.detach().clone()
+        bias[[0, -1]] = -torch.inf
+        self.register_buffer("item_bias", bias)
+        self.register_buffer("without_history", without_history)
+        for name, table in zip(("followers", "shares"), followers.padded(), strict=True):
+            self.register_buffer(name, torch.from_numpy(table))
+
+    def forward(self, histories: Tensor) -> Tensor:
+        """int64 (B, L), left-padded with 0 -> float32 (B, V + 1), log-probabilities."""
+        network = self.network
+        blank = histories.new_full((histories.shape[0], 1), network.config.mask_number)
+        items = torch.cat([histories[:, -(network.config.max_seq_len - 1) :], blank], dim=1)
+        mask = (items != 0)[:, None, None, :]
+        x = network.embedding_norm(network.item_embedding(items) + network.position_embedding[-items.shape[1] :])
+        for block in network.blocks[:-1]:
+            x = block(x, mask)
+        x = network.blocks[-1](x, mask, torch.full_like(blank, items.shape[1] - 1))  # (B, 1, D)
+        state = network.head_norm(x + F.gelu(network.head(x)))[:, 0]
+        scores = F.linear(state, network.item_embedding.weight, self.item_bias)  # (B, V + 2)
+        logs = self._blended(scores.log_softmax(1)[:, :-1], histories)
+        has_items = (items != 0).sum(1, keepdim=True) > 1  # besides the blank
+        return torch.where(has_items, logs, self.without_history)
+
+    def _blended(self, logs: Tensor, histories: Tensor) -> Tensor:
+        """float32 (B, V + 1), log-probabilities of the network -> blended ones, by the formula of `Followers`."""
+        if not self.followers.shape[1]:
+            return logs
+        last = torch.cat([histories.new_zeros((histories.shape[0], 1)), histories], dim=1)[:, -1]
+        numbers, shares = self.followers[last].long(), self.shares[last]  # (B, F)
+        lengths = (histories != 0).sum(1, keepdim=True).clamp(min=1)
+        weights = FOLLOWERS_WEIGHT * (shares[:, :1] > 0) / lengths.sqrt()  # (B, 1)
+        gains = torch.zeros_like(logs).scatter_add(1, numbers, weights * shares)
+        # Logarithms stay where nothing is gained: exp would lose the least probable items.
+        return torch.where(gains > 0, (logs.exp() * (1 - weights) + gains).log(), logs + torch.log1p(-weights))
+
+
+def _without_history(model: Bert4Rec) -> Tensor:
+    """What the model answers where there is no history, as log-probabilities: float32 (V + 1,)."""
+    answer = model.recommend(history=[], top_k=len(model.items), with_scores=True)
+    items, probabilities = zip(*answer, strict=True)
+    logs = torch.full((len(model.items) + 1,), -torch.inf)
+    logs[torch.from_numpy(model.items.require(list(items)))] = torch.tensor(probabilities).log()
+    return logs
+
+
+def _traced(network: Bert4RecNetwork, without_history: Tensor, followers: Followers) -> torch.onnx.ONNXProgram:
+    # A copy on the CPU: others may be asking the network meanwhile, or it may live on a GPU.
+    copy = build_network(network.config, seed=0)
+    copy.load_state_dict(network.state_dict())
+    example = torch.ones(2, 3, dtype=torch.int64)  # neither axis 1, which would be taken for a constant
+    axes = {0: torch.export.Dim("batch"), 1: torch.export.Dim("length", min=0)}
+    with _without_notes_to_torch_itself():
+        program = torch.onnx.export(
+            NextItem(copy, without_history, followers).eval(),
+            (example,),
+            input_names=[INPUT],
+            output_names=[OUTPUT],
+            dynamic_shapes={INPUT: axes},
+            opset_version=OPSET,
+            dynamo=True,
+            verbose=False,
+        )
+    assert program is not None
+    for node in program.model.graph:
+        node.metadata_props.clear()  # stack traces: paths of the machine that exported, and a tenth of a small file
+    return program
+
+
+@contextmanager
+def _without_notes_to_torch_itself() -> Iterator[None]:
+    """Keep back what torch's exporter says of torch: a deprecated call of its own, and that torchvision is absent."""
+    logger = logging.getLogger("torch.onnx._internal.exporter._registration")
+
+    def is_news(record: logging.LogRecord) -> bool:
+        return not record.getMessage().startswith("torchvision is not installed")
+
+    logger.addFilter(is_news)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated", FutureWarning)
+            yield
+    finally:
+        logger.removeFilter(is_news)
+
+
+def _onnx() -> ModuleType:
+    try:
+        import onnx
+        import onnxscript  # noqa: F401  # torch's exporter needs it
+    except ImportError as error:
+        raise MissingPackageError(
+            f"exporting needs the package {error.name}, which is not installed: pip install 'corerec-bert4rec[export]'"
+        ) from None
+    return onnx
+
+
+def _about(name: str, config: ModelConfig) -> dict[str, Any]:
+    return {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "corerec_version": metadata.version("corerec-bert4rec"),
+        "name": name,
+        "num_items": config.num_items,
+        "max_seq_len": config.max_seq_len,
+        "opset": OPSET,
+        "how_to_call": [
+            f"{ITEMS} lists item ids: the first has number 1, the last number {config.num_items}.",
+            f"Input {INPUT!r}: int64 (batch, length), the numbers of each history's items, oldest first, left-padded "
+            f"with 0. The newest {config.max_seq_len - 1} are read, and all are counted; none at all asks what anyone "
+            "starts with.",
+            f"Output {OUTPUT!r}: float32 (batch, {config.num_items + 1}), at column n the logarithm of the "
+            "probability that item n comes next; -inf at column 0, which is no item.",
+            "The best columns are the recommendations; leave out those of the history.",
+        ],
+    }
+
+
+def _check_place(folder: Path) -> None:
+    """Refuse a place where we would write over what is not ours."""
+    if folder.exists() and not folder.is_dir():
+        raise DataError(f"cannot export to {folder}: it is a file; name a folder")
+    if not folder.parent.is_dir():
+        raise FileNotFoundError(
+            f"cannot export to {folder}: the folder {folder.parent} does not exist; create it first"
+        )
+    foreign = [file for file in (GRAPH, WEIGHTS, ITEMS, ABOUT) if (folder / file).exists()]
+    if foreign and not _is_ours(folder / ABOUT):
+        raise DataError(
+            f"{folder} has a file {foreign[0]} that no export of ours wrote; name another folder, or move it away"
+        )
+
+
+def _is_ours(about: Path) -> bool:
+    try:
+        return json.loads(about.read_text(encoding="utf-8"))["format"] == FORMAT
+    except (OSError, ValueError, TypeError, KeyError):
+        return False
+
+
+def _listed(items: Vocabulary) -> list[str | int | float | bool]:
+    ids = items.ids.tolist()
+    for an_id in ids:
+        if not isinstance(an_id, SAVABLE_IDS):
+            raise DataError(
+                f"item ids of type {type(an_id).__name__} ({an_id!r}) cannot be written as JSON; "
+                "fit with text or numbers as ids"
+            )
+    return ids

@@ -1,0 +1,181 @@
+"""Which items directly followed which in the fitted log, and how they are mixed into what a network expects.
+
+B histories, V items, P pairs of an item and one that followed it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from corerec.interactions import SequenceStore, flat_ranges
+
+FOLLOWERS_WEIGHT = 0.5  # of the followers of a single event; chosen on validation data, confirmed on test data
+MOST_FOLLOWERS = 64  # kept of one item: memory stays small, and an ONNX graph can hold them
+
+
+@dataclass(frozen=True)
+class Followers:
+    """What followed each item in the fitted log, in compressed sparse rows by item number:
+
+        sequences [[1, 2, 1, 3], [1, 2]]  ->  1: {2: 2/3, 3: 1/3}, 2: {1: 1}, 3: {}
+
+    In a log of short histories a network ranks below a plain count of what followed the last item (Amazon Beauty;
+    `benchmarks/by_history.py` measures it), because a catalogue's rare items are met too seldom to be learned, but not
+    too seldom to be remembered. So the two are interpolated (Jelinek & Mercer 1980), with a weight that falls with the
+    n events of a history, since one event says little to a network and many say much:
+
+        p(i) = (1 - w) p_network(i) + w share(last item -> i),      w = FOLLOWERS_WEIGHT / sqrt(n)
+
+    and w = 0 where nothing ever followed the last item, or there is none.
+
+    Attributes:
+        offsets: int64 (V + 2,); item number i has the followers offsets[i] .. offsets[i + 1]; 0, padding, has none.
+        items: int32 (P,), rising within a row: the MOST_FOLLOWERS most frequent; of equally frequent ones, the lower.
+        shares: float32 (P,), above 0, of the times that any of those kept followed; they sum to 1 in each row.
+    """
+
+    offsets: np.ndarray
+    items: np.ndarray
+    shares: np.ndarray
+
+    @classmethod
+    def of(cls, store: SequenceStore, num_items: int) -> Followers:
+        """The followers of a log of so many items, counted without a loop."""
+        follows = np.ones(store.num_events, dtype=bool)
+        follows[store.offsets[:-1][store.lengths > 0]] = False  # a row's first event follows nothing
+        at = np.flatnonzero(follows)
+        columns = num_items + 1
+        pairs, counts = np.unique(store.items[at - 1].astype(np.int64) * columns + store.items[at], return_counts=True)
+        last = pairs // columns
+        starts = np.searchsorted(last, np.arange(num_items + 2))
+        # Stable: of equally frequent followers the lower number comes first.
+        by_count = np.lexsort((-counts, last))
+        kept = np.sort(by_count[np.arange(len(last)) - starts[last] < MOST_FOLLOWERS])
+        offsets = np.concatenate([[0], np.cumsum(np.minimum(np.diff(starts), MOST_FOLLOWERS))])
+        last, counts = last[kept], counts[kept]
+        totals = np.bincount(last, counts, num_items + 1)
+        return cls(offsets, (pairs[kept] % columns).astype(np.int32), (counts / totals[last]).astype(np.float32))
+
+    @classmethod
+    def none(cls, num_items: int) -> Followers:
+        """Nothing followed anything: the network is left alone."""
+        return cls(np.zeros(num_items + 2, np.int64), np.zeros(0, np.int32), np.zeros(0, np.float32))
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All of it, for a file; `of_tensors` reads them back."""
+        arrays = {"offsets": self.offsets, "items": self.items, "shares": self.shares}
+        return {name: torch.from_numpy(array) for name, array in arrays.items()}
+
+    @classmethod
+    def of_tensors(cls, tensors: dict[str, Tensor], num_items: int) -> Followers:
+        """Raises:
+        ValueError, KeyError: the tensors do not fit together.
+        """
+        offsets, items, shares = (tensors[name].numpy() for name in ("offsets", "items", "shares"))
+        if len(offsets) != num_items + 2 or not len(items) == len(shares) == offsets[-1]:
+            raise ValueError(f"{len(items):,} followers in {len(offsets) - 1:,} rows, for {num_items:,} items")
+        if offsets[:2].any() or (np.diff(offsets) < 0).any() or (items < 1).any() or (items > num_items).any():
+            raise ValueError(f"followers that are not among {num_items:,} items")
+        return cls(offsets, items, shares)
+
+    # ---------------------------------------------------------------------------------------------- probabilities
+
+    def weights(self, lengths: Any, last: Any) -> Any:
+        """w of histories, float64 (B,), or of one.
+
+        Args:
+            lengths: int (B,), events in all; those too old for the network to read count, too.
+            last: int (B,), each history's last item, 0 where it is empty.
+        """
+        return FOLLOWERS_WEIGHT * (self.offsets[last + 1] > self.offsets[last]) / np.sqrt(np.maximum(lengths, 1))
+
+    def share(self, last: Any, items: Any) -> Any:
+        """How often each item followed each last one, float32 (pairs,), or of one pair; 0 where it never did."""
+        keys, shares = self._by_pair
+        wanted = last * self._columns + items
+        at = keys.searchsorted(wanted)
+        return shares[at] * (keys[at] == wanted)
+
+    def blended(self, probabilities: Any, lengths: Any, last: Any, items: Any) -> Any:
+        """The network's probabilities of (history, item) pairs, or of one, mixed with the shares.
+
+        Args:
+            probabilities: float (pairs,), of the network.
+            lengths, last: int64 (pairs,), as to `weights`.
+            items: int64 (pairs,).
+        """
+        return probabilities + self.weights(lengths, last) * (self.share(last, items) - probabilities)
+
+    def blend_(self, scores: Tensor, histories: SequenceStore) -> Tensor:
+        """Mix the followers into the scores of all items, in place.
+
+        Only the followers' scores change, and only upwards: the others are scaled by 1 - w alike, which a score, known
+        up to a constant, leaves out.
+
+        Args:
+            scores: float32 (B, V + 1), log-probabilities up to a constant; column 0 is ignored.
+            histories: B rows.
+        """
+        last = last_items(histories)
+        weights = self.weights(histories.lengths, last)
+        raised = np.flatnonzero(weights)
+        if len(raised):
+            at, items, shares = self.pairs(last[raised])
+            rows, columns = torch.from_numpy(raised[at]).to(scores.device), torch.from_numpy(items).to(scores.device)
+            totals = scores[torch.from_numpy(raised).to(scores.device), 1:].logsumexp(1)
+            gains = totals[torch.from_numpy(at).to(scores.device)] + torch.from_numpy(
+                log_odds(weights[raised][at], shares)
+            ).to(scores)
+            scores[rows, columns] = torch.logaddexp(scores[rows, columns], gains)
+        return scores
+
+    def pairs(self, last: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """All followers of some items, by rising place and number.
+
+        Args:
+            last: int64 (B,).
+        Returns:
+            the place in `last`, int64; the follower, int64; its share, float32: (pairs,) each.
+        """
+        at, offsets = flat_ranges(self.offsets[last], self.offsets[last + 1])
+        return np.repeat(np.arange(len(last)), np.diff(offsets)), self.items[at].astype(np.int64), self.shares[at]
+
+    def padded(self) -> tuple[np.ndarray, np.ndarray]:
+        """Rows of one width F, the longest's: numbers int32 (V + 1, F), 0 from where a row has ended; their shares."""
+        counts = np.diff(self.offsets)
+        rows = np.repeat(np.arange(len(counts)), counts)
+        places = np.arange(len(rows)) - self.offsets[rows]
+        numbers = np.zeros((len(counts), counts.max()), np.int32)
+        shares = np.zeros(numbers.shape, np.float32)
+        numbers[rows, places], shares[rows, places] = self.items, self.shares
+        return numbers, shares
+
+    @property
+    def _columns(self) -> int:
+        return len(self.offsets) - 1
+
+    @cached_property
+    def _by_pair(self) -> tuple[np.ndarray, np.ndarray]:
+        """A rising key for each pair, int64 (P + 1,), and its share; the last is above all and of none."""
+        last = np.repeat(np.arange(self._columns), np.diff(self.offsets))
+        keys = np.append(last * self._columns + self.items, np.iinfo(np.int64).max)
+        return keys, np.append(self.shares, np.float32(0))
+
+
+def last_items(histories: SequenceStore) -> np.ndarray:
+    """int64 (B,): the newest item of each history, 0 where it is empty."""
+    last = np.zeros(len(histories), np.int64)
+    known = histories.lengths.nonzero()[0]  # np.flatnonzero takes three times as long for one
+    last[known] = histories.items[histories.offsets[1:][known] - 1]
+    return last
+
+
+def log_odds(weights: np.ndarray, shares: np.ndarray) -> np.ndarray:
+    """float64 (pairs,): log(w share / (1 - w)), what a follower gains beside (1 - w) p_network, on that scale."""
+    return np.log(weights * shares / (1 - weights))

@@ -1,0 +1,403 @@
+"""The exact best items of a whole catalogue, for many states at once, with never more than a block of scores held.
+
+B states, D hidden_dim, V items, k answers; items lie in groups of GROUP neighbouring numbers, G of them.
+
+Most catalogues are scored and ranked item by item. In a large one this is wasted on items that stand no chance, unless
+every score is needed for the probabilities. Where the processor is good at it, bounds come first, which take a fifth of
+the time:
+
+    bound     what no score in a group exceeds, from a copy of the table in int8
+    settle    the groups of the highest bounds, item by item in float32; `bar` is the k-th best score among these
+
+If every other group's bound is below `bar`, no item in them can be among the k best, nor tie with the last of these:
+the answer is proven. Where it is not, because many groups nearly tie, every item is scored after all.
+
+Answers are exact up to the rounding of float32: where the scores of two items differ by less than about
+D 2**-23 |state| |weights|, either may come first.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from corerec.interactions import SequenceStore
+from corerec.ranking import EXCLUDED, top_k
+
+LARGE_CATALOGUE = 2**17  # items from which bounds pay
+STATES_AT_ONCE = 256  # of a large catalogue: each holds a bound of every group
+SCORES_AT_ONCE = 2**19  # 2 MB, near a CPU's cache
+NARROWEST = 2**11  # items in a block, at least
+GROUP = 64  # items with one bound
+SPARE_GROUPS = 64  # settled beyond k: enough for most proofs
+FLOATS_AT_ONCE = 2**20  # weights of items picked out: 4 MB
+LOWEST = -(2**31)  # EXCLUDED among whole numbers
+LOG2_E = math.log2(math.e)
+TINY = 1e-30  # instead of a scale of 0
+SMALLEST_STATE = 2**-4  # int8 is no finer for states whose greatest value is below this
+
+
+class BestItems(NamedTuple):
+    """The best items of B states, best first.
+
+    `numbers` int64 (B, at most k), 0 from the place on where a row has no item left; `scores` float32, same shape, are
+    log-probabilities once `log_totals`, float32 (B,), are taken off; these are None where not asked for.
+    """
+
+    numbers: Tensor
+    scores: Tensor
+    log_totals: Tensor | None
+
+
+class ItemTable:
+    """The output layer of a network, weights and a bias for each item, asked for its best items. Thread-safe.
+
+    The weights must not change while the table is in use: what is derived from them is kept.
+    """
+
+    def __init__(self, weights: Tensor, biases: Tensor) -> None:
+        """Args:
+        weights: float32 (V + 2, D); row i is item number i, the first is padding and the last the mask.
+        biases: float32 (V + 2,).
+        """
+        self.num_items = len(weights) - 2
+        self._weights, self._biases = weights.detach()[:-1], biases.detach()[:-1]
+        self._host_weights, self._host_biases = self._weights.cpu().numpy(), self._biases.cpu().numpy()
+        self._rough: RoughTable | None = None
+        self._deriving = threading.Lock()
+
+    def best_items(
+        self,
+        states: Tensor,
+        k: int,
+        left_out: SequenceStore,
+        allowed: np.ndarray | None = None,
+        *,
+        with_totals: bool = False,
+    ) -> BestItems:
+        """The k best items of each state; equal scores go by the lower number.
+
+        Args:
+            states: float32 (B, D), finite, on the table's device.
+            left_out: B rows of item numbers that may not be named.
+            allowed: item numbers, the only ones that may be named; None means all.
+            with_totals: compute `log_totals`, too. They take the score of every item: in a large catalogue, five times
+                the time of the best items alone.
+        """
+        columns = self.num_items + 1 if allowed is None else len(allowed)
+        bounded = allowed is None and not with_totals and self.num_items >= LARGE_CATALOGUE and len(states) > 0
+        bounded = bounded and (k + SPARE_GROUPS) * GROUP < columns // 8 and int8_pays(states.device)
+        rows_at_once = STATES_AT_ONCE if bounded else max(64, SCORES_AT_ONCE // max(1, columns))
+        if len(states) > rows_at_once:
+            parts = []
+            for first in range(0, len(states), rows_at_once):
+                rows = np.arange(first, min(first + rows_at_once, len(states)))
+                part = states[first : first + len(rows)]
+                parts.append(self.best_items(part, k, left_out.select(rows), allowed, with_totals=with_totals))
+            numbers, scores, totals = zip(*parts, strict=True)
+            return BestItems(torch.cat(numbers), torch.cat(scores), torch.cat(totals) if with_totals else None)
+        if bounded:
+            return BestItems(*self._by_bounds(states, k, left_out), None)
+        if allowed is None:
+            return self._one_by_one(states, k, left_out, with_totals)
+        return self._among(states, k, left_out, allowed, with_totals)
+
+    def log_totals(self, states: Tensor) -> Tensor:
+        """float32 (B, D) -> (B,): what turns scores into log-probabilities over the catalogue when taken off."""
+        if len(states) > STATES_AT_ONCE:
+            return torch.cat([self.log_totals(part) for part in states.split(STATES_AT_ONCE)])
+        sums = states.new_empty(len(states), self._num_blocks(len(states)))
+        for at, (_, block) in enumerate(self._score_blocks(states)):
+            sums[:, at] = _log_sum(block)
+        return sums.logsumexp(1)
+
+    def scores_of(self, states: np.ndarray, rows: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+        """The scores of single items, float32 (pairs,), for int64 (pairs,) rows of `states` and item numbers.
+
+        In NumPy: a few pairs take a third of the time of torch's calls.
+        """
+        scores = self._host_biases[numbers]
+        pairs_at_once = max(1, FLOATS_AT_ONCE // states.shape[1])
+        for first in range(0, len(rows), pairs_at_once):
+            pairs = slice(first, first + pairs_at_once)
+            scores[pairs] += np.einsum("pd,pd->p", self._host_weights[numbers[pairs]], states[rows[pairs]])
+        return scores
+
+    # --------------------------------------------------------------------------------------------- item by item
+
+    def _score_blocks(self, states: Tensor) -> Iterator[tuple[int, Tensor]]:
+        """A block of items at a time: the first one's number, and scores, float32 (B, block), padding EXCLUDED.
+
+        Each block overwrites the one before.
+        """
+        columns = self.num_items + 1
+        width = _block_width(len(states), columns)
+        buffer = states.new_empty(len(states) * width)
+        for first in range(0, columns, width):
+            end = min(first + width, columns)
+            block = buffer[: len(states) * (end - first)].view(len(states), end - first)
+            torch.addmm(self._biases[first:end], states, self._weights[first:end].T, out=block)
+            if first == 0:
+                block[:, 0] = EXCLUDED
+            yield first, block
+
+    def _num_blocks(self, num_states: int) -> int:
+        return -(-(self.num_items + 1) // _block_width(num_states, self.num_items + 1))
+
+    def _one_by_one(self, states: Tensor, k: int, left_out: SequenceStore, with_totals: bool) -> BestItems:
+        """Every item ranked: the best of each block, and of these the best."""
+        blocks, barred = self._num_blocks(len(states)), LeftOut.of(left_out)
+        found = Found(states, min(k * blocks, self.num_items + 1))
+        sums = states.new_empty(len(states), blocks) if with_totals else None
+        for at, (first, block) in enumerate(self._score_blocks(states)):
+            if sums is not None:
+                sums[:, at] = _log_sum(block)
+            barred.exclude_(block, first, EXCLUDED)
+            columns, scores = top_k(block, k)
+            found.add(columns.add_(first), scores)
+        return BestItems(*found.best(k), None if sums is None else sums.logsumexp(1))
+
+    def _among(
+        self, states: Tensor, k: int, left_out: SequenceStore, allowed: np.ndarray, with_totals: bool
+    ) -> BestItems:
+        """Only the allowed items scored and ranked."""
+        rising = np.unique(allowed).astype(np.int64)  # of equal scores the lower column is now the lower number
+        barred = LeftOut.of(left_out).within(rising)
+        width = max(1, FLOATS_AT_ONCE // states.shape[1])
+        found = Found(states, min(k * -(-len(rising) // width), len(rising)))
+        for first in range(0, len(rising), width):
+            only = torch.from_numpy(rising[first : first + width]).to(states.device)
+            block = torch.addmm(self._biases.index_select(0, only), states, self._weights.index_select(0, only).T)
+            barred.exclude_(block, first, EXCLUDED)
+            at, scores = top_k(block, k)
+            found.add(only[at], scores)
+        return BestItems(*found.best(k), self.log_totals(states) if with_totals else None)
+
+    # ------------------------------------------------------------------------------------------------ by bounds
+
+    def _by_bounds(self, states: Tensor, k: int, left_out: SequenceStore) -> tuple[Tensor, Tensor]:
+        """The numbers and scores of a large catalogue's best items, as the head of this file tells."""
+        numbers, scores, proven = self._settled(states, self._bounds(states, LeftOut.of(left_out)), k, left_out)
+        if not proven.all():
+            unsure = np.flatnonzero(~proven)
+            sure = self._one_by_one(states[unsure], k, left_out.select(unsure), with_totals=False)
+            numbers[unsure], scores[unsure] = sure.numbers, sure.scores
+        return numbers, scores
+
+    def _bounds(self, states: Tensor, left_out: LeftOut) -> Tensor:
+        """What no score of a group exceeds, but those of items left out, float32 (B, G).
+
+        With h a state, e an item's weights, b its bias, h' and e' what int8 makes of the two, and |.| Euclidean length,
+
+            h e + b  =  h' e' + b + (h - h') e' + h (e - e')  <=  h' e' + b + |h - h'| |e'| + |h| |e - e'|
+
+        (Cauchy-Schwarz). h' e' is exact: a whole number of units, the product of both scales. b is rounded to units.
+        """
+        rough = self._rough_table()
+        scale = max(float(states.abs().max()), SMALLEST_STATE) / 127
+        whole = (states / scale).round_()
+        lost = torch.linalg.vector_norm(states - whole * scale, dim=1)
+        whole = whole.to(torch.int8)
+        width = _block_width(len(states), len(rough.weights))
+        buffer = torch.empty(len(states) * width, dtype=torch.int32)
+        best = torch.empty(len(states), len(rough.scales), dtype=torch.int32)
+        for first in range(0, len(rough.weights), width):
+            end = min(first + width, len(rough.weights))
+            block = buffer[: len(states) * (end - first)].view(len(states), end - first)
+            torch._int_mm(whole, rough.weights[first:end].T, out=block)  # pyright: ignore[reportPrivateImportUsage]
+            block += (rough.biases[first:end] / scale).round_().to(torch.int32)
+            left_out.exclude_(block, first, LOWEST)
+            torch.amax(block.unflatten(1, (-1, GROUP)), 2, out=best[:, first // GROUP : end // GROUP])
+        bounds = best.to(torch.float32).add_(0.5).mul_(rough.scales * scale)
+        lengths = torch.linalg.vector_norm(states, dim=1)
+        # No matrix product: torch.set_float32_matmul_precision may make those coarser than float32.
+        bounds.addcmul_(lost[:, None], rough.longest).addcmul_(lengths[:, None], rough.lost)
+        return bounds.add_(rough.rounded)
+
+    def _settled(
+        self, states: Tensor, bounds: Tensor, k: int, left_out: SequenceStore
+    ) -> tuple[Tensor, Tensor, np.ndarray]:
+        """The best items of the groups of the highest bounds, their scores, and which rows are proven, bool (B,)."""
+        count = k + SPARE_GROUPS
+        highest, order = bounds.topk(count + 1, dim=1)
+        chosen = order[:, :count].sort(dim=1).values  # rising numbers, for the sake of ties
+        rows_at_once = max(1, FLOATS_AT_ONCE // (count * GROUP * states.shape[1]))
+        numbers, scores = order.new_empty(len(states), k), states.new_empty(len(states), k)
+        for first in range(0, len(states), rows_at_once):
+            rows = np.arange(first, min(first + rows_at_once, len(states)))
+            part = slice(first, first + len(rows))
+            best = self._best_of_groups(states[part], chosen[part], k, left_out.select(rows))
+            numbers[part], scores[part] = best
+        proven = highest[:, -1] < scores[:, -1]
+        return numbers, scores, proven.cpu().numpy()
+
+    def _best_of_groups(self, states: Tensor, chosen: Tensor, k: int, left_out: SequenceStore) -> tuple[Tensor, Tensor]:
+        """The best k items, and their scores, of each row's chosen groups, int64 (B, c), rising."""
+        within = torch.arange(GROUP, device=states.device)
+        numbers = (chosen[:, :, None] * GROUP + within).flatten(1)  # (B, c GROUP)
+        real = numbers.clamp(max=self.num_items)
+        # A product and a sum, not a matrix product: items of the same weights score the same, wherever they stand.
+        scores = F.embedding(real, self._weights).mul_(states[:, None]).sum(2).add_(self._biases[real])
+        scores.masked_fill_((numbers == 0) | (numbers > self.num_items), EXCLUDED)
+        groups = self.num_items // GROUP + 1
+        keys = (chosen + groups * torch.arange(len(chosen), device=chosen.device)[:, None]).flatten().cpu().numpy()
+        barred = LeftOut.of(left_out)
+        at, met = _found(keys, barred.rows * groups + barred.columns // GROUP)
+        scores.view(-1, GROUP)[torch.from_numpy(at[met]), torch.from_numpy(barred.columns[met] % GROUP)] = EXCLUDED
+        at, best = top_k(scores, k)
+        return numbers.gather(1, at).masked_fill_(best == EXCLUDED, 0), best
+
+    def _rough_table(self) -> RoughTable:
+        """Made at the first question, and kept."""
+        with self._deriving:
+            if self._rough is None:
+                self._rough = RoughTable.of(self._weights, self._biases)
+            return self._rough
+
+
+@dataclass(frozen=True)
+class RoughTable:
+    """A table in int8, with a scale for each group: an item's weights are about `weights` times its group's scale.
+
+    Attributes:
+        weights: int8 (G GROUP, D); zeros beyond the table.
+        biases: float32 (G GROUP,), in units of their group's scale.
+        scales: float32 (G,).
+        longest, lost, rounded: float32 (G,), factors of |h - h'|, |h| and 1 in a bound (`ItemTable._bounds`): a group's
+            greatest |e'|; its greatest |e - e'| and what float32 may lose of products; and what it may lose of biases.
+    """
+
+    weights: Tensor
+    biases: Tensor
+    scales: Tensor
+    longest: Tensor
+    lost: Tensor
+    rounded: Tensor
+
+    @classmethod
+    def of(cls, weights: Tensor, biases: Tensor) -> RoughTable:
+        groups = -(-len(weights) // GROUP)
+        table = cls(
+            torch.zeros(groups * GROUP, weights.shape[1], dtype=torch.int8),
+            torch.zeros(groups * GROUP),
+            *torch.empty(4, groups),
+        )
+        # A sum of D products, in any order, is off by at most D 2**-24 of the sum of their sizes (Higham 2002, 3.1).
+        # Twice as much is enough for the bias and for the arithmetic of the bounds, too.
+        rounding = (weights.shape[1] + 8) * 2**-23
+        for first in range(0, groups, NARROWEST // GROUP):
+            here = slice(first, first + NARROWEST // GROUP)
+            items = slice(here.start * GROUP, here.stop * GROUP)
+            part, bias = weights[items], biases[items]
+            missing = -len(part) % GROUP
+            part = F.pad(part, (0, 0, 0, missing)).unflatten(0, (-1, GROUP))  # (groups, GROUP, D)
+            bias = F.pad(bias, (0, missing)).unflatten(0, (-1, GROUP))
+            # Not so fine that biases, in units of this scale and a state's, would pass 2**30.
+            largest_bias = bias.abs().amax(1)
+            greatest = torch.maximum(part.abs().amax((1, 2)), largest_bias * 2**-12)
+            scale = table.scales[here] = greatest.clamp_(min=TINY) / 127
+            whole = (part / scale[:, None, None]).round_()
+            table.weights[items] = whole.flatten(0, 1)
+            table.biases[items] = (bias / scale[:, None]).flatten()
+            rough = whole.mul_(scale[:, None, None])
+            longest = table.longest[here] = torch.linalg.vector_norm(rough, dim=2).amax(1)
+            lost = torch.linalg.vector_norm(part - rough, dim=2).amax(1)
+            table.lost[here] = lost + rounding * (longest + lost)
+            table.rounded[here] = rounding * largest_bias
+        return table
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """Items that may not be named, by rising column, so that a block of columns finds its own: int64 (events,) each."""
+
+    rows: np.ndarray
+    columns: np.ndarray
+
+    @classmethod
+    def of(cls, items: SequenceStore) -> LeftOut:
+        order = np.argsort(items.items, kind="stable")
+        rows = np.repeat(np.arange(len(items)), items.lengths)
+        return cls(rows[order], items.items[order].astype(np.int64))
+
+    def within(self, rising: np.ndarray) -> LeftOut:
+        """Those among some item numbers, as places among these."""
+        at, met = _found(rising, self.columns)
+        return LeftOut(self.rows[met], at[met])
+
+    def exclude_(self, block: Tensor, first: int, value: float) -> None:
+        """Write `value` where an item may not be named, into the scores of the columns from `first` on."""
+        start, end = np.searchsorted(self.columns, (first, first + block.shape[1]))
+        if start < end:
+            rows, columns = torch.from_numpy(self.rows[start:end]), torch.from_numpy(self.columns[start:end] - first)
+            block[rows.to(block.device), columns.to(block.device)] = value
+
+
+class Found:
+    """The best items of one block after another, from the lowest numbers to the highest.
+
+    They are written into one piece of memory: a small piece for each block, lying between the large ones that come and
+    go, would keep these from being used again (that cost 200 MB in a catalogue of a million items).
+    """
+
+    def __init__(self, states: Tensor, most: int) -> None:
+        """Args:
+        most: items that all blocks of a state may add.
+        """
+        self._numbers = torch.empty(len(states), most, dtype=torch.int64, device=states.device)
+        self._scores = states.new_empty(len(states), most)
+        self._ends = [0]
+
+    def add(self, numbers: Tensor, scores: Tensor) -> None:
+        """A block's best items, best first: int64 and float32 (B, some)."""
+        self._ends.append(self._ends[-1] + numbers.shape[1])
+        here = slice(*self._ends[-2:])
+        self._numbers[:, here], self._scores[:, here] = numbers, scores
+
+    def best(self, k: int) -> tuple[Tensor, Tensor]:
+        """Numbers and scores, (B, at most k), best first; 0 where a row has no item left."""
+        numbers, scores = self._numbers[:, : self._ends[-1]], self._scores[:, : self._ends[-1]]
+        if len(self._ends) > 2:  # more than one block
+            at, scores = top_k(scores, k)
+            numbers = numbers.gather(1, at)
+        return numbers.masked_fill(scores == EXCLUDED, 0), scores
+
+
+def int8_pays(device: torch.device) -> bool:
+    """Whether products of int8 are fast here: measured to be so where torch's oneDNN has AVX-512 to use."""
+    if device.type != "cpu" or not torch.backends.mkldnn.is_available():
+        return False
+    return torch.backends.cpu.get_cpu_capability() == "AVX512"
+
+
+def _found(rising: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Where each wanted number stands among rising ones, and whether it does."""
+    at = np.searchsorted(rising, wanted)
+    if not len(rising):
+        return at, np.zeros(len(at), bool)
+    return at, rising[np.minimum(at, len(rising) - 1)] == wanted
+
+
+def _log_sum(scores: Tensor) -> Tensor:
+    """float32 (B, n) -> (B,): log(sum(exp(scores))).
+
+    As torch.logsumexp, but in powers of 2, which torch computes twice as fast on a CPU, and without those so small that
+    float32 holds them badly: one such costs a CPU as much as fifty others.
+    """
+    top = scores.amax(1, keepdim=True)
+    shares = torch.add(top * -LOG2_E, scores, alpha=LOG2_E).clamp_(min=-126).exp2_()
+    return top[:, 0] + shares.sum(1).log()
+
+
+def _block_width(rows: int, columns: int) -> int:
+    """How many columns to score at once: a multiple of GROUP, or all."""
+    width = max(NARROWEST, SCORES_AT_ONCE // max(1, rows))
+    return min(-(-width // GROUP) * GROUP, columns)

@@ -1,0 +1,22 @@
+"""A trained model behind HTTP: a JSON API, health, metrics and one page. `pip install 'corerec-bert4rec[serve]'`.
+
+    >>> from corerec.serving import create_app
+
+Only this package imports a web framework.
+"""
+
+from corerec.errors import MissingPackageError
+
+try:
+    import fastapi  # noqa: F401
+    import prometheus_client  # noqa: F401
+    import uvicorn  # noqa: F401
+except ImportError as error:
+    raise MissingPackageError(
+        f"serving needs the package {error.name}, which is not installed: pip install 'corerec-bert4rec[serve]'"
+    ) from None
+
+from corerec.serving.app import create_app
+from corerec.serving.settings import ServerSettings
+
+__all__ = ["ServerSettings", "create_app"]

@@ -1,0 +1,158 @@
+"""Requests that wait together are answered together: a bounded queue before one worker thread.
+
+ask() ask() ask() ...  ->  queue  ->  batch  ->  handle(batch), in the thread  ->  each its own answer
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+Question = TypeVar("Question")
+Reply = TypeVar("Reply")
+
+
+class QueueFullError(Exception):
+    """The queue is full: nothing was done, and nothing will be."""
+
+
+class TooLateError(Exception):
+    """The request waited past its deadline, and was dropped before it was handled."""
+
+
+class ClientLeftError(Exception):
+    """Nobody waits for the answer any more; the request was dropped before it was handled."""
+
+
+@dataclass(frozen=True)
+class _Waiting(Generic[Question, Reply]):
+    question: Question
+    reply: asyncio.Future[Reply]
+    deadline: float
+    """By the event loop's clock, seconds."""
+    has_left: Callable[[], Awaitable[bool]] | None
+
+
+class Batcher(Generic[Question, Reply]):
+    """Collects questions on the event loop and hands them to `handle` in the executor's thread, a batch at a time.
+
+    While one batch is handled the next one gathers, so batches grow with the load and an idle server answers at once,
+    but for the window. All methods belong to the event loop that runs `run`.
+    """
+
+    def __init__(
+        self,
+        handle: Callable[[list[Question]], Sequence[Reply | Exception]],
+        executor: Executor,
+        *,
+        batch_size: int,
+        queue_size: int,
+        window_s: float,
+        deadline_s: float,
+        on_batch: Callable[[int], None] = lambda size: None,
+    ) -> None:
+        """Args:
+        handle: a batch -> as many replies in its order, an exception where one question failed.
+        executor: of one thread; several batchers may share it, and then take turns.
+        window_s: how long a batch that is not full waits for more.
+        deadline_s: questions that waited longer are dropped.
+        on_batch: told the size of each batch.
+        """
+        self._handle, self._executor, self._on_batch = handle, executor, on_batch
+        self._batch_size, self._queue_size = batch_size, queue_size
+        self._window_s, self._deadline_s = window_s, deadline_s
+        self._queue: deque[_Waiting[Question, Reply]] = deque()
+        self._arrived = asyncio.Event()
+        self._closing = False
+
+    @property
+    def depth(self) -> int:
+        """Questions that wait."""
+        return len(self._queue)
+
+    @property
+    def is_full(self) -> bool:
+        return len(self._queue) >= self._queue_size
+
+    async def ask(self, question: Question, has_left: Callable[[], Awaitable[bool]] | None = None) -> Reply:
+        """The answer to one question.
+
+        Args:
+            has_left: tells, just before the question would be handled, that nobody waits for it any more.
+        Raises:
+            QueueFullError, TooLateError, ClientLeftError; whatever `handle` gave or raised for this question.
+        """
+        if self.is_full or self._closing:
+            raise QueueFullError
+        loop = asyncio.get_running_loop()
+        waiting = _Waiting(question, loop.create_future(), loop.time() + self._deadline_s, has_left)
+        self._queue.append(waiting)
+        self._arrived.set()
+        return await waiting.reply
+
+    async def run(self) -> None:
+        """Handle batches until `close`, and then what still waits."""
+        loop = asyncio.get_running_loop()
+        while self._queue or not self._closing:
+            if not self._queue:
+                self._arrived.clear()
+                await self._arrived.wait()
+                if self._window_s and not self._closing:
+                    await asyncio.sleep(self._window_s)
+            batch = await self._next_batch(loop)
+            if not batch:
+                continue
+            self._on_batch(len(batch))
+            try:
+                replies = await loop.run_in_executor(self._executor, self._handle, [w.question for w in batch])
+            except Exception as error:
+                replies = [error] * len(batch)
+            for waiting, reply in zip(batch, replies, strict=True):
+                _settle(waiting.reply, reply)
+
+    def close(self) -> None:
+        """Take no more questions; `run` returns when the last is answered."""
+        self._closing = True
+        self._arrived.set()
+
+    async def _next_batch(self, loop: asyncio.AbstractEventLoop) -> list[_Waiting[Question, Reply]]:
+        batch = []
+        while self._queue and len(batch) < self._batch_size:
+            waiting = self._queue.popleft()
+            if waiting.reply.done():  # its task was cancelled
+                continue
+            try:
+                if loop.time() > waiting.deadline:
+                    raise TooLateError
+                if waiting.has_left is not None and await waiting.has_left():
+                    raise ClientLeftError
+                batch.append(waiting)
+            except Exception as error:  # whatever it is, it ends one question, and never the queue
+                _settle(waiting.reply, error)
+        return batch
+
+
+def _settle(future: asyncio.Future[Any], reply: Any) -> None:
+    if future.done():
+        return
+    if isinstance(reply, Exception):
+        future.set_exception(reply)
+    else:
+        future.set_result(reply)
+
+
+@contextlib.asynccontextmanager
+async def running(*batchers: Batcher[Any, Any]) -> AsyncIterator[None]:
+    """Run batchers; on the way out they finish what they took."""
+    tasks = [asyncio.create_task(batcher.run()) for batcher in batchers]
+    try:
+        yield
+    finally:
+        for batcher in batchers:
+            batcher.close()
+        await asyncio.gather(*tasks)

@@ -1,0 +1,69 @@
+"""Request bodies, read with bounds: so many bytes, so many seconds, and nothing but JSON that is called JSON."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from fastapi import Request, Response
+from fastapi.routing import APIRoute
+from pydantic_core import from_json
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+
+from corerec.serving.settings import ServerSettings
+
+
+class BoundedRequest(Request):
+    """A request that stops reading where the server's settings say so."""
+
+    async def body(self) -> bytes:
+        """Raises:
+        HTTPException: 413, it is too large; 408, it takes too long; 415, it is not called JSON.
+        """
+        if hasattr(self, "_body"):
+            return self._body
+        settings: ServerSettings = self.app.state.settings
+        too_large = HTTPException(413, f"the body may have {settings.max_body_bytes:,} bytes at most")
+        declared = self.headers.get("content-length", "")
+        if declared.isdecimal() and int(declared) > settings.max_body_bytes:
+            raise too_large
+        kind = self.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if kind != "application/json":
+            raise HTTPException(415, "send JSON, with the header Content-Type: application/json")
+        body = bytearray()
+        try:
+            # Without a bound in time, who sends a byte a minute would hold a connection for ever.
+            async with asyncio.timeout(settings.body_timeout_s):
+                async for chunk in self.stream():
+                    body += chunk
+                    if len(body) > settings.max_body_bytes:
+                        raise too_large
+        except TimeoutError:
+            raise HTTPException(408, f"the body did not arrive within {settings.body_timeout_s:g} seconds") from None
+        except ClientDisconnect:
+            raise HTTPException(400, "the client left before the body was there") from None
+        self._body = bytes(body)
+        return self._body
+
+    async def json(self) -> Any:
+        """Raises:
+        HTTPException: 400, it is no JSON in UTF-8: NaN and half a surrogate pair are not, and 200 levels are enough.
+        """
+        try:
+            return from_json(await self.body(), allow_inf_nan=False)
+        except ValueError as error:
+            raise HTTPException(400, f"the body is not JSON in UTF-8: {error}") from None
+
+
+class JsonRoute(APIRoute):
+    """A route whose body is read by `BoundedRequest`."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handle = super().get_route_handler()
+
+        async def handle_bounded(request: Request) -> Response:
+            return await handle(BoundedRequest(request.scope, request.receive))
+
+        return handle_bounded

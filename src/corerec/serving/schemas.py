@@ -1,0 +1,264 @@
+"""What goes over the wire, with every bound: the models behind /openapi.json."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
+
+MAX_HISTORY = 2_000
+MAX_LISTED = 4_000  # candidates, exclude
+MAX_PAIRS = 1_000
+MAX_TOP_K = 1_000
+MAX_EVENTS = 1_000
+MAX_BLANKS = 50
+MAX_ID_LENGTH = 512
+MAX_QUERY_LENGTH = 200
+MAX_SHOWN_ITEMS = 100
+LARGEST_TIME = 9 * 10**18  # below 2**63, and exact where JSON's numbers are read as floats
+
+
+def _checked_id(value: Any) -> int | float | str:
+    """A number of any size, which the model may know or not, or a text of a bounded one."""
+    if type(value) is int or (type(value) is str and 1 <= len(value) <= MAX_ID_LENGTH):
+        return value
+    if type(value) is float and math.isfinite(value):  # 50.0 is 50: a float64 column holds whole numbers, too
+        return int(value) if value.is_integer() else value
+    raise ValueError(f"an id is a number or a text of 1 to {MAX_ID_LENGTH} characters")
+
+
+def _checked_time(value: Any) -> int | float:
+    """A number as it is; a date in nanoseconds since 1970, as `fit` counts dates, and in UTC where it names no zone."""
+    if type(value) is str:
+        with contextlib.suppress(ValueError):
+            date = datetime.fromisoformat(value)
+            date = date.replace(tzinfo=date.tzinfo or UTC)
+            return (date - datetime.fromtimestamp(0, UTC)) // timedelta(microseconds=1) * 1000
+    if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= LARGEST_TIME:
+        return value
+    raise ValueError("a time is a number up to 9e18 or a date as ISO 8601 writes it")
+
+
+def _whole(value: Any) -> Any:
+    """5.0 is a whole number to JSON Schema."""
+    return int(value) if type(value) is float and value.is_integer() else value
+
+
+_ID_SCHEMA: Any = {"anyOf": [{"type": "number"}, {"type": "string", "minLength": 1, "maxLength": MAX_ID_LENGTH}]}
+_TIME_SCHEMA: Any = {
+    "anyOf": [
+        {"type": "number", "minimum": -LARGEST_TIME, "maximum": LARGEST_TIME},
+        {"type": "string", "format": "date-time"},
+    ]
+}
+
+Id = Annotated[Any, BeforeValidator(_checked_id), WithJsonSchema(_ID_SCHEMA)]
+Time = Annotated[Any, BeforeValidator(_checked_time), WithJsonSchema(_TIME_SCHEMA)]
+KnownId = Annotated[Any, WithJsonSchema({"type": ["number", "string"]})]
+TopK = Annotated[
+    int,
+    Field(ge=1, le=MAX_TOP_K, description="How many at most; fewer come back when fewer are left."),
+    BeforeValidator(_whole),
+]
+ExcludeSeen = Annotated[bool, Field(description="Leave out what stands in the history.")]
+
+
+class Request(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class Answer(BaseModel):
+    """Built with model_construct where there are many: to check our own values would cost as much as to score them."""
+
+
+class RecommendRequest(Request):
+    """What comes next, for a known user or for anyone's history; exactly one of the two."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "oneOf": [
+                {"required": ["user_id"], "properties": {"user_id": _ID_SCHEMA, "history": {"type": "null"}}},
+                {"required": ["history"], "properties": {"history": {"type": "array"}, "user_id": {"type": "null"}}},
+            ],
+            "examples": [{"history": [50, 181, 172], "top_k": 5}],
+        }
+    )
+
+    user_id: Annotated[Id | None, Field(description="A user of the fitted log, or one met in events since.")] = None
+    history: Annotated[
+        list[Id] | None,
+        Field(
+            max_length=MAX_HISTORY,
+            description="Item ids, oldest first. Unknown ones are skipped and named in unknown_items; of an empty "
+            "history the answer is what is popular.",
+        ),
+    ] = None
+    top_k: TopK = 10
+    exclude: Annotated[list[Id], Field(max_length=MAX_LISTED, description="Items not to name.")] = []
+    exclude_seen: ExcludeSeen = True
+    candidates: Annotated[
+        list[Id] | None, Field(max_length=MAX_LISTED, description="The only items that may be named.")
+    ] = None
+    explain: Annotated[bool, Field(description="Say which events of the history drove each item.")] = False
+
+    @model_validator(mode="after")
+    def _one_of_two(self) -> Self:
+        if (self.user_id is None) == (self.history is None):
+            raise ValueError("give either user_id or history, one of the two")
+        return self
+
+
+class Because(Answer):
+    position: Annotated[int, Field(ge=0, description="Place in the history as it was sent, counted from 0.")]
+    item_id: KnownId
+    title: str | None
+    weight: Annotated[float, Field(description="Nats that the event adds to the item's log-probability.")]
+
+
+class RankedItem(Answer):
+    rank: Annotated[int, Field(ge=1)]
+    item_id: KnownId
+    title: str | None
+    probability: Annotated[float, Field(ge=0, description="Of being the next item, over the whole catalogue.")]
+
+
+class Recommendation(RankedItem):
+    because: Annotated[list[Because], Field(description="Best first, at most three; only with explain.")] = []
+
+
+class Recommendations(Answer):
+    basis: Annotated[
+        Literal["history", "popularity"], Field(description='"popularity" where no known item was in the history.')
+    ]
+    recommendations: list[Recommendation]
+    unknown_items: Annotated[list[KnownId], Field(description="Items of the history that the model does not know.")]
+
+
+class FillInRequest(Request):
+    """What most likely stood at the blanks of a history, seen from both sides."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"history": [50, None, 172], "top_k": 3}]})
+
+    history: Annotated[
+        list[Id | None],
+        Field(
+            min_length=1,
+            max_length=MAX_HISTORY,
+            description=f"Item ids, oldest first, null at each blank: one at least, {MAX_BLANKS} at most.",
+            json_schema_extra={"contains": {"type": "null"}, "maxContains": MAX_BLANKS},
+        ),
+    ]
+    top_k: TopK = 10
+    exclude_seen: ExcludeSeen = True
+
+    @model_validator(mode="after")
+    def _has_blanks(self) -> Self:
+        blanks = self.history.count(None)
+        if not blanks:
+            raise ValueError("the history has no blank; put null where an item is missing, such as [1, null, 3]")
+        if blanks > MAX_BLANKS:
+            raise ValueError(f"the history has {blanks} blanks; {MAX_BLANKS} can be filled at once")
+        return self
+
+
+class Blank(Answer):
+    position: Annotated[int, Field(ge=0, description="Place of the blank in the history as it was sent.")]
+    items: list[RankedItem]
+
+
+class FilledIn(Answer):
+    blanks: list[Blank]
+    unknown_items: list[KnownId]
+
+
+class Pair(Request):
+    user_id: Id
+    item_id: Id
+
+
+class PredictRequest(Request):
+    """What would a user rate an item, or how likely is it to be the next one?"""
+
+    pairs: Annotated[list[Pair], Field(max_length=MAX_PAIRS)]
+    kind: Annotated[
+        Literal["rating", "probability"] | None,
+        Field(description="null: ratings where the model was fitted with some, else probabilities."),
+    ] = None
+
+
+class Predictions(Answer):
+    predictions: Annotated[
+        list[float],
+        Field(
+            description="In the order of the pairs; of an item never met the average one's rating, or the "
+            "add-one probability."
+        ),
+    ]
+
+
+class Event(Request):
+    user_id: Annotated[Id, Field(description="A user, who may be new.")]
+    item_id: Annotated[Id, Field(description="An item that the model knows.")]
+    timestamp: Annotated[
+        Time | None,
+        Field(
+            description="In the fitted log's own unit, or a date where it had dates; null: the newest time met so far."
+        ),
+    ] = None
+    rating: Annotated[float | None, Field(allow_inf_nan=False, ge=-1e30, le=1e30)] = None
+    event_id: Annotated[
+        str | None,
+        Field(
+            min_length=1,
+            max_length=MAX_ID_LENGTH,
+            description="Your own name for the event: sent again, it is not taken twice, so a retry is safe.",
+        ),
+    ] = None
+
+
+class EventsRequest(Request):
+    """What users did since the model was trained: taken all or none."""
+
+    events: Annotated[list[Event], Field(min_length=1, max_length=MAX_EVENTS)]
+
+
+class Accepted(Answer):
+    accepted: Annotated[int, Field(ge=0, description="Events taken; those whose event_id was known are not counted.")]
+
+
+class Item(Answer):
+    item_id: KnownId
+    title: str | None
+
+
+class Items(Answer):
+    items: list[Item]
+
+
+class ModelInfo(Answer):
+    name: str
+    num_users: Annotated[int | None, Field(description="null where the file holds no histories.")]
+    num_items: int
+    num_events: int
+    max_seq_len: int
+    has_titles: bool
+
+
+class Reloaded(Answer):
+    name: str
+
+
+class Health(Answer):
+    status: Literal["ok"]
+
+
+class Problem(BaseModel):
+    """RFC 9457."""
+
+    type: str
+    title: str
+    status: int
+    detail: str

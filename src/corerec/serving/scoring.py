@@ -1,0 +1,76 @@
+"""What the model's thread does: many recommendations at once, and other work one piece at a time."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from corerec.engines.bert4rec import Bert4Rec, Question
+from corerec.engines.bert4rec.explain import Reason, event_weights, reasons
+from corerec.errors import CorerecError
+from corerec.serving.live import Served
+
+log = logging.getLogger(__name__)
+REASONS = 3
+EXPLAINED = 50  # newest events: older ones were among the first three reasons once in thirty, at four times the cost
+Ranked = list[tuple[Any, float]]
+
+
+@dataclass(frozen=True)
+class Ask:
+    """A question, and the model that it was asked of."""
+
+    served: Served
+    question: Question
+
+
+def answer_all(asks: Sequence[Ask]) -> list[Ranked | Exception]:
+    """Every question's ranked (item id, probability) pairs, or its own error, in the order asked.
+
+    Questions to the same model are scored together; just after a reload there may be two.
+    """
+    answers: list[Any] = [None] * len(asks)
+    for served in {id(ask.served): ask.served for ask in asks}.values():
+        places = [at for at, ask in enumerate(asks) if ask.served is served]
+        questions = [asks[at].question for at in places]
+        try:
+            replies = served.model.answer(questions, return_errors=True)
+        except Exception as error:
+            # Nobody's request may fail for what another's brings to light.
+            log.exception("a batch failed; its questions are asked one by one")
+            replies = [error] if len(questions) == 1 else [_alone(served, question) for question in questions]
+        for at, reply in zip(places, replies, strict=True):
+            answers[at] = reply
+    return answers
+
+
+def _alone(served: Served, question: Question) -> Ranked | Exception:
+    try:
+        return served.model.answer([question])[0]
+    except Exception as error:
+        return error
+
+
+def do_all(jobs: Sequence[Callable[[], Any]]) -> list[Any]:
+    """The results of other work with the model, or its errors."""
+    results = []
+    for job in jobs:
+        try:
+            results.append(job())
+        except CorerecError as error:
+            results.append(error)
+    return results
+
+
+def reasons_for(
+    model: Bert4Rec, item_ids: Sequence[Any], user_id: Any = None, history: Sequence[Any] | None = None
+) -> list[list[Reason]]:
+    """For each item the events that spoke for it, the weightiest first, three at most."""
+    events = list(model.history(user_id) if history is None else history)
+    if not events:
+        return [[] for _ in item_ids]
+    numbers, asked = model.items.encode(events), model.items.encode(list(item_ids))
+    weights = event_weights(model.scorer.network, numbers, asked, newest=EXPLAINED)
+    return [[reason for reason in reasons(events, row)[:REASONS] if reason.weight > 0] for row in weights]

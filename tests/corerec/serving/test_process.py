@@ -1,0 +1,161 @@
+import http.client
+import json
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+from typer.testing import CliRunner
+
+from corerec.cli import app
+from corerec.engines.bert4rec import Bert4Rec
+
+
+class Process:
+    """`corerec serve` on a free port, and a client of it."""
+
+    def __init__(self, model, *options):
+        command = [sys.executable, "-m", "corerec", "serve", str(model), "--port", "0", *options]
+        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        self.lines = []
+        for line in self.process.stderr:
+            self.lines.append(line)
+            if found := re.search(r"http://127\.0\.0\.1:(\d+)/ ", line):
+                self.port = int(found.group(1))
+                break
+        else:
+            pytest.fail("".join(self.lines))
+        self.reader = threading.Thread(target=lambda: self.lines.extend(self.process.stderr))
+        self.reader.start()
+
+    def ask(self, method, path, body=None):
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
+        try:
+            connection.request(method, path, body and json.dumps(body), {"Content-Type": "application/json"})
+            response = connection.getresponse()
+            return response.status, json.loads(response.read())
+        finally:
+            connection.close()
+
+    def said(self, text):
+        """Wait until the server's log has a line with this."""
+        deadline = time.monotonic() + 20
+        while not any(text in line for line in self.lines):
+            assert time.monotonic() < deadline, self.lines
+            time.sleep(0.01)
+
+    def end(self, how):
+        self.process.send_signal(how)
+        status = self.process.wait(20)
+        self.reader.join()
+        self.process.stderr.close()
+        return status
+
+
+def listens(port):
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=20).close()
+    except OSError:
+        return False
+    return True
+
+
+@pytest.fixture
+def started():
+    """Starts processes, and leaves none behind."""
+    processes = []
+
+    def start(*arguments):
+        processes.append(Process(*arguments))
+        return processes[-1]
+
+    yield start
+    for process in processes:
+        if process.process.poll() is None:
+            process.end(signal.SIGKILL)
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="needs POSIX signals")
+def test_a_process_keeps_its_promises(model_file, tmp_path, started):
+    path = tmp_path / "ring.model"
+    shutil.copy(model_file, path)
+
+    # What was acknowledged survives kill -9.
+    server = started(path)
+    assert server.ask("POST", "/v1/events", {"events": [{"user_id": 500, "item_id": 1}]}) == (200, {"accepted": 1})
+    assert server.end(signal.SIGKILL) == -signal.SIGKILL
+    server = started(path)
+    status, answer = server.ask("POST", "/v1/recommend", {"user_id": 500})
+    assert status == 200
+    assert answer == server.ask("POST", "/v1/recommend", {"history": [1]})[1]
+
+    # SIGHUP reads the file again, and a damaged one changes nothing.
+    path.write_bytes(b"no model")
+    server.process.send_signal(signal.SIGHUP)
+    server.said("Ring goes on")
+    other = Bert4Rec.load(model_file, device="cpu")
+    other.name = "Other"
+    other.save(path)
+    server.process.send_signal(signal.SIGHUP)
+    server.said("reloaded")
+    assert server.ask("GET", "/v1/model")[1]["name"] == "Other"
+    assert server.ask("POST", "/v1/recommend", {"user_id": 500})[0] == 200
+
+    # SIGTERM lets a request that has begun come to its end, takes no more, and exits well.
+    body = b'{"history": [1, "unknown"]}'
+    with socket.create_connection(("127.0.0.1", server.port), timeout=20) as connection:
+        head = (
+            f"POST /v1/recommend HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
+        )
+        connection.sendall(head.encode() + b"\r\n\r\n" + body[:5])
+        server.ask("GET", "/healthz")  # by now the server has read the first half
+        server.process.send_signal(signal.SIGTERM)
+        while listens(server.port):
+            pass
+        connection.sendall(body[5:])
+        answer = b"".join(iter(lambda: connection.recv(65536), b""))
+    assert answer.startswith(b"HTTP/1.1 200")
+    assert b'"unknown_items":["unknown"]' in answer
+    assert server.end(signal.SIGTERM) == 0
+    assert not any("Traceback" in line or "Warning" in line for line in server.lines)
+
+
+def serve(*arguments):
+    result = CliRunner().invoke(app, ["serve", *map(str, arguments)], terminal_width=120)
+    assert result.exit_code == 2, result.output
+    assert "Traceback" not in result.output
+    return " ".join(result.stderr.split())
+
+
+def test_a_missing_package_says_what_to_install(model_file, monkeypatch):
+    for name in [name for name in sys.modules if name.startswith("corerec.serving")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+
+    assert serve(model_file).endswith("uvicorn, which is not installed: pip install 'corerec-bert4rec[serve]'")
+
+
+def test_what_cannot_be_served_is_told_in_a_line(model_file, tmp_path):
+    damaged = tmp_path / "damaged"
+    damaged.write_bytes(model_file.read_bytes()[:100])
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        assert "choose another --port" in serve(model_file, "--port", taken.getsockname()[1])
+    assert "damaged" in serve(damaged, "--port", 0)
+    assert "no model at" in serve(tmp_path / "absent", "--port", 0)
+    assert "is another database" in serve(model_file, "--port", 0, "--events", other_database(tmp_path))
+    assert "queue_size must be at least 1" in serve(model_file, "--queue-size", 0)
+
+
+def other_database(folder):
+    import sqlite3
+
+    path = folder / "other.sqlite"
+    with sqlite3.connect(path) as database:
+        database.execute("CREATE TABLE other (x)")
+    database.close()
+    return path
