@@ -146,7 +146,7 @@ def understood(
         barred,
         np.array([min(question.top_k, len(items)) for question in good], np.int64),
         np.array(list(candidates), np.int64),
-        SequenceStore.from_lists(list(candidates.values())),
+        SequenceStore.from_lists(list(candidates.values())) if candidates else no_rows(0),
     )
     return asked, errors, unknown
 

@@ -30,7 +30,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from corerec.interactions import SequenceStore
-from corerec.ranking import EXCLUDED, top_k
+from corerec.ranking import EXCLUDED, places, top_k
 
 LARGE_CATALOGUE = 2**17  # items from which bounds pay
 STATES_AT_ONCE = 256  # of a large catalogue: each holds a bound of every group
@@ -154,13 +154,17 @@ class ItemTable:
 
     def _one_by_one(self, states: Tensor, k: int, left_out: SequenceStore, with_totals: bool) -> BestItems:
         """Every item ranked: the best of each block, and of these the best."""
-        blocks, barred = self._num_blocks(len(states)), LeftOut.of(left_out)
+        blocks = self._num_blocks(len(states))
+        barred = LeftOut.of(left_out) if blocks > 1 else None
         found = Found(states, min(k * blocks, self.num_items + 1))
         sums = states.new_empty(len(states), blocks) if with_totals else None
         for at, (first, block) in enumerate(self._score_blocks(states)):
             if sums is not None:
                 sums[:, at] = _log_sum(block)
-            barred.exclude_(block, first, EXCLUDED)
+            if barred is None:
+                block[places(left_out, block.device)] = EXCLUDED
+            else:
+                barred.exclude_(block, first, EXCLUDED)
             columns, scores = top_k(block, k)
             found.add(columns.add_(first), scores)
         return BestItems(*found.best(k), None if sums is None else sums.logsumexp(1))
