@@ -1,4 +1,4 @@
-"""The command line: corerec demo | fit | evaluate | recommend | serve | info.
+"""The command line: corerec demo | fit | evaluate | recommend | export | serve | info.
 
 Results go to stdout, everything else to stderr. What needs torch is imported inside the commands: `--help` comes in a
 fifth of the time.
