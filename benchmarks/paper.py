@@ -27,6 +27,7 @@ from rich.table import Table
 
 from corerec.baselines import Popularity
 from corerec.engines.bert4rec import Bert4Rec
+from corerec.engines.bert4rec.inference import NetworkScorer
 from corerec.evaluation import evaluate
 from corerec.interactions import Interactions
 from corerec.splitting import leave_one_out
@@ -85,7 +86,8 @@ def main(
     for column in ("", f"HR@10, {NEGATIVES} negatives", "NDCG@10", "HR@10, whole catalogue", "NDCG@10"):
         table.add_column(column, justify="right")
     record = {"data": data.name, "machine": describe(), "epochs": epochs, "seconds": seconds, "figures": {}}
-    for scorer in (model.scorer, Popularity(split.train, len(log.items))):
+    network_alone = NetworkScorer(model.scorer.network)  # the paper has no followers beside it
+    for scorer in (network_alone, Popularity(split.train, len(log.items))):
         sampled, full = (evaluate(scorer, split.test, negatives=n, item_counts=counts) for n in (NEGATIVES, None))
         figures = [report.value(metric) for report in (sampled, full) for metric in ("HR", "NDCG")]
         record["figures"][scorer.name] = dict(zip(("hr_sampled", "ndcg_sampled", "hr", "ndcg"), figures, strict=True))
