@@ -26,7 +26,7 @@ from corerec.baselines import LastItemMarkov, Popularity
 from corerec.engines.bert4rec import Bert4Rec
 from corerec.evaluation import Report, by_history, by_history_table, by_length
 from corerec.interactions import Interactions
-from corerec.splitting import Holdout, leave_one_out
+from corerec.splitting import leave_one_out
 from corerec.tables import read_events
 from machine import describe
 from quality import settings_of
@@ -73,8 +73,7 @@ def main(
     record: dict[str, Any] = {"data": data.name, "machine": machine, "settings": settings}
     for part, asked in (("validation", split.valid), ("test", split.test)):
         if questions is not None:
-            rows = np.sort(np.random.default_rng(0).permutation(len(asked))[:questions])
-            asked = Holdout(asked.history.select(rows), asked.targets.select(rows), asked.users[rows])
+            asked = asked.select(np.sort(np.random.default_rng(0).permutation(len(asked))[:questions]))
         for ask in (by_history, by_length):
             columns = [ask(scorer, asked, names=["NDCG"]) for scorer in scorers]
             table = by_history_table(columns)

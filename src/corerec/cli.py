@@ -144,6 +144,13 @@ Header = Annotated[
         "Without, they are: user item, or user item rating time.",
     ),
 ]
+TitlesFile = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="A table with a column of item ids and one of titles.")
+]
+TitledItemColumn = Annotated[
+    str | None, typer.Option(metavar="NAME", help="Of the item ids in the titles' file; guessed.")
+]
+TitleColumn = Annotated[str | None, typer.Option(metavar="NAME", help="Of the titles in it; guessed.")]
 
 
 # ------------------------------------------------------------------------------------------------------ commands
@@ -433,13 +440,9 @@ def recommend(
     top_k: Annotated[int, typer.Option("--top-k", "-k", min=1, help="How many at most.")] = 10,
     exclude: Annotated[str, typer.Option(metavar="ID,ID,...", help="Items not to name.")] = "",
     include_seen: Annotated[bool, typer.Option("--include-seen", help="Name items of the history, too.")] = False,
-    titles: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="A table with a column of item ids and one of titles.")
-    ] = None,
-    item_column: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Of the item ids in the titles' file; guessed.")
-    ] = None,
-    title_column: Annotated[str | None, typer.Option(metavar="NAME", help="Of the titles in it; guessed.")] = None,
+    titles: TitlesFile = None,
+    item_column: TitledItemColumn = None,
+    title_column: TitleColumn = None,
     as_json: Annotated[bool, typer.Option("--json", help="JSON on stdout instead of a table.")] = False,
     device: Device = "cpu",
 ) -> None:
@@ -487,13 +490,9 @@ def serve(
     model_file: ModelFile,
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 is open to the network.")] = "127.0.0.1",
-    titles: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="A table with a column of item ids and one of titles.")
-    ] = None,
-    item_column: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Of the item ids in the titles' file; guessed.")
-    ] = None,
-    title_column: Annotated[str | None, typer.Option(metavar="NAME", help="Of the titles in it; guessed.")] = None,
+    titles: TitlesFile = None,
+    item_column: TitledItemColumn = None,
+    title_column: TitleColumn = None,
     events: Annotated[
         Path | None,
         typer.Option(

@@ -185,8 +185,7 @@ def by_length(
     for group in np.unique(group_of):
         low, high = bounds[group] + 1, bounds[group + 1] if group + 1 < len(bounds) else None
         name = f"length {low}+" if high is None else f"length {low}-{high}" if low < high else f"length {low}"
-        rows = np.flatnonzero(group_of == group)
-        part = Holdout(holdout.history.select(rows), holdout.targets.select(rows), holdout.users[rows])
+        part = holdout.select(np.flatnonzero(group_of == group))
         report = evaluate(scorer, part, ks, item_counts=item_counts, **settings)
         reports.append(replace(report, histories=name))
     return reports

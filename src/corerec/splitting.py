@@ -27,6 +27,10 @@ class Holdout:
     def __len__(self) -> int:
         return len(self.history)
 
+    def select(self, rows: np.ndarray) -> Holdout:
+        """The questions asked for, in the order asked."""
+        return Holdout(self.history.select(rows), self.targets.select(rows), self.users[rows])
+
 
 @dataclass(frozen=True)
 class Split:

@@ -161,14 +161,24 @@ def _vocabulary_tensors(vocabulary: Vocabulary) -> dict[str, torch.Tensor]:
     ids = vocabulary.ids
     if ids.dtype == np.int64:
         return {f"{vocabulary.kind}s.numbers": torch.from_numpy(ids.copy())}
-    listed = ids.tolist()
+    listed = json.dumps(writable_ids(vocabulary)).encode()
+    return {f"{vocabulary.kind}s.json": torch.frombuffer(bytearray(listed), dtype=torch.uint8)}
+
+
+def writable_ids(vocabulary: Vocabulary) -> list[str | int | float | bool]:
+    """The ids in the order of their numbers, all of kinds that JSON keeps.
+
+    Raises:
+        DataError: an id is neither text nor a number.
+    """
+    listed = vocabulary.ids.tolist()
     for an_id in listed:
         if not isinstance(an_id, SAVABLE_IDS):
             raise DataError(
                 f"{vocabulary.kind} ids of type {type(an_id).__name__} ({an_id!r}) cannot be saved to a file; "
                 "fit with text or numbers as ids"
             )
-    return {f"{vocabulary.kind}s.json": torch.frombuffer(bytearray(json.dumps(listed).encode()), dtype=torch.uint8)}
+    return listed
 
 
 def _vocabulary(tensors: dict[str, torch.Tensor], kind: str) -> Vocabulary:

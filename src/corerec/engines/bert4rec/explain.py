@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from corerec.engines.bert4rec.inference import log_totals, next_states
+from corerec.engines.bert4rec.inference import next_states
 from corerec.engines.bert4rec.model import Bert4RecNetwork
+from corerec.engines.bert4rec.retrieval import ItemTable
 from corerec.interactions import SequenceStore
 
 
@@ -68,7 +69,8 @@ def event_weights(
     states = next_states(network, SequenceStore(variants.ravel(), np.arange(len(variants) + 1) * len(read)))
     chosen = torch.as_tensor(np.asarray(items, np.int64), device=states.device)
     scores = torch.addmm(network.item_bias[chosen], states, network.item_embedding.weight[chosen].T)
-    log_probabilities = (scores - log_totals(network, states)[:, None]).T.cpu().numpy()  # (K, hidden + 1)
+    totals = ItemTable(network.item_embedding.weight, network.item_bias).log_totals(states)
+    log_probabilities = (scores - totals[:, None]).T.cpu().numpy()  # (K, hidden + 1)
     weights = np.zeros((len(chosen), len(numbers)), np.float32)
     weights[:, numbers == 0] = weights[:, read] = np.nan
     weights[:, read[hidden]] = log_probabilities[:, -1:] - log_probabilities[:, :-1]

@@ -21,14 +21,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from corerec.engines.bert4rec.checkpoint import SAVABLE_IDS
+from corerec.engines.bert4rec.checkpoint import writable_ids
 from corerec.engines.bert4rec.config import ModelConfig
 from corerec.engines.bert4rec.followers import FOLLOWERS_WEIGHT, Followers
 from corerec.engines.bert4rec.model import Bert4RecNetwork
 from corerec.engines.bert4rec.recommender import Bert4Rec
 from corerec.engines.bert4rec.training import build_network
 from corerec.errors import DataError, MissingPackageError
-from corerec.vocabulary import Vocabulary
 
 FORMAT = "corerec.bert4rec.onnx"
 FORMAT_VERSION = 1
@@ -62,7 +61,7 @@ def export_onnx(model: Bert4Rec, folder: str | os.PathLike[str]) -> list[Path]:
         FileNotFoundError: the folder to put it in does not exist.
     """
     folder = Path(folder)
-    scorer, ids = model.scorer, _listed(model.items)
+    scorer, ids = model.scorer, writable_ids(model.items)
     onnx = _onnx()
     _check_place(folder)
     assert scorer.followers is not None
@@ -91,10 +90,7 @@ def export_onnx(model: Bert4Rec, folder: str | os.PathLike[str]) -> list[Path]:
 
 
 class NextItem(nn.Module):
-    """What the graph holds: `inference.next_states`, `score_states` and `Followers.blend_`, no branch decided by data.
-
-    The network's own forward looks whether anything is padded, which a graph cannot; here the mask is always there.
-    """
+    """The graph: `inference.next_states`, `score_states` and `Followers.blend_`, no branch decided by data."""
 
     item_bias: Tensor
     without_history: Tensor
@@ -121,12 +117,7 @@ class NextItem(nn.Module):
         network = self.network
         blank = histories.new_full((histories.shape[0], 1), network.config.mask_number)
         items = torch.cat([histories[:, -(network.config.max_seq_len - 1) :], blank], dim=1)
-        mask = (items != 0)[:, None, None, :]
-        x = network.embedding_norm(network.item_embedding(items) + network.position_embedding[-items.shape[1] :])
-        for block in network.blocks[:-1]:
-            x = block(x, mask)
-        x = network.blocks[-1](x, mask, torch.full_like(blank, items.shape[1] - 1))  # (B, 1, D)
-        state = network.head_norm(x + F.gelu(network.head(x)))[:, 0]
+        state = network(items, torch.full_like(blank, items.shape[1] - 1))[:, 0]  # (B, D)
         scores = F.linear(state, network.item_embedding.weight, self.item_bias)  # (B, V + 2)
         logs = self._blended(scores.log_softmax(1)[:, :-1], histories)
         has_items = (items != 0).sum(1, keepdim=True) > 1  # besides the blank
@@ -246,14 +237,3 @@ def _is_ours(about: Path) -> bool:
         return json.loads(about.read_text(encoding="utf-8"))["format"] == FORMAT
     except (OSError, ValueError, TypeError, KeyError):
         return False
-
-
-def _listed(items: Vocabulary) -> list[str | int | float | bool]:
-    ids = items.ids.tolist()
-    for an_id in ids:
-        if not isinstance(an_id, SAVABLE_IDS):
-            raise DataError(
-                f"item ids of type {type(an_id).__name__} ({an_id!r}) cannot be written as JSON; "
-                "fit with text or numbers as ids"
-            )
-    return ids

@@ -25,8 +25,6 @@ from corerec.ranking import EXCLUDED
 
 PLACES_AT_ONCE = 2**13  # sequence places in one forward pass: bounds memory, and stays near a CPU's cache
 
-SCORES_AT_ONCE = 2**21  # scores held at once: 8 MB
-
 MARKS_AT_ONCE = 2**22  # questions x items marked at once: 4 MB
 
 
@@ -79,13 +77,6 @@ def blank_states(network: Bert4RecNetwork, items: np.ndarray, asked: Sequence[in
 def score_states(network: Bert4RecNetwork, states: Tensor) -> Tensor:
     """float32 (B, D) -> (B, V + 1): log-probability of each item number up to a constant; column 0 is padding."""
     return torch.addmm(network.item_bias[:-1], states, network.item_embedding.weight[:-1].T)
-
-
-@torch.no_grad()
-def log_totals(network: Bert4RecNetwork, states: Tensor) -> Tensor:
-    """float32 (B, D) -> (B,): what turns `score_states` into log-probabilities when taken off."""
-    blocks = states.split(max(1, SCORES_AT_ONCE // network.config.num_items))
-    return torch.cat([score_states(network, block)[:, 1:].logsumexp(1) for block in blocks])
 
 
 class Best(NamedTuple):

@@ -112,7 +112,8 @@ class Bert4RecNetwork(nn.Module):
 def attention_mask(is_item: Tensor, causal: bool) -> Tensor | None:
     """bool (B, 1, 1 or L, L), true where a query may look at a key; None where every query sees every key."""
     length = is_item.shape[1]
-    padded = not bool(is_item.all())
+    # A graph that is exported cannot look at its data: there the mask is always drawn.
+    padded = torch.compiler.is_exporting() or not bool(is_item.all())
     mask = is_item[:, None, None, :] if padded else None
     if causal:
         lower = torch.ones(length, length, dtype=torch.bool, device=is_item.device).tril()

@@ -48,7 +48,6 @@ from corerec.splitting import Holdout, hold_out_last
 from corerec.vocabulary import Vocabulary
 
 Ranked = list[Any]  # item ids, best first; or (item id, score) pairs where scores are asked for
-PAIRS_AT_ONCE = 2**16
 UNRATED = "predict takes them for average ones"
 Kind = Literal["rating", "probability"]
 UNSEEN = "predict gives them the add-one probability of an item never met, 1 / (events + items + 1)"
@@ -220,9 +219,6 @@ class Bert4Rec:
         self._states, self._tastes = StateCache(), StateCache()
         self._ratings = ratings
         self._warned_of_unseen = False
-        # Single predictions read plain NumPy: a torch call costs more than the 64 products it would do.
-        self._item_weights = network.item_embedding.weight.detach().cpu().numpy()
-        self._item_biases = network.item_bias.detach().cpu().numpy()
 
     # ---------------------------------------------------------------------------------------------- predictions
 
@@ -271,7 +267,7 @@ class Bert4Rec:
             (state,), (log_total,) = self._encoded(np.array([user]), newest)
         else:
             state, log_total, _ = kept
-        probability = np.exp(self._item_weights[item] @ state + self._item_biases[item] - log_total)
+        probability = np.exp(self._table.score_of(state, item) - log_total)
         return float(self._followers.blended(probability, len(history), int(history[-1]), item))
 
     def batch_predict(self, pairs: Iterable[tuple[Hashable, Hashable]], *, kind: Kind | None = None) -> list[float]:
@@ -323,14 +319,10 @@ class Bert4Rec:
         distinct, which = np.unique(users, return_inverse=True)
         histories = self._known_histories().select(distinct)
         states, totals = self._encoded(distinct, histories)
-        answers, last = np.empty(len(users)), last_items(histories)
-        for first in range(0, len(users), PAIRS_AT_ONCE):
-            pairs = slice(first, first + PAIRS_AT_ONCE)
-            rows, items = which[pairs], numbers[pairs]
-            scores = np.einsum("pd,pd->p", states[rows], self._item_weights[items])
-            by_network = np.exp(scores + self._item_biases[items] - totals[rows])
-            answers[pairs] = self._followers.blended(by_network, histories.lengths[rows], last[rows], items)
-        answers = np.where((histories.lengths == 0)[which], self._popularity.shares[numbers], answers)
+        by_network = np.exp(self._table.scores_of(states, which, numbers) - totals[which])
+        lengths, last = histories.lengths[which], last_items(histories)[which]
+        answers = self._followers.blended(by_network, lengths, last, numbers)
+        answers = np.where(lengths == 0, self._popularity.shares[numbers], answers)
         return np.where(numbers == 0, self._unseen_probability, answers)
 
     def _warn_of_unseen(self, ids: list[Any], known: Vocabulary, consequence: str) -> None:

@@ -74,10 +74,11 @@ def train_epochs(
     total = int(window_counts(store.lengths, max_seq_len, config.whole_history).sum())
     batch_size = batch_size_for(total, store.num_events, config.batch_size)
     num_steps = config.epochs * -(-total // batch_size)
-    num_negatives = config.negatives_of(network.config.num_items)
     until = config.next_item_until_of(store.num_events / max(1, np.count_nonzero(store.lengths)))
-    counts = torch.from_numpy(store.item_counts(network.config.num_items))
-    shares = None if num_negatives is None else (counts / counts.sum()).float()
+    shares = None
+    if config.negatives_of(network.config.num_items) is not None:
+        counts = torch.from_numpy(store.item_counts(network.config.num_items))
+        shares = (counts / counts.sum()).float()
     optimizer = _optimizer(network, config)
     step = 0
     for epoch in range(1, config.epochs + 1):

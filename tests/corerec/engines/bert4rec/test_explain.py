@@ -13,7 +13,8 @@ import torch
 from corerec.engines.bert4rec import inference
 from corerec.engines.bert4rec.config import ModelConfig, TrainConfig
 from corerec.engines.bert4rec.explain import Reason, event_weights, reasons
-from corerec.engines.bert4rec.inference import log_totals, next_states, score_states
+from corerec.engines.bert4rec.inference import next_states, score_states
+from corerec.engines.bert4rec.retrieval import ItemTable
 from corerec.engines.bert4rec.training import build_network, train_epochs
 from corerec.interactions import SequenceStore
 
@@ -43,7 +44,10 @@ def network():
 
 def log_probability(network, history, item):
     states = next_states(network, SequenceStore.from_lists([history]))
-    return float(score_states(network, states)[0, item] - log_totals(network, states)[0])
+    return float(
+        score_states(network, states)[0, item]
+        - ItemTable(network.item_embedding.weight, network.item_bias).log_totals(states)[0]
+    )
 
 
 def test_the_event_that_drove_the_item_weighs_what_it_told(pairs):

@@ -6,13 +6,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from corerec.engines.bert4rec import inference
+from corerec.engines.bert4rec import inference, retrieval
 from corerec.engines.bert4rec.config import ModelConfig
 from corerec.engines.bert4rec.inference import (
     StateCache,
     UserState,
     best_items,
-    log_totals,
     next_states,
     score_states,
 )
@@ -45,9 +44,10 @@ def test_state_is_that_of_a_blank_after_the_newest_events(network):
 
 
 def test_log_totals_turn_scores_into_probabilities(monkeypatch, network):
-    monkeypatch.setattr(inference, "SCORES_AT_ONCE", 40)
+    monkeypatch.setattr(retrieval, "STATES_AT_ONCE", 2)
     states = next_states(network, SequenceStore.from_lists(HISTORIES))
-    probabilities = (score_states(network, states) - log_totals(network, states)[:, None]).exp()
+    totals = ItemTable(network.item_embedding.weight, network.item_bias).log_totals(states)
+    probabilities = (score_states(network, states) - totals[:, None]).exp()
     torch.testing.assert_close(probabilities[:, 1:].sum(1), torch.ones(len(HISTORIES)))
 
 
