@@ -18,9 +18,9 @@ check: $(READY)
 	$(BIN)/pyright
 
 bench: $(READY)
-	@test -n "$(DATA)" || { echo "make bench DATA=ml-1m-sasrec.txt.gz: name a log of 'user item' lines" >&2; exit 2; }
-	$(BIN)/python benchmarks/train_speed.py --data $(DATA)
-	$(BIN)/python benchmarks/quality.py --data $(DATA) --set epochs=10
+	@test -n "$(DATA)" || { echo "make bench DATA=ml-1m-sasrec.txt.gz [BEAUTY=...] [PEER=... PEER_SCRIPT=...]" >&2; exit 2; }
+	$(BIN)/python benchmarks/short.py --ml-1m $(DATA) $(if $(BEAUTY),--beauty $(BEAUTY)) \
+		$(if $(PEER),--peer $(PEER) --peer-script $(PEER_SCRIPT))
 
 format: $(READY)
 	$(BIN)/ruff check --fix .

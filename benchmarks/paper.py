@@ -18,7 +18,7 @@ import time
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import typer
@@ -50,6 +50,41 @@ class Published:
 PAPER = {"ml-1m": Published(200, 0.2, 0.6970, 0.4818), "beauty": Published(50, 0.6, 0.3025, 0.1862)}
 
 
+def train_and_measure(data: Path, epochs: int, learning_rate: float) -> dict[str, Any]:
+    """The figures of our network and of popularity by both protocols, and the paper's own."""
+    published = next((figures for name, figures in PAPER.items() if data.name.startswith(name)), None)
+    if published is None:
+        raise typer.BadParameter(f"the paper's settings are known for {list(PAPER)}, not for {data.name}")
+    log = read_events(data).interactions()
+    split = leave_one_out(log.sequences)
+    model = Bert4Rec(
+        hidden_dim=64,
+        num_heads=2,
+        max_seq_len=published.max_seq_len,
+        mask_prob=published.mask_prob,
+        bert_replacement=True,
+        next_item_until=0.0,
+        average_steps=0,
+        batch_size=256,
+        learning_rate=learning_rate,
+        epochs=epochs,
+        verbose=sys.stderr.isatty(),
+    )
+    started = time.perf_counter()
+    model.fit_interactions(Interactions(split.train, log.users, log.items))
+    seconds = time.perf_counter() - started
+    counts = split.train.item_counts(len(log.items))
+    measured = {}
+    network_alone = NetworkScorer(model.scorer.network)  # the paper has no followers beside it
+    for scorer in (network_alone, Popularity(split.train, len(log.items))):
+        sampled, full = (evaluate(scorer, split.test, negatives=n, item_counts=counts) for n in (NEGATIVES, None))
+        figures = [report.value(metric) for report in (sampled, full) for metric in ("HR", "NDCG")]
+        measured[scorer.name] = dict(zip(("hr_sampled", "ndcg_sampled", "hr", "ndcg"), figures, strict=True))
+    measured["the paper's BERT4Rec"] = {"hr_sampled": published.hr, "ndcg_sampled": published.ndcg}
+    settings = {"epochs": epochs, "learning_rate": learning_rate}
+    return {"data": data.name, "machine": describe(), **settings, "seconds": seconds, "figures": measured}
+
+
 def main(
     data: Annotated[Path, typer.Option(help="ml-1m-sasrec.txt.gz or beauty.txt.gz: `user item` lines in time order.")],
     epochs: Annotated[int, typer.Option(help="Passes over the events.")] = 100,
@@ -60,39 +95,13 @@ def main(
     if threads:
         torch.set_num_threads(threads)
     warnings.simplefilter("ignore")
-    published = next((figures for name, figures in PAPER.items() if data.name.startswith(name)), None)
-    if published is None:
-        print(f"the paper's settings are known for {list(PAPER)}, not for {data.name}", file=sys.stderr)
-        raise typer.Exit(2)
-    log = read_events(data).interactions()
-    split = leave_one_out(log.sequences)
-    model = Bert4Rec(
-        hidden_dim=64,
-        num_heads=2,
-        max_seq_len=published.max_seq_len,
-        mask_prob=published.mask_prob,
-        bert_replacement=True,
-        next_item_until=0.0,
-        batch_size=256,
-        learning_rate=learning_rate,
-        epochs=epochs,
-        verbose=sys.stderr.isatty(),
-    )
-    started = time.perf_counter()
-    model.fit_interactions(Interactions(split.train, log.users, log.items))
-    seconds = time.perf_counter() - started
-    counts = split.train.item_counts(len(log.items))
-    table = Table(title=f"{data.name}, the paper's settings and protocol: {epochs} epochs, {seconds:.0f} s")
+    record = train_and_measure(data, epochs, learning_rate)
+    title = f"{data.name}, the paper's settings and protocol: {epochs} epochs, {record['seconds']:.0f} s"
+    table = Table(title=title)
     for column in ("", f"HR@10, {NEGATIVES} negatives", "NDCG@10", "HR@10, whole catalogue", "NDCG@10"):
         table.add_column(column, justify="right")
-    record = {"data": data.name, "machine": describe(), "epochs": epochs, "seconds": seconds, "figures": {}}
-    network_alone = NetworkScorer(model.scorer.network)  # the paper has no followers beside it
-    for scorer in (network_alone, Popularity(split.train, len(log.items))):
-        sampled, full = (evaluate(scorer, split.test, negatives=n, item_counts=counts) for n in (NEGATIVES, None))
-        figures = [report.value(metric) for report in (sampled, full) for metric in ("HR", "NDCG")]
-        record["figures"][scorer.name] = dict(zip(("hr_sampled", "ndcg_sampled", "hr", "ndcg"), figures, strict=True))
-        table.add_row(scorer.name, *(f"{figure:.4f}" for figure in figures))
-    table.add_row("the paper's BERT4Rec", f"{published.hr:.4f}", f"{published.ndcg:.4f}", "", "")
+    for name, figures in record["figures"].items():
+        table.add_row(name, *(f"{figure:.4f}" for figure in figures.values()))
     Console().print(table)
     if json_out:
         json_out.write_text(json.dumps(record, indent=2) + "\n")

@@ -5,7 +5,6 @@ B batch, L longest window of the batch.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -15,9 +14,6 @@ from torch import Tensor
 from corerec.interactions import SequenceStore
 
 LENGTH_NOISE = 8  # events: windows this close in length are shuffled among each other
-STEPS_AN_EPOCH = 200  # at least, while batches stay above ...
-SMALLEST_BATCH = 16
-EVENTS_A_STEP = 4096
 
 
 def windows(
@@ -83,26 +79,6 @@ def padded(items: np.ndarray, starts: np.ndarray, ends: np.ndarray, width: int |
     matrix = np.zeros(at.shape, np.int64)
     matrix[inside] = items[at[inside]]
     return torch.from_numpy(matrix)
-
-
-def batch_size_for(num_windows: int, num_events: int, batch_size: int | None) -> int:
-    """Windows in a step: `batch_size`, but fewer in a small log, whose epoch would otherwise have too few steps.
-
-    The cloze loss leaves its plateau after hundreds of steps, however many windows each has. Without a `batch_size`,
-    the power of two that puts about EVENTS_A_STEP events into a step: long histories make small batches, a shop's
-    short ones large.
-
-    >>> batch_size_for(num_windows=100_000, num_events=10**7, batch_size=256)
-    256
-    >>> batch_size_for(num_windows=22_000, num_events=10**6, batch_size=256)
-    110
-    >>> batch_size_for(8_600, 10**6, None), batch_size_for(400_000, 2_800_000, None)
-    (32, 512)
-    """
-    if batch_size is None:
-        mean_length = max(1.0, num_events / max(1, num_windows))
-        batch_size = 1 << round(math.log2(max(SMALLEST_BATCH, EVENTS_A_STEP / mean_length)))
-    return min(batch_size, max(SMALLEST_BATCH, -(-num_windows // STEPS_AN_EPOCH)))
 
 
 def epoch_batches(

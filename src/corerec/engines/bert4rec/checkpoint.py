@@ -24,7 +24,7 @@ from corerec.interactions import SequenceStore
 from corerec.vocabulary import Vocabulary
 
 FORMAT = "corerec.bert4rec"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 SAVABLE_IDS = (str, int, float, bool)
 
 
@@ -97,7 +97,9 @@ def load(path: str | os.PathLike[str]) -> Checkpoint:
             about = file.metadata() or {}
             _check_format(path, about)
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        config = ModelConfig(**json.loads(about["model_config"]))
+        shape = json.loads(about["model_config"])
+        dropout = {"dropout": shape.pop("dropout")} if "dropout" in shape else {}  # format 1 had it here
+        config = ModelConfig(**shape)
         network = build_network(config, seed=0)
         prefix = "network."
         network.load_state_dict({k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)})
@@ -105,16 +107,16 @@ def load(path: str | os.PathLike[str]) -> Checkpoint:
         stored = {k.split(".")[1]: tensors[k].numpy() for k in tensors if k.startswith("histories.")}
         users, histories = (_vocabulary(tensors, "user"), SequenceStore(**stored)) if stored else (None, None)
         items = _vocabulary(tensors, "item")
-        if "item_counts" not in tensors and histories is not None:  # not in the first files of format 1
+        if "item_counts" not in tensors and histories is not None:  # not in the first files
             tensors["item_counts"] = torch.from_numpy(histories.item_counts(len(items)))
         counts = tensors["item_counts"].numpy()
         if not len(items) == len(counts) - 1 == config.num_items:
             raise ValueError(f"{len(items):,} items, counts of {len(counts) - 1:,}, weights of {config.num_items:,}")
         if users is not None and histories is not None and len(users) != len(histories):
             raise ValueError(f"{len(users):,} users and {len(histories):,} histories")
-        train_config = TrainConfig(**json.loads(about["train_config"]))
+        train_config = TrainConfig(**(dropout | json.loads(about["train_config"])))
         followed = {k.removeprefix("followers."): tensors[k] for k in tensors if k.startswith("followers.")}
-        # Not in the first files of format 1.
+        # Not in the first files.
         followers = Followers.of_tensors(followed, len(items)) if followed else Followers.none(len(items))
         rated = {k.removeprefix("ratings."): tensors[k] for k in tensors if k.startswith("ratings.")}
         ratings = RatingModel.of(rated, config.num_items) if rated else None

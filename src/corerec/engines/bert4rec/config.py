@@ -7,10 +7,6 @@ from typing import Literal
 
 from corerec.errors import ConfigError
 
-FULL_SOFTMAX_ITEMS = 20_000
-LONG_HISTORY = 50  # events a user
-NEGATIVES = 2048
-
 
 def _require(holds: bool, message: str) -> None:
     if not holds:
@@ -33,9 +29,6 @@ class ModelConfig:
     """Attention heads; must divide hidden_dim."""
     feedforward_dim: int | None = None
     """Width inside the feed-forward parts; None means 4 * hidden_dim, as BERT has it."""
-    dropout: float | None = None
-    """Chance in [0, 1) that a value of the embeddings or of a block's two branches is dropped in training; None means
-    0.1 in networks narrower than 128, which have little to spare, and 0.2 in others."""
     positions: Literal["learned", "sinusoidal"] = "learned"
     """Position embeddings: trained, or the fixed sines of Vaswani et al. 2017."""
 
@@ -51,7 +44,6 @@ class ModelConfig:
             self.feedforward_dim is None or self.feedforward_dim >= 1,
             f"feedforward_dim must be at least 1, not {self.feedforward_dim}",
         )
-        _require(0 <= self.dropout_prob < 1, f"dropout must be in [0, 1), not {self.dropout}")
         _require(
             self.positions in ("learned", "sinusoidal"),
             f'positions must be "learned" or "sinusoidal", not {self.positions!r}',
@@ -62,13 +54,6 @@ class ModelConfig:
         )
 
     @property
-    def dropout_prob(self) -> float:
-        """`dropout`, chosen by the width where it is None."""
-        if self.dropout is None:
-            return 0.1 if self.hidden_dim < 128 else 0.2
-        return self.dropout
-
-    @property
     def mask_number(self) -> int:
         """The number that stands for a hidden item."""
         return self.num_items + 1
@@ -76,7 +61,7 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How the network is trained."""
+    """How the network is trained. What is None is chosen from the log (`recipe.py`)."""
 
     epochs: int = 40
     """Passes over all events; the learning rate's cosine ends with the last."""
@@ -88,8 +73,14 @@ class TrainConfig:
     """Steps of linear warm-up; None means a twentieth of all steps, at most 1,000."""
     weight_decay: float = 0.01
     """AdamW's decoupled decay, on matrices and embeddings only."""
+    dropout: float | None = None
+    """Chance in [0, 1) that a value of the embeddings or of a block's two branches is dropped. None: 0.1, but 0.2 where
+    a network of width 128 or more meets fewer than half a million events, which it would sooner learn by heart."""
     gradient_clip: float = 1.0
     """Largest norm of all gradients together."""
+    average_steps: int = 500
+    """Steps whose weights are averaged, exponentially, into those that an epoch leaves; at most a ninth of the steps
+    done. 0 leaves the last step's."""
     mask_prob: float = 0.2
     """Share of a window's items that a cloze step hides; at least one is."""
     bert_replacement: bool = False
@@ -116,21 +107,11 @@ class TrainConfig:
         for name in ("learning_rate", "gradient_clip"):
             _require(getattr(self, name) > 0, f"{name} must be above 0, not {getattr(self, name)}")
         _require(self.weight_decay >= 0, f"weight_decay must not be negative, and is {self.weight_decay}")
-        for name in ("warmup_steps", "patience"):
+        for name in ("warmup_steps", "average_steps", "patience"):
             value = getattr(self, name)
             _require(value is None or value >= 0, f"{name} must not be negative, and is {value}")
+        _require(self.dropout is None or 0 <= self.dropout < 1, f"dropout must be in [0, 1), not {self.dropout}")
         _require(0 < self.mask_prob <= 1, f"mask_prob must be in (0, 1], not {self.mask_prob}")
         for name in ("next_item_share", "next_item_until"):
             value = getattr(self, name)
             _require(value is None or 0 <= value <= 1, f"{name} must be in [0, 1], not {value}")
-
-    def next_item_until_of(self, events_a_user: float) -> float:
-        """`next_item_until`, chosen by the log where it is None."""
-        if self.next_item_until is None:
-            return 0.5 if events_a_user >= LONG_HISTORY else 1.0
-        return self.next_item_until
-
-    def negatives_of(self, num_items: int) -> int | None:
-        """`negatives`, chosen by the size of the catalogue where it is None; None where all of it competes."""
-        chosen = self.negatives or (None if num_items <= FULL_SOFTMAX_ITEMS else NEGATIVES)
-        return None if chosen is None or chosen >= num_items else chosen

@@ -40,7 +40,7 @@ class Bert4RecNetwork(nn.Module):
             self.position_embedding = nn.Parameter(torch.empty(config.max_seq_len, dim))
         else:
             self.register_buffer("position_embedding", sinusoids(config.max_seq_len, dim), persistent=False)
-        self.dropout = Dropout(config.dropout_prob, generator)
+        self.dropout = Dropout(0.0, generator)  # `train_epochs` sets how much
         self.embedding_norm = nn.LayerNorm(dim)
         self.blocks = nn.ModuleList(
             Block(dim, config.num_heads, config.feedforward_dim or 4 * dim, self.dropout)

@@ -6,13 +6,14 @@ from collections.abc import Iterable
 
 from corerec.engines.bert4rec.inference import NetworkScorer
 from corerec.engines.bert4rec.model import Bert4RecNetwork
+from corerec.engines.bert4rec.recipe import Recipe
 from corerec.engines.bert4rec.training import EpochResult, StepResult
 from corerec.evaluation import evaluate
 from corerec.splitting import Holdout
 
 
 def keep_best(
-    network: Bert4RecNetwork, results: Iterable[StepResult | EpochResult], valid: Holdout, patience: int
+    network: Bert4RecNetwork, results: Iterable[Recipe | StepResult | EpochResult], valid: Holdout, patience: int
 ) -> None:
     """Train until `patience` epochs brought no better validation NDCG@10; leaves the best weights in the network."""
     best, best_epoch, weights = -1.0, 0, {}

@@ -1,4 +1,4 @@
-"""What people see while a model trains: a bar on a terminal, a line an epoch elsewhere."""
+"""What people see while a model trains: what was chosen for the log, then a bar on a terminal and a line an epoch."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ from collections.abc import Iterator
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from corerec.engines.bert4rec.recipe import Recipe
 from corerec.engines.bert4rec.training import EpochResult, StepResult
 
 READ_LOSS_EVERY = 10  # steps: reading a loss waits for the device
 
 
 def shown(
-    results: Iterator[StepResult | EpochResult], num_epochs: int, name: str
-) -> Iterator[StepResult | EpochResult]:
+    results: Iterator[Recipe | StepResult | EpochResult], num_epochs: int, name: str
+) -> Iterator[Recipe | StepResult | EpochResult]:
     """Pass training results on, drawing them to stderr as they go by."""
     console = Console(stderr=True)
     with Progress(
@@ -37,6 +38,8 @@ def shown(
                     f"{result.num_steps:,} steps  {result.num_events / result.seconds:,.0f} events/s",
                     highlight=False,
                 )
+            elif isinstance(result, Recipe):
+                console.print(f"{name}  {result}", highlight=False, soft_wrap=True)
             elif result.step % READ_LOSS_EVERY == 0 or result.step == result.num_steps:
                 text = f"epoch {result.epoch}/{num_epochs}  loss {float(result.loss):.4f}"
                 bars.update(bar, completed=result.step, total=result.num_steps, loss=text)

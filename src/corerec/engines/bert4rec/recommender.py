@@ -85,6 +85,7 @@ class Bert4Rec:
         warmup_steps: int | None = None,
         weight_decay: float = 0.01,
         gradient_clip: float = 1.0,
+        average_steps: int = 500,
         negatives: int | None = None,
         patience: int | None = None,
         device: str = "auto",
@@ -112,7 +113,6 @@ class Bert4Rec:
             num_layers=num_layers,
             num_heads=num_heads,
             feedforward_dim=feedforward_dim,
-            dropout=dropout,
             positions=positions,
         )
         self.train_config = TrainConfig(
@@ -121,7 +121,9 @@ class Bert4Rec:
             learning_rate=learning_rate,
             warmup_steps=warmup_steps,
             weight_decay=weight_decay,
+            dropout=dropout,
             gradient_clip=gradient_clip,
+            average_steps=average_steps,
             mask_prob=mask_prob,
             bert_replacement=bert_replacement,
             next_item_share=next_item_share,

@@ -11,17 +11,20 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from corerec.engines.bert4rec.batches import batch_size_for, epoch_batches, rounded_length, window_counts
+from corerec.engines.bert4rec.batches import epoch_batches, rounded_length
 from corerec.engines.bert4rec.config import ModelConfig, TrainConfig
 from corerec.engines.bert4rec.masking import IGNORE, cloze_mask, next_items
 from corerec.engines.bert4rec.model import Bert4RecNetwork
 from corerec.engines.bert4rec.negatives import draw_negatives
+from corerec.engines.bert4rec.recipe import Recipe
 from corerec.errors import ConfigError
 from corerec.interactions import SequenceStore
 
 BETAS = (0.9, 0.98)  # a shorter memory of squared gradients than AdamW's default: the loss leaves its plateau sooner
 FINAL_RATE = 0.03  # of the peak learning rate, reached with the last step
+AVERAGE_EVERY = 10  # steps between two updates of the averaged weights: each reads and writes all of them
 
 
 @dataclass(frozen=True)
@@ -57,11 +60,12 @@ def build_network(config: ModelConfig, seed: int) -> Bert4RecNetwork:
 
 def train_epochs(
     network: Bert4RecNetwork, store: SequenceStore, config: TrainConfig
-) -> Iterator[StepResult | EpochResult]:
-    """Train in place: yields a StepResult after each step and an EpochResult after each epoch.
+) -> Iterator[Recipe | StepResult | EpochResult]:
+    """Train in place: yields the Recipe it follows, a StepResult after each step, an EpochResult after each epoch.
 
-    Stopping early is leaving the loop. The network is in training mode while this runs; the caller may switch it to
-    evaluate between epochs.
+    With each EpochResult the network holds the averaged weights, to be validated, kept or copied; they are also what
+    leaving the loop there, which is how to stop early, leaves in it. Training goes on from the plain ones. The network
+    is in training mode while this runs; the caller may switch it to evaluate between epochs.
 
     Args:
         network: on the device to train on.
@@ -71,38 +75,76 @@ def train_epochs(
     order = _numpy_generator(config.seed, "order")
     masks = _torch_generator(config.seed, "masks")
     max_seq_len = network.config.max_seq_len
-    total = int(window_counts(store.lengths, max_seq_len, config.whole_history).sum())
-    batch_size = batch_size_for(total, store.num_events, config.batch_size)
-    num_steps = config.epochs * -(-total // batch_size)
-    until = config.next_item_until_of(store.num_events / max(1, np.count_nonzero(store.lengths)))
+    recipe = Recipe.of(config, network.config, store)
+    yield recipe
     shares = None
-    if config.negatives_of(network.config.num_items) is not None:
+    if recipe.negatives is not None:
         counts = torch.from_numpy(store.item_counts(network.config.num_items))
         shares = (counts / counts.sum()).float()
+    network.dropout.p = recipe.dropout
     optimizer = _optimizer(network, config)
+    average = WeightAverage(network, config.average_steps)
     step = 0
     for epoch in range(1, config.epochs + 1):
         started, losses, num_events = time.perf_counter(), [], 0
         network.dropout.renew()
-        for items in epoch_batches(store, max_seq_len, batch_size, config.whole_history, order):
+        for items in epoch_batches(store, max_seq_len, recipe.batch_size, config.whole_history, order):
             network.train()
-            rate = config.learning_rate * learning_rate_factor(step, num_steps, config.warmup_steps)
+            rate = config.learning_rate * learning_rate_factor(step, recipe.num_steps, recipe.warmup_steps)
             for group in optimizer.param_groups:
                 group["lr"] = rate
-            share = config.next_item_share * fading(step / num_steps, until)
+            share = config.next_item_share * fading(step / recipe.num_steps, recipe.next_item_until)
             causal = items.shape[1] > 1 and bool(torch.rand((), generator=masks) < share)
             with mixed_precision(device):
-                loss = batch_loss(network, items, config, causal, masks, shares)
+                loss = batch_loss(network, items, config, causal, masks, recipe.negatives, shares)
             optimizer.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(network.parameters(), config.gradient_clip)
             optimizer.step()
             step += 1
+            if step % AVERAGE_EVERY == 0:
+                average.update()
             losses.append(loss.detach())
             num_events += int(torch.count_nonzero(items))
-            yield StepResult(epoch, step, num_steps, losses[-1], num_events)
+            yield StepResult(epoch, step, recipe.num_steps, losses[-1], num_events)
         mean = float(torch.stack(losses).mean())
+        average.update()
+        average.exchange()
         yield EpochResult(epoch, len(losses), mean, time.perf_counter() - started, num_events)
+        if epoch < config.epochs:
+            average.exchange()
+
+
+class WeightAverage:
+    """An exponential moving average of a network's weights (Polyak & Juditsky 1992; Morales-Brotons et al. 2024).
+
+    It stands where the weights, thrown about by each step, are about to settle as the learning rate falls: in the
+    middle of a training it is as good as the end (`benchmarks/LAB.md`), and no worse at the end.
+    """
+
+    def __init__(self, network: Bert4RecNetwork, num_steps: int) -> None:
+        """Args:
+        num_steps: over which to average; never more than a ninth of those done. 0 keeps no average.
+        """
+        self._weights = [parameter.detach() for parameter in network.parameters()]
+        self._means = [weight.clone() for weight in self._weights] if num_steps else []
+        self._decay = max(0.0, 1 - AVERAGE_EVERY / num_steps) if num_steps else 0.0
+        self._num_updates = 0
+
+    def update(self) -> None:
+        """Take the weights, as they are now, in."""
+        if self._means:
+            decay = min(self._decay, self._num_updates / (self._num_updates + 9))
+            get_ema_multi_avg_fn(decay)(self._means, self._weights, self._num_updates)  # pyright: ignore[reportArgumentType]
+            self._num_updates += 1
+
+    @torch.no_grad()
+    def exchange(self) -> None:
+        """Put the average into the network and keep the weights, or the other way round."""
+        for mean, weight in zip(self._means, self._weights, strict=False):
+            kept = weight.clone()
+            weight.copy_(mean)
+            mean.copy_(kept)
 
 
 def batch_loss(
@@ -111,11 +153,12 @@ def batch_loss(
     config: TrainConfig,
     causal: bool,
     generator: torch.Generator,
+    num_negatives: int | None = None,
     shares: Tensor | None = None,
 ) -> Tensor:
     """The mean loss of one batch, int64 (B, L) on the CPU: every next item if `causal`, a cloze otherwise.
 
-    `shares`, float32 (V + 1,), is each item's share of the events: only needed where the loss takes negatives.
+    `shares`, float32 (V + 1,), is each item's share of the events: needed where the loss takes negatives.
     """
     if causal:
         inputs, targets = next_items(items)
@@ -135,17 +178,16 @@ def batch_loss(
         targets = targets.gather(1, asked)
     device = network.item_embedding.weight.device
     states = network(inputs.to(device), None if asked is None else asked.to(device), causal=causal)
-    count = config.negatives_of(network.config.num_items)
-    if count is None:
+    if num_negatives is None:
         return network.loss(states, targets.to(device))
     assert shares is not None
-    return network.loss(states, targets.to(device), draw_negatives(targets, shares, count, generator).to(device))
+    return network.loss(
+        states, targets.to(device), draw_negatives(targets, shares, num_negatives, generator).to(device)
+    )
 
 
-def learning_rate_factor(step: int, num_steps: int, warmup_steps: int | None) -> float:
+def learning_rate_factor(step: int, num_steps: int, warmup_steps: int) -> float:
     """Linear warm-up, then a half cosine from 1 down to FINAL_RATE at the last step."""
-    if warmup_steps is None:
-        warmup_steps = min(1000, num_steps // 20)
     if step < warmup_steps:
         return (step + 1) / warmup_steps
     done = (step - warmup_steps) / max(1, num_steps - warmup_steps)

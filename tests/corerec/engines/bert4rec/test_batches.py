@@ -4,7 +4,6 @@ from hypothesis import strategies as st
 
 from corerec.engines.bert4rec.batches import (
     batch_order,
-    batch_size_for,
     epoch_batches,
     padded,
     rounded_length,
@@ -58,19 +57,6 @@ def test_epoch_yields_every_window_announced():
         batches = list(epoch_batches(store, 20, 8, whole, np.random.default_rng(0)))
         assert sum(len(batch) for batch in batches) == window_counts(store.lengths, 20, whole).sum()
         assert all(1 <= batch.shape[1] <= 20 and len(batch) <= 8 for batch in batches)
-
-
-def test_a_small_log_takes_smaller_batches_and_a_large_one_what_was_asked():
-    assert batch_size_for(100_000, 10**6, 256) == 256
-    assert batch_size_for(5_000, 10**5, 256) == 25  # 200 steps
-    assert batch_size_for(100, 10**4, 256) == 16
-    assert batch_size_for(100, 10**4, 8) == 8
-
-
-def test_batches_are_chosen_to_hold_as_many_events_whatever_the_lengths():
-    assert batch_size_for(10_000, 10_000 * 128, None) == 32
-    assert batch_size_for(200_000, 200_000 * 8, None) == 512
-    assert batch_size_for(0, 0, None) == 16
 
 
 def test_little_of_a_long_tailed_log_is_padding():

@@ -73,6 +73,19 @@ def test_observed_then_saved_then_loaded_recommends_alike(cycle_log, tmp_path):
     assert loaded.num_events == 420  # those that were learned from
 
 
+def test_a_file_of_format_1_is_read(model, saved):
+    def older(about, _):
+        shape, training = json.loads(about["model_config"]), json.loads(about["train_config"])
+        del training["dropout"], training["average_steps"]
+        about.update(format_version="1", model_config=json.dumps(shape | {"dropout": 0.3}))
+        about.update(train_config=json.dumps(training))
+
+    rewritten(saved, older)
+    loaded = Bert4Rec.load(saved)
+    assert loaded.train_config.dropout == 0.3
+    assert loaded.recommend(history=[]) == model.recommend(history=[])
+
+
 def test_a_file_written_before_item_counts_is_read(model, saved):
     rewritten(saved, lambda _, tensors: tensors.pop("item_counts"))
     loaded = Bert4Rec.load(saved)

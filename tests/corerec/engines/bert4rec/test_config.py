@@ -17,8 +17,6 @@ def test_contradiction_names_both_values():
         {"num_items": 0},
         {"max_seq_len": 1},
         {"num_layers": 0},
-        {"dropout": 1.0},
-        {"dropout": -0.1},
         {"feedforward_dim": 0},
         {"positions": "rotary"},
         {"positions": "sinusoidal", "hidden_dim": 7, "num_heads": 1},
@@ -32,6 +30,9 @@ def test_model_settings_out_of_range_are_refused(wrong):
 @pytest.mark.parametrize(
     "wrong",
     [
+        {"dropout": 1.0},
+        {"dropout": -0.1},
+        {"average_steps": -1},
         {"epochs": 0},
         {"batch_size": 0},
         {"learning_rate": 0},
@@ -57,9 +58,3 @@ def test_settings_round_trip_through_a_dict():
 
 def test_mask_is_the_number_after_the_last_item():
     assert ModelConfig(num_items=10).mask_number == 11
-
-
-def test_narrow_networks_drop_less_unless_told():
-    chosen = [ModelConfig(num_items=10, hidden_dim=dim).dropout_prob for dim in (32, 64, 128, 256)]
-    assert chosen == [0.1, 0.1, 0.2, 0.2]
-    assert ModelConfig(num_items=10, hidden_dim=64, dropout=0.0).dropout_prob == 0

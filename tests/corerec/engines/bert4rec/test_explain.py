@@ -29,7 +29,7 @@ def pairs():
     firsts = np.random.default_rng(0).integers(1, FIRSTS + 1, (300, 3))
     rows = np.stack([firsts, firsts + FIRSTS], axis=2).reshape(300, 6)
     rows = [row[user % 2 :] for user, row in enumerate(rows)]  # every other user begins with a second item
-    config = ModelConfig(num_items=2 * FIRSTS, max_seq_len=10, hidden_dim=16, num_heads=2, dropout=0.0)
+    config = ModelConfig(num_items=2 * FIRSTS, max_seq_len=10, hidden_dim=16, num_heads=2)
     network = build_network(config, seed=0)
     training = TrainConfig(epochs=8, batch_size=16, learning_rate=0.02, mask_prob=0.3)
     for _ in train_epochs(network, SequenceStore.from_lists(rows), training):

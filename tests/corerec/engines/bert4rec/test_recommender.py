@@ -274,10 +274,11 @@ def test_patience_needs_something_to_validate_on():
         Bert4Rec(patience=2).fit([1, 2], ["a", "b"], timestamps=[1, 2])
 
 
-def test_progress_is_one_line_an_epoch_on_a_pipe(cycle_log, capfd):
+def test_progress_is_the_recipe_and_one_line_an_epoch_on_a_pipe(cycle_log, capfd):
     Bert4Rec("Ring", verbose=True, **{**TINY, "epochs": 2}).fit_interactions(cycle_log)
     lines = capfd.readouterr().err.splitlines()
-    assert [line.split("  loss")[0] for line in lines] == ["Ring  epoch 1/2", "Ring  epoch 2/2"]
+    assert lines[0].startswith("Ring  12 steps of up to 16 windows")
+    assert [line.split("  loss")[0] for line in lines[1:]] == ["Ring  epoch 1/2", "Ring  epoch 2/2"]
 
 
 # ------------------------------------------------------------------------------------------- many questions together

@@ -6,7 +6,9 @@ import torch
 
 from corerec.engines.bert4rec.config import ModelConfig, TrainConfig
 from corerec.engines.bert4rec.inference import NetworkScorer
+from corerec.engines.bert4rec.recipe import Recipe
 from corerec.engines.bert4rec.training import (
+    AVERAGE_EVERY,
     FINAL_RATE,
     EpochResult,
     StepResult,
@@ -26,7 +28,7 @@ NUM_ITEMS = 12
 
 
 def trained(store, epochs=20, **settings):
-    network = build_network(ModelConfig(num_items=NUM_ITEMS, max_seq_len=8, hidden_dim=16, dropout=0.1), seed=0)
+    network = build_network(ModelConfig(num_items=NUM_ITEMS, max_seq_len=8, hidden_dim=16), seed=0)
     results = list(
         train_epochs(network, store, TrainConfig(epochs=epochs, batch_size=16, learning_rate=1e-2, **settings))
     )
@@ -65,6 +67,38 @@ def test_two_trainings_of_one_seed_give_identical_weights_and_another_seed_other
     assert not one["item_embedding.weight"].equal(other["item_embedding.weight"])
 
 
+def test_an_epoch_leaves_the_average_of_the_weights_that_its_steps_passed():
+    network = build_network(ModelConfig(num_items=NUM_ITEMS, max_seq_len=8, hidden_dim=16), seed=0)
+    bias, mean, num_updates = network.item_bias.detach(), None, 0
+    for result in train_epochs(network, walks(users=1200), TrainConfig(epochs=3, batch_size=16, average_steps=40)):
+        if isinstance(result, Recipe):
+            continue
+        if isinstance(result, StepResult):
+            plain, step = bias.clone(), result.step
+        if isinstance(result, EpochResult) or step % AVERAGE_EVERY == 0:
+            decay = min(1 - AVERAGE_EVERY / 40, num_updates / (num_updates + 9))
+            mean = plain if mean is None else decay * mean + (1 - decay) * plain
+            num_updates += 1
+        if isinstance(result, EpochResult):
+            torch.testing.assert_close(bias, mean)
+            assert not bias.equal(plain)
+    assert num_updates > 30
+
+
+def test_averaging_changes_nothing_on_the_way():
+    (_, averaged), (_, plain) = (trained(walks(), epochs=3, average_steps=steps) for steps in (500, 0))
+    assert [float(result.loss) for result in averaged[1:]] == [float(result.loss) for result in plain[1:]]
+
+
+def test_without_averaging_an_epoch_leaves_the_last_steps_weights():
+    network = build_network(ModelConfig(num_items=NUM_ITEMS, max_seq_len=8, hidden_dim=16), seed=0)
+    for result in train_epochs(network, walks(), TrainConfig(epochs=2, average_steps=0)):
+        if isinstance(result, StepResult):
+            last = network.item_embedding.weight.clone()
+        elif isinstance(result, EpochResult):
+            assert network.item_embedding.weight.equal(last)
+
+
 def test_global_random_state_is_left_alone():
     torch.manual_seed(5)
     np.random.seed(5)  # noqa: NPY002
@@ -97,7 +131,7 @@ def test_single_event_users_train_too():
 
 
 def test_loss_of_a_cloze_counts_hidden_places_only():
-    network = build_network(ModelConfig(num_items=NUM_ITEMS, max_seq_len=6, dropout=0), seed=0)
+    network = build_network(ModelConfig(num_items=NUM_ITEMS, max_seq_len=6), seed=0)
     items = torch.tensor([[0, 0, 1, 2, 3, 4]])
     config = TrainConfig(mask_prob=0.25)
     loss = batch_loss(network, items, config, False, torch.Generator().manual_seed(0))
@@ -122,12 +156,6 @@ def test_learning_rate_warms_up_and_falls():
 def test_next_item_steps_fade_to_nothing():
     assert [fading(done, 0.5) for done in (0, 0.25, 0.5, 0.9)] == pytest.approx([1, 0.5, 0, 0])
     assert fading(0, 0) == 0
-
-
-def test_short_histories_keep_next_item_steps_to_the_end():
-    assert TrainConfig().next_item_until_of(events_a_user=8) == 1
-    assert TrainConfig().next_item_until_of(events_a_user=100) == 0.5
-    assert TrainConfig(next_item_until=0.2).next_item_until_of(events_a_user=8) == 0.2
 
 
 def test_a_device_that_is_not_there_is_an_error_that_says_so():
