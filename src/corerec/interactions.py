@@ -109,7 +109,8 @@ def flat_ranges(starts: np.ndarray, ends: np.ndarray) -> tuple[np.ndarray, np.nd
     (array([0, 1, 7, 8, 9]), array([0, 2, 5]))
     """
     lengths = ends - starts
-    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    offsets = np.zeros(len(lengths) + 1, np.int64)
+    np.cumsum(lengths, out=offsets[1:])
     return np.arange(offsets[-1]) + np.repeat(starts - offsets[:-1], lengths), offsets
 
 

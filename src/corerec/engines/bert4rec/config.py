@@ -95,6 +95,8 @@ class TrainConfig:
     negatives: int | None = None
     """Items, besides the answers of its step, that an answer competes with in the loss, drawn anew each step. None: the
     whole catalogue up to 20,000 items, 2,048 above."""
+    bfloat16: bool = True
+    """Matrix products in bfloat16 where the hardware multiplies in it; False has all of them in float32."""
     patience: int | None = None
     """Epochs without a better validation NDCG@10 before stopping, the best weights being kept; None: no validation."""
     seed: int = 0

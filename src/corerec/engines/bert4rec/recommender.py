@@ -87,6 +87,7 @@ class Bert4Rec:
         gradient_clip: float = 1.0,
         average_steps: int = 500,
         negatives: int | None = None,
+        bfloat16: bool = True,
         patience: int | None = None,
         device: str = "auto",
         seed: int = 0,
@@ -130,6 +131,7 @@ class Bert4Rec:
             next_item_until=next_item_until,
             whole_history=whole_history,
             negatives=negatives,
+            bfloat16=bfloat16,
             patience=patience,
             seed=seed,
         )

@@ -194,7 +194,7 @@ class ItemTable:
             block = torch.addmm(self._biases.index_select(0, only), states, self._weights.index_select(0, only).T)
             barred.exclude_(block, first, EXCLUDED)
             at, scores = top_k(block, k)
-            found.add(only[at], scores)
+            found.add(only[at].masked_fill_(scores == EXCLUDED, 0), scores)
         return BestItems(*found.best(k), self.log_totals(states) if with_totals else None)
 
     # ------------------------------------------------------------------------------------------------ by bounds
@@ -360,8 +360,8 @@ class LeftOut:
 class Found:
     """The best items of one block after another, from the lowest numbers to the highest.
 
-    They are written into one piece of memory: a small piece for each block, lying between the large ones that come and
-    go, would keep these from being used again (that cost 200 MB in a catalogue of a million items).
+    Those of several blocks are written into one piece of memory: a small piece for each, lying between the large ones
+    that come and go, would keep these from being used again (that cost 200 MB in a catalogue of a million items).
     """
 
     def __init__(self, states: Tensor, most: int) -> None:
@@ -373,8 +373,11 @@ class Found:
         self._ends = [0]
 
     def add(self, numbers: Tensor, scores: Tensor) -> None:
-        """A block's best items, best first: int64 and float32 (B, some)."""
+        """A block's best items, best first, int64 and float32 (B, some); the only block's have 0 where none is left."""
         self._ends.append(self._ends[-1] + numbers.shape[1])
+        if numbers.shape == self._numbers.shape:  # the only block: nothing to copy
+            self._numbers, self._scores = numbers, scores
+            return
         here = slice(*self._ends[-2:])
         self._numbers[:, here], self._scores[:, here] = numbers, scores
 
@@ -383,8 +386,8 @@ class Found:
         numbers, scores = self._numbers[:, : self._ends[-1]], self._scores[:, : self._ends[-1]]
         if len(self._ends) > 2:  # more than one block
             at, scores = top_k(scores, k)
-            numbers = numbers.gather(1, at)
-        return numbers.masked_fill(scores == EXCLUDED, 0), scores
+            numbers = numbers.gather(1, at).masked_fill_(scores == EXCLUDED, 0)
+        return numbers, scores
 
 
 def int8_pays(device: torch.device) -> bool:

@@ -95,7 +95,7 @@ def train_epochs(
                 group["lr"] = rate
             share = config.next_item_share * fading(step / recipe.num_steps, recipe.next_item_until)
             causal = items.shape[1] > 1 and bool(torch.rand((), generator=masks) < share)
-            with mixed_precision(device):
+            with mixed_precision(device) if config.bfloat16 else contextlib.nullcontext():
                 loss = batch_loss(network, items, config, causal, masks, recipe.negatives, shares)
             optimizer.zero_grad()
             loss.backward()
