@@ -50,12 +50,12 @@ def settings_of(pairs: list[str]) -> dict[str, Any]:
     return settings
 
 
-def measure(data: Path, seeds: int, settings: dict[str, Any], look_every: int, budget: float) -> dict[str, Any]:
+def measure(data: Path, seeds: range, settings: dict[str, Any], look_every: int, budget: float) -> dict[str, Any]:
     """Every figure of some seeds, and of the baselines."""
     machine = describe()
     log = read_events(data).interactions()
     split, num_items = leave_one_out(log.sequences), len(log.items)
-    runs = [train_and_measure(split, num_items, settings | {"seed": seed}, look_every, budget) for seed in range(seeds)]
+    runs = [train_and_measure(split, num_items, settings | {"seed": seed}, look_every, budget) for seed in seeds]
     baselines = {
         scorer.name: {metric: evaluate(scorer, split.test).value(metric) for metric in ("HR", "NDCG")}
         for scorer in (Popularity(split.train, num_items), LastItemMarkov(split.train, num_items))
@@ -108,7 +108,8 @@ def summary(tests: list[dict[str, Any]]) -> list[str]:
 
 def main(
     data: Annotated[Path, typer.Option(help="Text file of `user item` lines in time order, .gz or not.")],
-    seeds: Annotated[int, typer.Option(help="Runs, with seeds 0, 1, ...")] = 1,
+    seeds: Annotated[int, typer.Option(help="Runs.")] = 1,
+    first_seed: Annotated[int, typer.Option(help="The first run's seed; each next one's is one higher.")] = 0,
     set_: Annotated[list[str] | None, typer.Option("--set", help="NAME=VALUE of the constructor.")] = None,
     look_every: Annotated[int, typer.Option(help="Epochs between looks at validation.")] = 5,
     budget: Annotated[float, typer.Option(help="Test also what so many training seconds leave.")] = 300,
@@ -118,7 +119,7 @@ def main(
     if threads:
         torch.set_num_threads(threads)
     warnings.simplefilter("ignore")
-    record = measure(data, seeds, settings_of(set_ or []), look_every, budget)
+    record = measure(data, range(first_seed, first_seed + seeds), settings_of(set_ or []), look_every, budget)
     runs = record["runs"]
     table = Table(title=f"{data.name}, test, whole catalogue, history excluded; {seeds} seeds")
     for column in ("", "HR@10", "NDCG@10", "spread of NDCG@10", "training s"):

@@ -73,7 +73,7 @@ def main(
         if data is None:
             continue
         with console.status(f"{name}, {data.name}"):
-            record = quality.measure(data, 1, settings, settings["epochs"], budget=0)
+            record = quality.measure(data, range(1), settings, settings["epochs"], budget=0)
         (run,) = record["runs"]
         markov = record["baselines"]["Last-item Markov"]["NDCG"]
         ndcg = f"{run['test']['NDCG@10']['mean']:.4f}"

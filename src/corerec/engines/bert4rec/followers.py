@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from corerec.engines.bert4rec.retrieval import log_sum
 from corerec.interactions import SequenceStore, flat_ranges
 
 FOLLOWERS_WEIGHT = 0.5  # of the followers of a single event; chosen on validation data, confirmed on test data
@@ -128,7 +129,7 @@ class Followers:
         if len(raised):
             at, items, shares = self.pairs(last[raised])
             rows, columns = torch.from_numpy(raised[at]).to(scores.device), torch.from_numpy(items).to(scores.device)
-            totals = scores[torch.from_numpy(raised).to(scores.device), 1:].logsumexp(1)
+            totals = log_sum(scores[torch.from_numpy(raised).to(scores.device), 1:])
             gains = totals[torch.from_numpy(at).to(scores.device)] + torch.from_numpy(
                 log_odds(weights[raised][at], shares)
             ).to(scores)

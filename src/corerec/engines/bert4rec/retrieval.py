@@ -116,7 +116,7 @@ class ItemTable:
             return torch.cat([self.log_totals(part) for part in states.split(STATES_AT_ONCE)])
         sums = states.new_empty(len(states), self._num_blocks(len(states)))
         for at, (_, block) in enumerate(self._score_blocks(states)):
-            sums[:, at] = _log_sum(block)
+            sums[:, at] = log_sum(block)
         return sums.logsumexp(1)
 
     def score_of(self, state: np.ndarray, number: int) -> np.float32:
@@ -172,7 +172,7 @@ class ItemTable:
         sums = states.new_empty(len(states), blocks) if with_totals else None
         for at, (first, block) in enumerate(self._score_blocks(states)):
             if sums is not None:
-                sums[:, at] = _log_sum(block)
+                sums[:, at] = log_sum(block)
             if barred is None:
                 block[places(left_out, block.device)] = EXCLUDED
             else:
@@ -405,7 +405,7 @@ def _found(rising: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarr
     return at, rising[np.minimum(at, len(rising) - 1)] == wanted
 
 
-def _log_sum(scores: Tensor) -> Tensor:
+def log_sum(scores: Tensor) -> Tensor:
     """float32 (B, n) -> (B,): log(sum(exp(scores))).
 
     As torch.logsumexp, but in powers of 2, which torch computes twice as fast on a CPU, and without those so small that
