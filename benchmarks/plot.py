@@ -33,10 +33,11 @@ def main(
     for pair in line or []:
         name, _, level = pair.rpartition("=")
         axes.axhline(float(level), color="grey", linestyle=":", linewidth=1)
-        axes.annotate(name, (1, float(level)), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=8)
-    axes.set(xlabel="training seconds (wall clock, 2 CPU cores)", ylabel="validation NDCG@10", ylim=(0, None))
+        axes.annotate(name, (0.01, float(level)), xycoords=("axes fraction", "data"), va="bottom", fontsize=8)
+    axes.set(xlabel="training seconds (wall clock, 2 CPU cores)", ylabel="validation NDCG@10")
+    axes.set(xlim=(0, None), ylim=(0, None))
     axes.set_title(f"{', '.join(sorted(titles))}: whole catalogue, history excluded")
-    axes.legend(loc="lower right")
+    axes.legend(loc="center right")
     axes.grid(alpha=0.3)
     figure.savefig(out, dpi=150)
 

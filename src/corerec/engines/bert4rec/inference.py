@@ -170,11 +170,14 @@ def _with_followers(
         numbers and scores as in `Best`, (rows, k).
     """
     at, items, shares = followers
+    own = table.scores_of(states.cpu().numpy(), rows[at], items)
+    raised = np.logaddexp(own, best.log_totals[at] + log_odds(weights[at], shares))
+    lowest = np.where(best.numbers[:, -1] > 0, best.scores[:, -1], EXCLUDED)
+    rises = np.flatnonzero(raised >= lowest[at])  # the others stay below the best k: most of them
+    at, items, raised = at[rises], items[rises], raised[rises]
     columns = table.num_items + 1
     keys, starts = at * columns + items, np.arange(len(rows)) * columns
     size = len(rows) * columns
-    own = table.scores_of(states.cpu().numpy(), rows[at], items)
-    raised = np.logaddexp(own, best.log_totals[at] + log_odds(weights[at], shares))
     out = asked.left_out if len(rows) == len(asked) else asked.left_out.select(rows)
     raised[_marks(np.repeat(starts, out.lengths) + out.items, size)[keys]] = EXCLUDED
     if len(asked.limited):

@@ -80,7 +80,7 @@ class Bert4RecNetwork(nn.Module):
         for block in self.blocks[:-1]:
             x = block(x, mask)
         x = self.blocks[-1](x, mask, asked)  # (B, M, D)
-        return self.head_norm(x + F.gelu(self.head(x)))
+        return self.head_norm(x + self.head(x, gelu=True))
 
     def logits(self, hidden: Tensor) -> Tensor:
         """float (..., D) -> (..., V + 2): one unnormalised log-probability for each item number."""
@@ -150,7 +150,7 @@ class Block(nn.Module):
             query = linear(normed.gather(1, at), weight[:dim], bias[:dim])  # (B, M, D)
         mixed = attend(self._heads(query), self._heads(key), self._heads(value), mask)  # (B, H, M, D / H)
         x = x + self.dropout(self.attention_out(mixed.transpose(1, 2).flatten(2)))
-        return x + self.dropout(self.feedforward_out(F.gelu(self.feedforward_in(self.feedforward_norm(x)))))
+        return x + self.dropout(self.feedforward_out(self.feedforward_in(self.feedforward_norm(x), gelu=True)))
 
     def _heads(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
@@ -159,19 +159,21 @@ class Block(nn.Module):
 class Linear(nn.Linear):
     """nn.Linear by `linear`."""
 
-    def forward(self, input: Tensor) -> Tensor:
-        return linear(input, self.weight, self.bias)
+    def forward(self, input: Tensor, gelu: bool = False) -> Tensor:
+        return linear(input, self.weight, self.bias, gelu)
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """As F.linear; on a CPU without gradients, and for many rows, in oneDNN's hands.
+def linear(x: Tensor, weight: Tensor, bias: Tensor, gelu: bool = False) -> Tensor:
+    """As F.linear, and F.gelu if asked; on a CPU without gradients, and for many rows, in oneDNN's hands.
 
-    PyTorch has MKL multiply float32, which on AMD's processors takes twice as long (`benchmarks/README.md`).
+    PyTorch has MKL multiply float32, which on AMD's processors takes twice as long (`benchmarks/README.md`); oneDNN
+    takes the GELU of each value while it is at hand.
     """
     plain = x.numel() < ONEDNN_FROM or x.device.type != "cpu" or not torch.backends.mkldnn.is_available()
     if plain or torch.is_grad_enabled() or torch.is_autocast_enabled("cpu") or torch.compiler.is_exporting():
-        return F.linear(x, weight, bias)
-    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+        product = F.linear(x, weight, bias)
+        return F.gelu(product) if gelu else product
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, *(("gelu", [], "none") if gelu else ("none", [], "")))
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
