@@ -31,6 +31,7 @@ from corerec.baselines import LastItemMarkov, Popularity
 from corerec.engines.bert4rec import Bert4Rec
 from corerec.engines.bert4rec.followers import Followers
 from corerec.engines.bert4rec.inference import NetworkScorer
+from corerec.engines.bert4rec.recipe import Recipe
 from corerec.engines.bert4rec.training import EpochResult, build_network, train_epochs
 from corerec.evaluation import Scorer, evaluate
 from corerec.splitting import Split, leave_one_out
@@ -73,13 +74,14 @@ def train_and_measure(
     network = build_network(replace(model.model_config, num_items=num_items), config.seed).to(model.device)
     scorer = NetworkScorer(network, followers=Followers.of(split.train, num_items))
     curve, seconds, early, weights = [], 0.0, 0.0, {}
+    last_epoch = Recipe.of(config, network.config, split.train).epochs
     for result in train_epochs(network, split.train, config):
         if not isinstance(result, EpochResult):
             continue
         seconds += result.seconds
         if seconds <= budget:
             early, weights = seconds, {name: tensor.clone() for name, tensor in network.state_dict().items()}
-        if result.epoch % look_every == 0 or result.epoch == config.epochs:
+        if result.epoch % look_every == 0 or result.epoch == last_epoch:
             start = time.perf_counter()
             report = evaluate(scorer, split.valid)
             point = {"epoch": result.epoch, "seconds": seconds, "loss": result.loss, "ndcg": report.value("NDCG")}

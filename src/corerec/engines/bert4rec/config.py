@@ -63,8 +63,9 @@ class ModelConfig:
 class TrainConfig:
     """How the network is trained. What is None is chosen from the log (`recipe.py`)."""
 
-    epochs: int = 40
-    """Passes over all events; the learning rate's cosine ends with the last."""
+    epochs: int | None = None
+    """Passes over all events; the learning rate's cosine ends with the last. None: 40 where users have 50 events or
+    more on average; 20 with fewer, as more would learn a sparse log by heart."""
     batch_size: int | None = None
     """Windows in a step, at most: a log too small for 200 steps an epoch takes fewer. None: as hold 4,096 events."""
     learning_rate: float = 0.001

@@ -14,7 +14,7 @@ READ_LOSS_EVERY = 10  # steps: reading a loss waits for the device
 
 
 def shown(
-    results: Iterator[Recipe | StepResult | EpochResult], num_epochs: int, name: str
+    results: Iterator[Recipe | StepResult | EpochResult], name: str
 ) -> Iterator[Recipe | StepResult | EpochResult]:
     """Pass training results on, drawing them to stderr as they go by."""
     console = Console(stderr=True)
@@ -31,15 +31,17 @@ def shown(
         disable=not console.is_terminal,
     ) as bars:
         bar = bars.add_task(name, total=None, loss="")
+        num_epochs = 0
         for result in results:
-            if isinstance(result, EpochResult):
+            if isinstance(result, Recipe):
+                num_epochs = result.epochs
+                console.print(f"{name}  {result}", highlight=False, soft_wrap=True)
+            elif isinstance(result, EpochResult):
                 console.print(
                     f"{name}  epoch {result.epoch}/{num_epochs}  loss {result.loss:.4f}  {result.seconds:.1f} s  "
                     f"{result.num_steps:,} steps  {result.num_events / result.seconds:,.0f} events/s",
                     highlight=False,
                 )
-            elif isinstance(result, Recipe):
-                console.print(f"{name}  {result}", highlight=False, soft_wrap=True)
             elif result.step % READ_LOSS_EVERY == 0 or result.step == result.num_steps:
                 text = f"epoch {result.epoch}/{num_epochs}  loss {float(result.loss):.4f}"
                 bars.update(bar, completed=result.step, total=result.num_steps, loss=text)

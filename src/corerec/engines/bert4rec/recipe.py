@@ -25,6 +25,7 @@ NEGATIVES = 2048
 class Recipe:
     """How one log is trained on, with nothing left open. Each field's meaning stands in `TrainConfig`."""
 
+    epochs: int
     batch_size: int
     num_steps: int
     warmup_steps: int
@@ -38,8 +39,9 @@ class Recipe:
         """What is given stays, but for a batch size too large for the log."""
         num_windows = int(window_counts(store.lengths, model.max_seq_len, config.whole_history).sum())
         batch_size = batch_size_for(num_windows, store.num_events, config.batch_size)
-        num_steps = config.epochs * -(-num_windows // batch_size)
-        events_a_user = store.num_events / max(1, np.count_nonzero(store.lengths))
+        long = store.num_events >= LONG_HISTORY * np.count_nonzero(store.lengths)
+        epochs = config.epochs or (40 if long else 20)
+        num_steps = epochs * -(-num_windows // batch_size)
         dropout, until, warmup, negatives = (
             config.dropout,
             config.next_item_until,
@@ -49,18 +51,19 @@ class Recipe:
         if dropout is None:
             dropout = 0.2 if model.hidden_dim >= WIDE and store.num_events < MANY_EVENTS else 0.1
         if until is None:
-            until = 0.5 if events_a_user >= LONG_HISTORY else 1.0
+            until = 0.5 if long else 1.0
         if warmup is None:
             warmup = min(1000, num_steps // 20)
         if negatives is not None and negatives >= model.num_items:
             negatives = None
-        return cls(batch_size, num_steps, warmup, dropout, until, negatives)
+        return cls(epochs, batch_size, num_steps, warmup, dropout, until, negatives)
 
     def __str__(self) -> str:
         compete = "all items compete" if self.negatives is None else f"{self.negatives:,} items drawn a step compete"
         return (
-            f"{self.num_steps:,} steps of up to {self.batch_size} windows, {self.warmup_steps:,} of warm-up; dropout "
-            f"{self.dropout:g}; next-item steps for {self.next_item_until:.0%} of them; {compete}"
+            f"{self.epochs} epochs, {self.num_steps:,} steps of up to {self.batch_size} windows, "
+            f"{self.warmup_steps:,} of warm-up; dropout {self.dropout:g}; "
+            f"next-item steps for {self.next_item_until:.0%} of them; {compete}"
         )
 
 

@@ -79,7 +79,7 @@ class Bert4Rec:
         next_item_share: float = 1.0,
         next_item_until: float | None = None,
         whole_history: bool = True,
-        epochs: int = 40,
+        epochs: int | None = None,
         batch_size: int | None = None,
         learning_rate: float = 0.001,
         warmup_steps: int | None = None,
@@ -190,7 +190,7 @@ class Bert4Rec:
         network = build_network(config, self.train_config.seed).to(self.device)
         results = train_epochs(network, train, self.train_config)
         if self.verbose:
-            results = shown(results, self.train_config.epochs, self.name)
+            results = shown(results, self.name)
         if self.train_config.patience is None:
             for _ in results:
                 pass

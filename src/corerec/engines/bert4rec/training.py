@@ -85,7 +85,7 @@ def train_epochs(
     optimizer = _optimizer(network, config)
     average = WeightAverage(network, config.average_steps)
     step = 0
-    for epoch in range(1, config.epochs + 1):
+    for epoch in range(1, recipe.epochs + 1):
         started, losses, num_events = time.perf_counter(), [], 0
         network.dropout.renew()
         for items in epoch_batches(store, max_seq_len, recipe.batch_size, config.whole_history, order):
@@ -111,7 +111,7 @@ def train_epochs(
         average.update()
         average.exchange()
         yield EpochResult(epoch, len(losses), mean, time.perf_counter() - started, num_events)
-        if epoch < config.epochs:
+        if epoch < recipe.epochs:
             average.exchange()
 
 

@@ -37,8 +37,13 @@ def test_wide_networks_drop_more_where_events_are_few():
 
 
 def test_short_histories_keep_next_item_steps_to_the_end():
-    assert recipe(log(length=8)).next_item_until == 1
-    assert recipe(log(length=100)).next_item_until == 0.5
+    assert recipe(log(length=49)).next_item_until == 1
+    assert recipe(log(length=50)).next_item_until == 0.5
+
+
+def test_short_histories_are_passed_over_less_often():
+    assert recipe(log(length=49)).epochs == 20
+    assert recipe(log(length=50)).epochs == 40
 
 
 def test_a_large_catalogue_takes_negatives():
@@ -60,7 +65,14 @@ def test_no_events_leave_something_to_follow():
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("dropout", 0.0), ("next_item_until", 0.0), ("warmup_steps", 0), ("negatives", 7), ("batch_size", 16)],
+    [
+        ("epochs", 3),
+        ("dropout", 0.0),
+        ("next_item_until", 0.0),
+        ("warmup_steps", 0),
+        ("negatives", 7),
+        ("batch_size", 16),
+    ],
 )
 def test_what_is_given_stays(name, value):
     assert getattr(recipe(log(users=MANY_EVENTS // 10, length=10), **{name: value}), name) == value
@@ -68,6 +80,6 @@ def test_what_is_given_stays(name, value):
 
 def test_says_what_was_chosen():
     assert str(recipe(log(users=320, length=10), num_items=30_000, epochs=3)) == (
-        "60 steps of up to 16 windows, 3 of warm-up; dropout 0.2; next-item steps for 100% of them; "
+        "3 epochs, 60 steps of up to 16 windows, 3 of warm-up; dropout 0.2; next-item steps for 100% of them; "
         "2,048 items drawn a step compete"
     )
