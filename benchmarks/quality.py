@@ -74,8 +74,10 @@ def train_and_measure(
     network = build_network(replace(model.model_config, num_items=num_items), config.seed).to(model.device)
     scorer = NetworkScorer(network, followers=Followers.of(split.train, num_items))
     curve, seconds, early, weights = [], 0.0, 0.0, {}
-    last_epoch = Recipe.of(config, network.config, split.train).epochs
+    last_epoch = 0
     for result in train_epochs(network, split.train, config):
+        if isinstance(result, Recipe):
+            last_epoch = result.epochs
         if not isinstance(result, EpochResult):
             continue
         seconds += result.seconds

@@ -22,17 +22,8 @@ import paper
 import quality
 import train_speed
 from machine import describe
+from ratings import TUTORIAL
 
-TUTORIAL = {
-    "max_seq_len": 50,
-    "hidden_dim": 64,
-    "num_layers": 2,
-    "num_heads": 2,
-    "mask_prob": 0.15,
-    "epochs": 20,
-    "batch_size": 256,
-    "learning_rate": 0.001,
-}
 PAPER_EPOCHS = 5
 
 

@@ -101,10 +101,9 @@ def load(path: str | os.PathLike[str]) -> Checkpoint:
         dropout = {"dropout": shape.pop("dropout")} if "dropout" in shape else {}  # format 1 had it here
         config = ModelConfig(**shape)
         network = build_network(config, seed=0)
-        prefix = "network."
-        network.load_state_dict({k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)})
+        network.load_state_dict(_part(tensors, "network."))
         network.eval()
-        stored = {k.split(".")[1]: tensors[k].numpy() for k in tensors if k.startswith("histories.")}
+        stored = {field: tensor.numpy() for field, tensor in _part(tensors, "histories.").items()}
         users, histories = (_vocabulary(tensors, "user"), SequenceStore(**stored)) if stored else (None, None)
         items = _vocabulary(tensors, "item")
         if "item_counts" not in tensors and histories is not None:  # not in the first files
@@ -115,10 +114,10 @@ def load(path: str | os.PathLike[str]) -> Checkpoint:
         if users is not None and histories is not None and len(users) != len(histories):
             raise ValueError(f"{len(users):,} users and {len(histories):,} histories")
         train_config = TrainConfig(**(dropout | json.loads(about["train_config"])))
-        followed = {k.removeprefix("followers."): tensors[k] for k in tensors if k.startswith("followers.")}
+        followed = _part(tensors, "followers.")
         # Not in the first files.
         followers = Followers.of_tensors(followed, len(items)) if followed else Followers.none(len(items))
-        rated = {k.removeprefix("ratings."): tensors[k] for k in tensors if k.startswith("ratings.")}
+        rated = _part(tensors, "ratings.")
         ratings = RatingModel.of(rated, config.num_items) if rated else None
         return Checkpoint(about["name"], network, train_config, items, counts, followers, users, histories, ratings)
     except (SafetensorError, OSError) as error:
@@ -127,6 +126,11 @@ def load(path: str | os.PathLike[str]) -> Checkpoint:
         if isinstance(error, CheckpointError):
             raise
         raise CheckpointError(f"{path} does not hold together as a Bert4Rec model ({error}); save it again") from None
+
+
+def _part(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    """The tensors whose names begin with the prefix, by the rest of their names."""
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
 def _check_format(path: Path, about: dict[str, str]) -> None:

@@ -95,7 +95,7 @@ def train_epochs(
                 group["lr"] = rate
             share = config.next_item_share * fading(step / recipe.num_steps, recipe.next_item_until)
             causal = items.shape[1] > 1 and bool(torch.rand((), generator=masks) < share)
-            with mixed_precision(device) if config.bfloat16 else contextlib.nullcontext():
+            with mixed_precision(device, config.bfloat16):
                 loss = batch_loss(network, items, config, causal, masks, recipe.negatives, shares)
             optimizer.zero_grad()
             loss.backward()
@@ -203,13 +203,13 @@ def fading(done: float, until: float) -> float:
     return max(0.0, 1 - done / until) if until else 0.0
 
 
-def mixed_precision(device: torch.device) -> contextlib.AbstractContextManager[object]:
-    """bfloat16 matrix products where the hardware multiplies in it; float32 elsewhere."""
+def mixed_precision(device: torch.device, bfloat16: bool) -> contextlib.AbstractContextManager[object]:
+    """Matrix products in bfloat16, if wanted and where the hardware multiplies in it; float32 elsewhere."""
     if device.type == "cpu":
         fast = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
     else:
         fast = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.autocast(device.type, torch.bfloat16) if fast else contextlib.nullcontext()
+    return torch.autocast(device.type, torch.bfloat16) if bfloat16 and fast else contextlib.nullcontext()
 
 
 def choose_device(device: str | torch.device) -> torch.device:
