@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from corerec.engines.bert4rec.retrieval import log_sum
+from corerec.engines.bert4rec.retrieval import Gains, log_sum
 from corerec.interactions import SequenceStore, flat_ranges
 
 FOLLOWERS_WEIGHT = 0.5  # of the followers of a single event; chosen on validation data, confirmed on test data
@@ -124,28 +124,21 @@ class Followers:
             histories: B rows.
         """
         last = last_items(histories)
-        weights = self.weights(histories.lengths, last)
-        raised = np.flatnonzero(weights)
-        if len(raised):
-            at, items, shares = self.pairs(last[raised])
-            rows, columns = torch.from_numpy(raised[at]).to(scores.device), torch.from_numpy(items).to(scores.device)
-            totals = log_sum(scores[torch.from_numpy(raised).to(scores.device), 1:])
-            gains = totals[torch.from_numpy(at).to(scores.device)] + torch.from_numpy(
-                log_odds(weights[raised][at], shares)
-            ).to(scores)
-            scores[rows, columns] = torch.logaddexp(scores[rows, columns], gains)
+        totals = log_sum(scores[:, 1:])
+        self.gains(last, self.weights(histories.lengths, last)).beside(totals).raise_(scores)
         return scores
 
-    def pairs(self, last: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """All followers of some items, by rising place and number.
+    def gains(self, last: np.ndarray, weights: np.ndarray) -> Gains:
+        """What the followers add to a network's probabilities, as shares of the network's part.
 
         Args:
-            last: int64 (B,).
-        Returns:
-            the place in `last`, int64; the follower, int64; its share, float32: (pairs,) each.
+            last: int64 (B,), each history's last item.
+            weights: float64 (B,), w of each; above 0 only where the last item has followers.
         """
         at, offsets = flat_ranges(self.offsets[last], self.offsets[last + 1])
-        return np.repeat(np.arange(len(last)), np.diff(offsets)), self.items[at].astype(np.int64), self.shares[at]
+        rows = np.repeat(np.arange(len(last)), np.diff(offsets))
+        amounts = np.log((weights / (1 - weights))[rows] * self.shares[at])
+        return Gains(rows, self.items[at].astype(np.int64), amounts.astype(np.float32))
 
     def padded(self) -> tuple[np.ndarray, np.ndarray]:
         """Rows of one width F, the longest's: numbers int32 (V + 1, F), 0 from where a row has ended; their shares."""
@@ -175,8 +168,3 @@ def last_items(histories: SequenceStore) -> np.ndarray:
     known = histories.lengths.nonzero()[0]  # np.flatnonzero takes three times as long for one
     last[known] = histories.items[histories.offsets[1:][known] - 1]
     return last
-
-
-def log_odds(weights: np.ndarray, shares: np.ndarray) -> np.ndarray:
-    """float64 (pairs,): log(w share / (1 - w)), what a follower gains beside (1 - w) p_network, on that scale."""
-    return np.log(weights * shares / (1 - weights))

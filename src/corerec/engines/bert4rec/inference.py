@@ -16,16 +16,13 @@ import torch
 from torch import Tensor
 
 from corerec.engines.bert4rec.batches import padded
-from corerec.engines.bert4rec.followers import Followers, last_items, log_odds
+from corerec.engines.bert4rec.followers import Followers, last_items
 from corerec.engines.bert4rec.model import Bert4RecNetwork
 from corerec.engines.bert4rec.questions import Asked
 from corerec.engines.bert4rec.retrieval import ItemTable
 from corerec.interactions import SequenceStore
-from corerec.ranking import EXCLUDED
 
 PLACES_AT_ONCE = 2**13  # sequence places in one forward pass: bounds memory, and stays near a CPU's cache
-
-MARKS_AT_ONCE = 2**22  # questions x items marked at once: 4 MB
 
 
 @torch.no_grad()
@@ -115,96 +112,38 @@ def best_items(
         followers: blend these in; needs the totals of the questions whose last item has any. None asks the network
             alone.
     """
-    weights, last = np.zeros(len(asked)), last_items(asked.histories)
-    if followers is not None:
-        weights = followers.weights(asked.histories.lengths, last)
+    last = last_items(asked.histories)
+    weights = np.zeros(len(asked)) if followers is None else followers.weights(asked.histories.lengths, last)
     lacking = np.isnan(log_totals) & (with_totals | (weights > 0))
+    log_totals = log_totals.copy()
+    # Candidates are a part of the catalogue, totals are of the whole: computed for all lists of candidates at once.
+    apart = asked.limited[lacking[asked.limited]]
+    if len(apart):
+        log_totals[apart] = table.log_totals(states[apart]).cpu().numpy()
+        lacking[apart] = False
     width = min(int(asked.top_k.max(initial=1)), table.num_items)
     numbers, scores = np.zeros((len(asked), width), np.int64), np.zeros((len(asked), width), np.float32)
-    log_totals = log_totals.copy()
     for rows, allowed in _alike(asked, lacking):
-        left_out = asked.left_out if isinstance(rows, slice) else asked.left_out.select(rows)
-        # Candidates are a part of the catalogue: the totals, which are not, wait for the end.
-        totals_too = allowed is None and bool(lacking[rows].any())
-        best = table.best_items(states[rows], int(asked.top_k[rows].max()), left_out, allowed, with_totals=totals_too)
+        unknown = bool(lacking[rows].any())
+        best = table.best_items(
+            states[rows],
+            int(asked.top_k[rows].max()),
+            asked.left_out if isinstance(rows, slice) else asked.left_out.select(rows),
+            allowed,
+            with_totals=unknown,
+            log_totals=None if unknown else torch.from_numpy(log_totals[rows]).to(states.device),
+            gains=None if followers is None else followers.gains(last[rows], weights[rows]),
+        )
         filled = slice(min(width, best.numbers.shape[1]))
         numbers[rows, filled] = best.numbers.cpu().numpy()[:, filled]  # NumPy slices in a tenth of torch's time
         scores[rows, filled] = best.scores.cpu().numpy()[:, filled]
-        if best.log_totals is not None:
+        if unknown:
+            assert best.log_totals is not None
             log_totals[rows] = best.log_totals.cpu().numpy()
-    unknown = (np.isnan(log_totals) & lacking).nonzero()[0]
-    if len(unknown):
-        log_totals[unknown] = table.log_totals(states[unknown]).cpu().numpy()
     if followers is not None:
-        raised = weights.nonzero()[0]
-        rows_at_once = max(1, MARKS_AT_ONCE // (table.num_items + 1))
-        for first in range(0, len(raised), rows_at_once):
-            rows = raised[first : first + rows_at_once]
-            best = Best(numbers[rows], scores[rows], log_totals[rows])
-            numbers[rows], scores[rows] = _with_followers(
-                best, table, states, asked, followers.pairs(last[rows]), weights[rows], rows
-            )
+        scores += np.log1p(-weights)[:, None]  # the network's part of the mixture
     numbers[np.arange(width) >= asked.top_k[:, None]] = 0
     return Best(numbers, scores, log_totals)
-
-
-def _with_followers(
-    best: Best,
-    table: ItemTable,
-    states: Tensor,
-    asked: Asked,
-    followers: tuple[np.ndarray, np.ndarray, np.ndarray],
-    weights: np.ndarray,
-    rows: np.ndarray,
-) -> tuple[np.ndarray, np.ndarray]:
-    """The best of some questions once followers are blended in, from the `best` k of the network alone.
-
-    Exact: only followers rise, so an item that is none and stands among the best k now stood among them before. What is
-    ranked is these k and the followers.
-
-    Args:
-        followers: `Followers.pairs` of the rows.
-        weights: float64 (rows,), above 0.
-        rows: int64 (rows,), rising: which of the questions.
-    Returns:
-        numbers and scores as in `Best`, (rows, k).
-    """
-    at, items, shares = followers
-    own = table.scores_of(states.cpu().numpy(), rows[at], items)
-    raised = np.logaddexp(own, best.log_totals[at] + log_odds(weights[at], shares))
-    lowest = np.where(best.numbers[:, -1] > 0, best.scores[:, -1], EXCLUDED)
-    rises = np.flatnonzero(raised >= lowest[at])  # the others stay below the best k: most of them
-    at, items, raised = at[rises], items[rises], raised[rises]
-    columns = table.num_items + 1
-    keys, starts = at * columns + items, np.arange(len(rows)) * columns
-    size = len(rows) * columns
-    out = asked.left_out if len(rows) == len(asked) else asked.left_out.select(rows)
-    raised[_marks(np.repeat(starts, out.lengths) + out.items, size)[keys]] = EXCLUDED
-    if len(asked.limited):
-        limited = np.flatnonzero(np.isin(rows, asked.limited))
-        only = asked.candidates.select(np.searchsorted(asked.limited, rows[limited]))
-        allowed = _marks(np.repeat(starts[limited], only.lengths) + only.items, size)
-        raised[np.isin(at, limited) & ~allowed[keys]] = EXCLUDED
-    counts = np.bincount(at, minlength=len(rows))
-    k = best.numbers.shape[1]
-    numbers = np.zeros((len(rows), k + counts.max()), np.int64)
-    scores = np.full(numbers.shape, EXCLUDED, np.float32)
-    twice = _marks(keys, size)[best.numbers + starts[:, None]]
-    numbers[:, :k], scores[:, :k] = best.numbers, np.where(twice | (best.numbers == 0), EXCLUDED, best.scores)
-    places = k + np.arange(len(at)) - np.repeat(np.cumsum(counts) - counts, counts)
-    numbers[at, places], scores[at, places] = items, raised
-    order = np.lexsort((numbers, -scores))[:, :k]  # of equal scores the lower number first
-    every = np.arange(len(rows))[:, None]
-    numbers, scores = numbers[every, order], scores[every, order]
-    # Known up to a constant so far: 1 - w, by which the network's share of the mixture is scaled.
-    return np.where(scores == EXCLUDED, 0, numbers), scores + np.log1p(-weights)[:, None]
-
-
-def _marks(keys: np.ndarray, size: int) -> np.ndarray:
-    """bool (size,), True at each key: looked up faster than keys are sorted or searched."""
-    marks = np.zeros(size, bool)
-    marks[keys] = True
-    return marks
 
 
 def _alike(asked: Asked, lacking: np.ndarray) -> list[tuple[np.ndarray | slice, np.ndarray | None]]:

@@ -34,6 +34,7 @@ from corerec.interactions import SequenceStore
 from corerec.ranking import EXCLUDED, places, top_k
 
 LARGE_CATALOGUE = 2**17  # items from which bounds pay
+FEWEST_STATES = 32  # ranked at once, so that an item's weights are read for many
 STATES_AT_ONCE = 256  # of a large catalogue: each holds a bound of every group
 SCORES_AT_ONCE = 2**19  # 2 MB, near a CPU's cache
 NARROWEST = 2**11  # items in a block, at least
@@ -82,6 +83,8 @@ class ItemTable:
         allowed: np.ndarray | None = None,
         *,
         with_totals: bool = False,
+        log_totals: Tensor | None = None,
+        gains: Gains | None = None,
     ) -> BestItems:
         """The k best items of each state; equal scores go by the lower number.
 
@@ -91,24 +94,43 @@ class ItemTable:
             allowed: item numbers, the only ones that may be named; None means all.
             with_totals: compute `log_totals`, too. They take the score of every item: in a large catalogue, five times
                 the time of the best items alone.
+            log_totals: float32 (B,), where they are known already.
+            gains: as shares of the totals, which are computed for them if not known.
         """
         columns = self.num_items + 1 if allowed is None else len(allowed)
-        bounded = allowed is None and not with_totals and self.num_items >= LARGE_CATALOGUE and len(states) > 0
-        bounded = bounded and (k + SPARE_GROUPS) * GROUP < columns // 8 and int8_pays(states.device)
-        rows_at_once = STATES_AT_ONCE if bounded else max(64, SCORES_AT_ONCE // max(1, columns))
+        large = allowed is None and self.num_items >= LARGE_CATALOGUE and len(states) > 0
+        large = large and (k + SPARE_GROUPS) * GROUP < columns // 8 and int8_pays(states.device)
+        if large and gains is not None and log_totals is None:
+            log_totals = self.log_totals(states)
+        bounded = large and (log_totals is not None or not with_totals)
+        rows_at_once = STATES_AT_ONCE if bounded else max(FEWEST_STATES, SCORES_AT_ONCE // max(1, columns))
         if len(states) > rows_at_once:
             parts = []
             for first in range(0, len(states), rows_at_once):
-                rows = np.arange(first, min(first + rows_at_once, len(states)))
-                part = states[first : first + len(rows)]
-                parts.append(self.best_items(part, k, left_out.select(rows), allowed, with_totals=with_totals))
+                rows = slice(first, min(first + rows_at_once, len(states)))
+                part = self.best_items(
+                    states[rows],
+                    k,
+                    left_out.select(np.arange(rows.start, rows.stop)),
+                    allowed,
+                    with_totals=with_totals,
+                    log_totals=None if log_totals is None else log_totals[rows],
+                    gains=None if gains is None else gains.of_rows(rows.start, rows.stop),
+                )
+                parts.append(part)
             numbers, scores, totals = zip(*parts, strict=True)
-            return BestItems(torch.cat(numbers), torch.cat(scores), torch.cat(totals) if with_totals else None)
+            return BestItems(torch.cat(numbers), torch.cat(scores), None if totals[0] is None else torch.cat(totals))
+        if allowed is None and not bounded and self._num_blocks(len(states)) == 1:
+            return self._at_once(states, k, left_out, with_totals, log_totals, gains)
+        if gains is not None or (with_totals and allowed is not None):
+            log_totals = self.log_totals(states) if log_totals is None else log_totals
+            gains = None if gains is None else gains.beside(log_totals)
         if bounded:
-            return BestItems(*self._by_bounds(states, k, left_out), None)
-        if allowed is None:
-            return self._one_by_one(states, k, left_out, with_totals)
-        return self._among(states, k, left_out, allowed, with_totals)
+            return BestItems(*self._by_bounds(states, k, left_out, gains), log_totals)
+        if allowed is not None:
+            return BestItems(*self._among(states, k, left_out, allowed, gains), log_totals)
+        numbers, scores, sums = self._block_by_block(states, k, left_out, gains, with_totals and log_totals is None)
+        return BestItems(numbers, scores, log_totals if sums is None else sums)
 
     def log_totals(self, states: Tensor) -> Tensor:
         """float32 (B, D) -> (B,): what turns scores into log-probabilities over the catalogue when taken off."""
@@ -145,67 +167,95 @@ class ItemTable:
 
     # --------------------------------------------------------------------------------------------- item by item
 
-    def _score_blocks(self, states: Tensor) -> Iterator[tuple[int, Tensor]]:
-        """A block of items at a time: the first one's number, and scores, float32 (B, block), padding EXCLUDED.
+    def _score_block(self, states: Tensor, first: int = 0, end: int | None = None, out: Tensor | None = None) -> Tensor:
+        """The scores of the items `first` to `end`, float32 (B, block), padding EXCLUDED."""
+        block = torch.addmm(self._biases[first:end], states, self._weights[first:end].T, out=out)
+        if first == 0:
+            block[:, 0] = EXCLUDED
+        return block
 
-        Each block overwrites the one before.
-        """
+    def _score_blocks(self, states: Tensor) -> Iterator[tuple[int, Tensor]]:
+        """A block of items at a time: the first one's number, and scores; each block overwrites the one before."""
         columns = self.num_items + 1
         width = _block_width(len(states), columns)
         buffer = states.new_empty(len(states) * width)
         for first in range(0, columns, width):
             end = min(first + width, columns)
             block = buffer[: len(states) * (end - first)].view(len(states), end - first)
-            torch.addmm(self._biases[first:end], states, self._weights[first:end].T, out=block)
-            if first == 0:
-                block[:, 0] = EXCLUDED
-            yield first, block
+            yield first, self._score_block(states, first, end, out=block)
 
     def _num_blocks(self, num_states: int) -> int:
         return -(-(self.num_items + 1) // _block_width(num_states, self.num_items + 1))
 
-    def _one_by_one(self, states: Tensor, k: int, left_out: SequenceStore, with_totals: bool) -> BestItems:
-        """Every item ranked: the best of each block, and of these the best."""
+    def _at_once(
+        self,
+        states: Tensor,
+        k: int,
+        left_out: SequenceStore,
+        with_totals: bool,
+        log_totals: Tensor | None,
+        gains: Gains | None,
+    ) -> BestItems:
+        """Every item ranked, all in one block; the totals if known, asked for or needed."""
+        block = self._score_block(states)
+        if log_totals is None and (with_totals or gains is not None):
+            log_totals = log_sum(block)
+        if gains is not None and log_totals is not None:
+            gains.beside(log_totals).raise_(block)
+        block[places(left_out, block.device)] = EXCLUDED
+        return BestItems(*top_k(block, k), log_totals)
+
+    def _block_by_block(
+        self, states: Tensor, k: int, left_out: SequenceStore, gains: Gains | None, with_totals: bool
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Every item ranked: the best of each block, and of these the best; and the totals if asked for."""
         blocks = self._num_blocks(len(states))
-        barred = LeftOut.of(left_out) if blocks > 1 else None
-        found = Found(states, min(k * blocks, self.num_items + 1))
         sums = states.new_empty(len(states), blocks) if with_totals else None
+        barred = LeftOut.of(left_out)
+        gains = None if gains is None else gains.by_column()
+        found = Found(states, min(k * blocks, self.num_items + 1))
         for at, (first, block) in enumerate(self._score_blocks(states)):
             if sums is not None:
                 sums[:, at] = log_sum(block)
-            if barred is None:
-                block[places(left_out, block.device)] = EXCLUDED
-            else:
-                barred.exclude_(block, first, EXCLUDED)
+            if gains is not None:
+                gains.of_columns(first, first + block.shape[1]).raise_(block)
+            barred.exclude_(block, first, EXCLUDED)
             columns, scores = top_k(block, k)
             found.add(columns.add_(first), scores)
-        return BestItems(*found.best(k), None if sums is None else sums.logsumexp(1))
+        return *found.best(k), None if sums is None else sums.logsumexp(1)
 
     def _among(
-        self, states: Tensor, k: int, left_out: SequenceStore, allowed: np.ndarray, with_totals: bool
-    ) -> BestItems:
+        self, states: Tensor, k: int, left_out: SequenceStore, allowed: np.ndarray, gains: Gains | None
+    ) -> tuple[Tensor, Tensor]:
         """Only the allowed items scored and ranked."""
         rising = np.unique(allowed).astype(np.int64)  # of equal scores the lower column is now the lower number
         barred = LeftOut.of(left_out).within(rising)
+        gains = None if gains is None else gains.within(rising).by_column()
         width = max(1, FLOATS_AT_ONCE // states.shape[1])
         found = Found(states, min(k * -(-len(rising) // width), len(rising)))
         for first in range(0, len(rising), width):
             only = torch.from_numpy(rising[first : first + width]).to(states.device)
             block = torch.addmm(self._biases.index_select(0, only), states, self._weights.index_select(0, only).T)
+            if gains is not None:
+                gains.of_columns(first, first + len(only)).raise_(block)
             barred.exclude_(block, first, EXCLUDED)
             at, scores = top_k(block, k)
             found.add(only[at].masked_fill_(scores == EXCLUDED, 0), scores)
-        return BestItems(*found.best(k), self.log_totals(states) if with_totals else None)
+        return found.best(k)
 
     # ------------------------------------------------------------------------------------------------ by bounds
 
-    def _by_bounds(self, states: Tensor, k: int, left_out: SequenceStore) -> tuple[Tensor, Tensor]:
+    def _by_bounds(self, states: Tensor, k: int, left_out: SequenceStore, gains: Gains | None) -> tuple[Tensor, Tensor]:
         """The numbers and scores of a large catalogue's best items, as the head of this file tells."""
-        numbers, scores, proven = self._settled(states, self._bounds(states, LeftOut.of(left_out)), k, left_out)
+        bounds = self._bounds(states, LeftOut.of(left_out))
+        if gains is not None:
+            gains.raise_groups_(bounds)
+        numbers, scores, proven = self._settled(states, bounds, k, left_out, gains)
         if not proven.all():
             unsure = np.flatnonzero(~proven)
-            sure = self._one_by_one(states[unsure], k, left_out.select(unsure), with_totals=False)
-            numbers[unsure], scores[unsure] = sure.numbers, sure.scores
+            some = None if gains is None else gains.select(unsure)
+            sure = self._block_by_block(states[unsure], k, left_out.select(unsure), some, with_totals=False)
+            numbers[unsure], scores[unsure] = sure[:2]
         return numbers, scores
 
     def _bounds(self, states: Tensor, left_out: LeftOut) -> Tensor:
@@ -239,10 +289,11 @@ class ItemTable:
         return bounds.add_(rough.rounded)
 
     def _settled(
-        self, states: Tensor, bounds: Tensor, k: int, left_out: SequenceStore
+        self, states: Tensor, bounds: Tensor, k: int, left_out: SequenceStore, gains: Gains | None
     ) -> tuple[Tensor, Tensor, np.ndarray]:
         """The best items of the groups of the highest bounds, their scores, and which rows are proven, bool (B,)."""
-        count = k + SPARE_GROUPS
+        count = k + SPARE_GROUPS + (0 if gains is None else gains.most)  # a gain may raise any group's bound
+        count = min(count, bounds.shape[1] - 1)
         highest, order = bounds.topk(count + 1, dim=1)
         chosen = order[:, :count].sort(dim=1).values  # rising numbers, for the sake of ties
         rows_at_once = max(1, FLOATS_AT_ONCE // (count * GROUP * states.shape[1]))
@@ -250,12 +301,15 @@ class ItemTable:
         for first in range(0, len(states), rows_at_once):
             rows = np.arange(first, min(first + rows_at_once, len(states)))
             part = slice(first, first + len(rows))
-            best = self._best_of_groups(states[part], chosen[part], k, left_out.select(rows))
+            some = None if gains is None else gains.of_rows(part.start, part.stop)
+            best = self._best_of_groups(states[part], chosen[part], k, left_out.select(rows), some)
             numbers[part], scores[part] = best
         proven = highest[:, -1] < scores[:, -1]
         return numbers, scores, proven.cpu().numpy()
 
-    def _best_of_groups(self, states: Tensor, chosen: Tensor, k: int, left_out: SequenceStore) -> tuple[Tensor, Tensor]:
+    def _best_of_groups(
+        self, states: Tensor, chosen: Tensor, k: int, left_out: SequenceStore, gains: Gains | None
+    ) -> tuple[Tensor, Tensor]:
         """The best k items, and their scores, of each row's chosen groups, int64 (B, c), rising."""
         within = torch.arange(GROUP, device=states.device)
         numbers = (chosen[:, :, None] * GROUP + within).flatten(1)  # (B, c GROUP)
@@ -265,6 +319,9 @@ class ItemTable:
         scores.masked_fill_((numbers == 0) | (numbers > self.num_items), EXCLUDED)
         groups = self.num_items // GROUP + 1
         keys = (chosen + groups * torch.arange(len(chosen), device=chosen.device)[:, None]).flatten().cpu().numpy()
+        if gains is not None:
+            at, met = _found(keys, gains.rows * groups + gains.columns // GROUP)
+            Gains(at[met], gains.columns[met] % GROUP, gains.amounts[met]).raise_(scores.view(-1, GROUP))
         barred = LeftOut.of(left_out)
         at, met = _found(keys, barred.rows * groups + barred.columns // GROUP)
         scores.view(-1, GROUP)[torch.from_numpy(at[met]), torch.from_numpy(barred.columns[met] % GROUP)] = EXCLUDED
@@ -357,6 +414,66 @@ class LeftOut:
             block[rows.to(block.device), columns.to(block.device)] = value
 
 
+@dataclass(frozen=True)
+class Gains:
+    """What the probabilities of some items gain, of B states: by rising row, no pair of row and column twice.
+
+    Attributes:
+        rows, columns: int64 (P,): the state; and the item number, or its place in a block.
+        amounts: float32 (P,): the logarithm of what an exponentiated score gains; of its share in the sum of all
+            exponentiated scores at first, itself once that sum is known (`beside`).
+    """
+
+    rows: np.ndarray
+    columns: np.ndarray
+    amounts: np.ndarray
+
+    def beside(self, log_totals: Tensor) -> Gains:
+        """Shares -> amounts, given the logarithms of the sums, float32 (B,)."""
+        return Gains(self.rows, self.columns, self.amounts + log_totals.cpu().numpy()[self.rows])
+
+    def raise_(self, block: Tensor) -> None:
+        """Raise a block of scores, float32 (B, block), in place."""
+        at = torch.from_numpy(self.rows).to(block.device), torch.from_numpy(self.columns).to(block.device)
+        block[at] = torch.logaddexp(block[at], torch.from_numpy(self.amounts).to(block.device))
+
+    def raise_groups_(self, bounds: Tensor) -> None:
+        """Raise what bounds the groups' scores, float32 (B, G), to bound the raised ones."""
+        at = torch.from_numpy(self.rows * bounds.shape[1] + self.columns // GROUP).to(bounds.device)
+        raised = torch.logaddexp(bounds.view(-1)[at], torch.from_numpy(self.amounts).to(bounds.device))
+        bounds.view(-1).scatter_reduce_(0, at, raised, "amax")
+
+    @property
+    def most(self) -> int:
+        """Pairs of the row that has the most."""
+        return int(np.bincount(self.rows, minlength=1).max())
+
+    def of_rows(self, first: int, end: int) -> Gains:
+        """Those of the states `first` to `end`, counted from 0 now."""
+        here = slice(*np.searchsorted(self.rows, (first, end)))
+        return Gains(self.rows[here] - first, self.columns[here], self.amounts[here])
+
+    def select(self, rows: np.ndarray) -> Gains:
+        """Those of some states, by rising number, counted from 0 now."""
+        at, met = _found(rows, self.rows)
+        return Gains(at[met], self.columns[met], self.amounts[met])
+
+    def within(self, rising: np.ndarray) -> Gains:
+        """Those of some item numbers, as places among these."""
+        at, met = _found(rising, self.columns)
+        return Gains(self.rows[met], at[met], self.amounts[met])
+
+    def by_column(self) -> Gains:
+        """The same by rising column, as `of_columns` wants them."""
+        order = np.argsort(self.columns, kind="stable")
+        return Gains(self.rows[order], self.columns[order], self.amounts[order])
+
+    def of_columns(self, first: int, end: int) -> Gains:
+        """Those in the columns `first` to `end`, counted from 0 now."""
+        here = slice(*np.searchsorted(self.columns, (first, end)))
+        return Gains(self.rows[here], self.columns[here] - first, self.amounts[here])
+
+
 class Found:
     """The best items of one block after another, from the lowest numbers to the highest.
 
@@ -375,9 +492,6 @@ class Found:
     def add(self, numbers: Tensor, scores: Tensor) -> None:
         """A block's best items, best first, int64 and float32 (B, some); the only block's have 0 where none is left."""
         self._ends.append(self._ends[-1] + numbers.shape[1])
-        if numbers.shape == self._numbers.shape:  # the only block: nothing to copy
-            self._numbers, self._scores = numbers, scores
-            return
         here = slice(*self._ends[-2:])
         self._numbers[:, here], self._scores[:, here] = numbers, scores
 

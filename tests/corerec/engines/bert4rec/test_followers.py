@@ -125,9 +125,9 @@ wishes = st.tuples(
 )
 
 
-@given(asked_for=st.lists(wishes, max_size=7), known=st.booleans(), with_totals=st.booleans(), rows=st.integers(1, 9))
+@given(asked_for=st.lists(wishes, max_size=7), known=st.booleans(), with_totals=st.booleans())
 @settings(max_examples=150, deadline=None, derandomize=True)
-def test_the_blended_best_are_those_of_a_plain_sort_of_all_items(asked_for, known, with_totals, rows):
+def test_the_blended_best_are_those_of_a_plain_sort_of_all_items(asked_for, known, with_totals):
     """Each question has its own scores: its state is a row of the unit matrix, its scores a column of the weights."""
     states = torch.eye(max(1, len(asked_for)))[: len(asked_for)]
     columns = [torch.tensor([9.0, *scores, 9.0]) for *_, scores in asked_for] or [torch.zeros(V + 2)]
@@ -144,9 +144,7 @@ def test_the_blended_best_are_those_of_a_plain_sort_of_all_items(asked_for, know
     given = totals if known else np.full(len(asked_for), np.nan, np.float32)
     table = ItemTable(torch.stack(columns, dim=1), torch.zeros(V + 2))
     followers = Followers.of(SequenceStore.from_lists(LOG), V)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("corerec.engines.bert4rec.inference.MARKS_AT_ONCE", rows * (V + 1))
-        best = best_items(table, states, asked, given, with_totals=with_totals, followers=followers)
+    best = best_items(table, states, asked, given, with_totals=with_totals, followers=followers)
     for row, (history, left_out, candidates, top_k, scores) in enumerate(asked_for):
         probabilities = [math.nan, *blended_by_hand(scores, history)]
         named = [n for n in range(1, V + 1) if n not in left_out and (candidates is None or n in candidates)]

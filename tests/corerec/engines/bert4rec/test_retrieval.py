@@ -7,7 +7,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from corerec.engines.bert4rec import retrieval
-from corerec.engines.bert4rec.retrieval import ItemTable, LeftOut, RoughTable
+from corerec.engines.bert4rec.retrieval import Gains, ItemTable, LeftOut, RoughTable
 from corerec.interactions import SequenceStore
 
 store = SequenceStore.from_lists
@@ -165,6 +165,50 @@ def test_no_candidates_leave_nothing_to_name(way):
     assert named(best.numbers) == [[], []]
 
 
+# --- gains
+
+
+def random_gains(rows: int, num_items: int, seed: int = 0) -> Gains:
+    """Of up to 40 items of each row: some gain more than any probability, some next to nothing."""
+    random = np.random.default_rng(seed)
+    counts = random.integers(0, 40, rows)
+    columns = [np.sort(random.choice(num_items, count, replace=False)) + 1 for count in counts]
+    amounts = random.uniform(-15, 1, counts.sum()).astype(np.float32)
+    return Gains(np.repeat(np.arange(rows), counts), np.concatenate(columns), amounts)
+
+
+@pytest.mark.parametrize("known", [False, True])
+@pytest.mark.parametrize("count", [None, 700])
+@pytest.mark.parametrize(("rows", "seed"), [(1, 3), (7, 0), (7, 1), (80, 2)])
+def test_items_that_gain_are_ranked_by_what_they_are_raised_to(way, known, count, rows, seed):
+    weights, biases = random_table(3000)
+    states, left_out = random_states(rows, seed=seed), random_rows(rows, 3000, seed)
+    gains = random_gains(rows, 3000, seed)
+    scores = exact_scores(states, weights, biases)
+    totals = scores.logsumexp(1)
+    at = torch.from_numpy(gains.rows), torch.from_numpy(gains.columns)
+    scores[at] = torch.logaddexp(scores[at], totals[at[0]] + torch.from_numpy(gains.amounts))
+    allowed = None if count is None else np.random.default_rng(1).integers(1, 3001, count)
+    barred = [] if allowed is None else np.setdiff1d(np.arange(1, 3001), allowed)
+    others = store([np.concatenate([barred, left_out.row(row)]).astype(int) for row in range(rows)])
+    best = ItemTable(weights, biases).best_items(
+        states, 10, left_out, allowed, log_totals=totals.float() if known else None, gains=gains
+    )
+    assert named(best.numbers) == plain_best(scores, 10, others)
+    torch.testing.assert_close(best.scores, scores.gather(1, best.numbers).float())
+    torch.testing.assert_close(best.log_totals, totals.float())
+    rose = [np.intersect1d(row, gains.columns[gains.rows == at]) for at, row in enumerate(best.numbers.numpy())]
+    assert sum(map(len, rose)) > 0
+
+
+def test_what_gains_most_leads_a_catalogue_without_differences(way):
+    table = ItemTable(torch.zeros(2002, 4), torch.zeros(2002))
+    gains = Gains(np.array([0, 1, 2, 2]), np.array([900, 1600, 2, 7]), np.log([0.1, 0.2, 0.3, 0.4]).astype(np.float32))
+    best = table.best_items(torch.ones(3, 4), 3, store([[1], [], [7]]), gains=gains)  # no bound proves anything
+    assert best.numbers.tolist() == [[900, 2, 3], [1600, 1, 2], [2, 1, 3]]
+    torch.testing.assert_close(best.scores.exp()[:, 0], torch.tensor([1 + 200.0, 1 + 400, 1 + 600]))
+
+
 # --- probabilities
 
 
@@ -219,12 +263,13 @@ def test_no_score_exceeds_its_group_s_bound(way, case):
 
 
 @pytest.mark.parametrize("way", ["by bounds"], indirect=True)
-def test_most_answers_are_proven_by_their_bounds(way, monkeypatch):
-    monkeypatch.setattr(ItemTable, "_one_by_one", None)  # asked in vain where they are not
-    monkeypatch.setattr(retrieval, "SPARE_GROUPS", 50)
+@pytest.mark.parametrize("gains", [None, random_gains(20, 20_000)])
+def test_most_answers_are_proven_by_their_bounds(way, monkeypatch, gains):
+    monkeypatch.setattr(ItemTable, "_block_by_block", None)  # asked in vain where they are not
+    monkeypatch.setattr(retrieval, "SPARE_GROUPS", 36)
     (weights, biases), states = random_table(20_000), random_states(20)
     seen = exact_scores(states, weights, biases).topk(200, dim=1).indices  # a good model's user has met its best
-    ItemTable(weights, biases).best_items(states, 10, store(list(seen.numpy())))
+    ItemTable(weights, biases).best_items(states, 10, store(list(seen.numpy())), gains=gains)
 
 
 def test_int8_is_within_half_a_step_of_the_weights():
