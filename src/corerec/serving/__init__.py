@@ -9,6 +9,7 @@ from corerec.errors import MissingPackageError
 
 try:
     import fastapi  # noqa: F401
+    import fastapi_offline  # noqa: F401
     import prometheus_client  # noqa: F401
     import uvicorn  # noqa: F401
 except ImportError as error:

@@ -15,6 +15,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, FastAPI, Query, Request
 from fastapi.openapi.utils import get_openapi
+from fastapi_offline import FastAPIOffline
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 from starlette.responses import PlainTextResponse, Response
@@ -36,7 +37,9 @@ PAGE_HEADERS = {
     "Content-Security-Policy": "default-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "Cache-Control": "no-cache",
 }
-PUBLIC = {"/healthz", "/readyz", "/docs", "/openapi.json"}  # and the page: what no token is asked for
+SWAGGER = "/docs/assets"  # of /docs: from this server, where FastAPI's own would come from a CDN
+SWAGGER_FILES = {f"{SWAGGER}/{name}" for name in ("swagger-ui-bundle.js", "swagger-ui.css", "favicon.png")}
+PUBLIC = {"/healthz", "/readyz", "/docs", "/openapi.json", *SWAGGER_FILES}  # and the page: no token is asked for
 PAIRS_AT_ONCE = 64
 
 
@@ -64,14 +67,14 @@ def create_app(
         async with server.running():
             yield
 
-    app = FastAPI(
+    app = FastAPIOffline(
         title="CoreRec",
         summary="What comes next in a sequence, and what was missed.",
         version=metadata.version("corerec-bert4rec"),
         lifespan=lifespan,
         redirect_slashes=False,
         redoc_url=None,
-        swagger_ui_oauth2_redirect_url=None,
+        static_url=SWAGGER,
         generate_unique_id_function=lambda route: route.name,
     )
     app.state.server, app.state.settings = server, settings

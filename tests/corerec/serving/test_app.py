@@ -1,5 +1,6 @@
 import asyncio
 import json
+import re
 import threading
 
 import pandas as pd
@@ -587,7 +588,13 @@ def test_openapi_describes_the_problems_and_the_bounds(client):
     assert fields["top_k"]["maximum"] == 1000
     assert fields["history"]["anyOf"][0]["maxItems"] == 2000
     assert "security" not in recommend
-    assert client.get("/docs").status_code == 200
+
+
+def test_the_api_s_page_needs_no_network(client):
+    page = client.get("/docs").text
+    sources = re.findall(r"""(?:src|href|url)\s*[=:]\s*["']([^"']+)["']""", page)
+    assert {"/openapi.json", "/docs/assets/swagger-ui.css", "/docs/assets/swagger-ui-bundle.js"} <= set(sources)
+    assert [client.get(source).status_code for source in sources] == [200] * len(sources)
 
 
 # --------------------------------------------------------------------------------------------- token and headers
@@ -608,7 +615,7 @@ def test_a_token_guards_all_but_the_page_and_health(model, client_of):
         right = {"Authorization": "Bearer s3cret"}
         assert client.post("/v1/recommend", ask, headers=right).status_code == 200
         assert client.get("/metrics", headers=right).status_code == 200
-        for open_path in ("/", "/healthz", "/readyz", "/docs", "/openapi.json"):
+        for open_path in ("/", "/healthz", "/readyz", "/docs", "/docs/assets/swagger-ui.css", "/openapi.json"):
             assert client.get(open_path).status_code == 200
         paths = client.get("/openapi.json").json()["paths"]
         assert paths["/v1/events"]["post"]["security"] == [{"token": []}]

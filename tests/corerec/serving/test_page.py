@@ -393,3 +393,9 @@ def test_a_finger_moves_a_blank(visit):
     expect(page.locator(".sides")).to_have_text("read from 1 before and 2 after")
     touch("touchEnd")
     expect(page).to_have_url(re.compile("#history=~a,_,~b,~d$"))
+
+
+def test_the_api_s_page_is_drawn_from_this_server_alone(visit):
+    page = visit("docs")
+    page.locator("[data-path='/v1/recommend']").click()
+    expect(page.get_by_text("top_k").first).to_be_visible()
