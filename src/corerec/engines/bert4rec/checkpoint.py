@@ -116,7 +116,7 @@ def load(path: str | os.PathLike[str]) -> Checkpoint:
         train_config = TrainConfig(**(dropout | json.loads(about["train_config"])))
         followed = _part(tensors, "followers.")
         # Not in the first files.
-        followers = Followers.of_tensors(followed, len(items)) if followed else Followers.none(len(items))
+        followers = Followers.of_tensors(followed, counts) if followed else Followers.none(len(items))
         rated = _part(tensors, "ratings.")
         ratings = RatingModel.of(rated, config.num_items) if rated else None
         return Checkpoint(about["name"], network, train_config, items, counts, followers, users, histories, ratings)

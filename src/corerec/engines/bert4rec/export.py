@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from corerec.engines.bert4rec.checkpoint import writable_ids
 from corerec.engines.bert4rec.config import ModelConfig
-from corerec.engines.bert4rec.followers import FOLLOWERS_WEIGHT, Followers
+from corerec.engines.bert4rec.followers import Followers
 from corerec.engines.bert4rec.model import Bert4RecNetwork
 from corerec.engines.bert4rec.recommender import Bert4Rec
 from corerec.engines.bert4rec.training import build_network
@@ -96,6 +96,7 @@ class NextItem(nn.Module):
     without_history: Tensor
     followers: Tensor
     shares: Tensor
+    counts_lack: Tensor
 
     def __init__(self, network: Bert4RecNetwork, without_history: Tensor, followers: Followers) -> None:
         """Args:
@@ -111,6 +112,8 @@ class NextItem(nn.Module):
         self.register_buffer("without_history", without_history)
         for name, table in zip(("followers", "shares"), followers.padded(), strict=True):
             self.register_buffer(name, torch.from_numpy(table))
+        self.register_buffer("counts_lack", torch.from_numpy(followers.counts_lack).float())
+        self.scarcity = followers.scarcity
 
     def forward(self, histories: Tensor) -> Tensor:
         """int64 (B, L), left-padded with 0 -> float32 (B, V + 1), log-probabilities."""
@@ -130,7 +133,8 @@ class NextItem(nn.Module):
         last = torch.cat([histories.new_zeros((histories.shape[0], 1)), histories], dim=1)[:, -1]
         numbers, shares = self.followers[last].long(), self.shares[last]  # (B, F)
         lengths = (histories != 0).sum(1, keepdim=True).clamp(min=1)
-        weights = FOLLOWERS_WEIGHT * (shares[:, :1] > 0) / lengths.sqrt()  # (B, 1)
+        lacks = (1 / lengths + self.scarcity).sqrt()
+        weights = lacks / (lacks + self.counts_lack[last][:, None])  # (B, 1)
         gains = torch.zeros_like(logs).scatter_add(1, numbers, weights * shares)
         # Logarithms stay where nothing is gained: exp would lose the least probable items.
         return torch.where(gains > 0, (logs.exp() * (1 - weights) + gains).log(), logs + torch.log1p(-weights))

@@ -16,7 +16,8 @@ from torch import Tensor
 from corerec.engines.bert4rec.retrieval import Gains, log_sum
 from corerec.interactions import SequenceStore, flat_ranges
 
-FOLLOWERS_WEIGHT = 0.5  # of the followers of a single event; chosen on validation data, confirmed on test data
+LACK = 1.5  # of what counts say after a rare item, beside a network's after one event of a user; see `Followers`
+EVENTS_FOR_HALF = 500  # of an item, that halve it; both chosen on validation data, confirmed on test data
 MOST_FOLLOWERS = 64  # kept of one item: memory stays small, and an ONNX graph can hold them
 
 
@@ -28,19 +29,23 @@ class Followers:
 
     In a log of short histories a network ranks below a plain count of what followed the last item (Amazon Beauty;
     `benchmarks/by_history.py` measures it), because a catalogue's rare items are met too seldom to be learned, but not
-    too seldom to be remembered. So the two are interpolated (Jelinek & Mercer 1980), with a weight that falls with the
-    n events of a history, since one event says little to a network and many say much:
+    too seldom to be remembered. So the two are interpolated (Jelinek & Mercer 1980):
 
-        p(i) = (1 - w) p_network(i) + w share(last item -> i),      w = FOLLOWERS_WEIGHT / sqrt(n)
+        p(i) = (1 - w) p_network(i) + w share(last item -> i),      w = s / (s + t)
+
+        s = sqrt(1 / n + 1 / m)                 what the network lacks: n events of the history, m of an average item
+        t = LACK / (1 + N / EVENTS_FOR_HALF)    what the counts lack: N events of the last item
 
     and w = 0 where nothing ever followed the last item, or there is none.
 
     Attributes:
+        item_counts: int64 (V + 1,), events of each item number; 0 for padding.
         offsets: int64 (V + 2,); item number i has the followers offsets[i] .. offsets[i + 1]; 0, padding, has none.
         items: int32 (P,), rising within a row: the MOST_FOLLOWERS most frequent; of equally frequent ones, the lower.
         shares: float32 (P,), above 0, of the times that any of those kept followed; they sum to 1 in each row.
     """
 
+    item_counts: np.ndarray
     offsets: np.ndarray
     items: np.ndarray
     shares: np.ndarray
@@ -61,29 +66,32 @@ class Followers:
         offsets = np.concatenate([[0], np.cumsum(np.minimum(np.diff(starts), MOST_FOLLOWERS))])
         last, counts = last[kept], counts[kept]
         totals = np.bincount(last, counts, num_items + 1)
-        return cls(offsets, (pairs[kept] % columns).astype(np.int32), (counts / totals[last]).astype(np.float32))
+        followers, shares = (pairs[kept] % columns).astype(np.int32), (counts / totals[last]).astype(np.float32)
+        return cls(store.item_counts(num_items), offsets, followers, shares)
 
     @classmethod
     def none(cls, num_items: int) -> Followers:
         """Nothing followed anything: the network is left alone."""
-        return cls(np.zeros(num_items + 2, np.int64), np.zeros(0, np.int32), np.zeros(0, np.float32))
+        counts, offsets = np.zeros(num_items + 1, np.int64), np.zeros(num_items + 2, np.int64)
+        return cls(counts, offsets, np.zeros(0, np.int32), np.zeros(0, np.float32))
 
     def tensors(self) -> dict[str, Tensor]:
-        """All of it, for a file; `of_tensors` reads them back."""
+        """What a file needs besides the counts; `of_tensors` reads them back."""
         arrays = {"offsets": self.offsets, "items": self.items, "shares": self.shares}
         return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
     @classmethod
-    def of_tensors(cls, tensors: dict[str, Tensor], num_items: int) -> Followers:
+    def of_tensors(cls, tensors: dict[str, Tensor], item_counts: np.ndarray) -> Followers:
         """Raises:
         ValueError, KeyError: the tensors do not fit together.
         """
+        num_items = len(item_counts) - 1
         offsets, items, shares = (tensors[name].numpy() for name in ("offsets", "items", "shares"))
         if len(offsets) != num_items + 2 or not len(items) == len(shares) == offsets[-1]:
             raise ValueError(f"{len(items):,} followers in {len(offsets) - 1:,} rows, for {num_items:,} items")
         if offsets[:2].any() or (np.diff(offsets) < 0).any() or (items < 1).any() or (items > num_items).any():
             raise ValueError(f"followers that are not among {num_items:,} items")
-        return cls(offsets, items, shares)
+        return cls(item_counts, offsets, items, shares)
 
     # ---------------------------------------------------------------------------------------------- probabilities
 
@@ -94,7 +102,8 @@ class Followers:
             lengths: int (B,), events in all; those too old for the network to read count, too.
             last: int (B,), each history's last item, 0 where it is empty.
         """
-        return FOLLOWERS_WEIGHT * (self.offsets[last + 1] > self.offsets[last]) / np.sqrt(np.maximum(lengths, 1))
+        lacks = np.sqrt(1 / np.maximum(lengths, 1) + self.scarcity)
+        return lacks / (lacks + self.counts_lack[last])
 
     def share(self, last: Any, items: Any) -> Any:
         """How often each item followed each last one, float32 (pairs,), or of one pair; 0 where it never did."""
@@ -149,6 +158,17 @@ class Followers:
         shares = np.zeros(numbers.shape, np.float32)
         numbers[rows, places], shares[rows, places] = self.items, self.shares
         return numbers, shares
+
+    @cached_property
+    def scarcity(self) -> float:
+        """1 / m."""
+        return (len(self.item_counts) - 1) / max(1, int(self.item_counts.sum()))
+
+    @cached_property
+    def counts_lack(self) -> np.ndarray:
+        """t of each last item, float64 (V + 1,); infinite where nothing followed."""
+        lack = LACK / (1 + self.item_counts / EVENTS_FOR_HALF)
+        return np.where(self.offsets[1:] > self.offsets[:-1], lack, np.inf)
 
     @property
     def _columns(self) -> int:
