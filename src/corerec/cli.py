@@ -566,6 +566,7 @@ def info(model_file: ModelFile) -> None:
         "format": f"{about['format']} {about['format_version']}",
         "written by": f"corerec-bert4rec {about['corerec_version']}",
     }
+    open_ = {"feedforward_dim": str(4 * model.model_config.hidden_dim), "patience": "none"}  # what None stands for
     settings = asdict(model.model_config) | asdict(model.train_config)
     shown = Table(title=escape(str(model_file)), show_header=False)
     for key, value in rows.items():
@@ -573,7 +574,7 @@ def info(model_file: ModelFile) -> None:
     shown.add_section()
     for key, value in settings.items():
         if key != "num_items":
-            shown.add_row(key, "-" if value is None else str(value))
+            shown.add_row(key, open_.get(key, "from the log") if value is None else str(value))
     out.print(shown)
 
 

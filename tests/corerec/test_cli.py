@@ -60,6 +60,8 @@ def test_info_shows_settings_and_sizes(model_file):
 
     for part in ("name Ring", "users 20", "items 10", "events 80", "hidden_dim 8", "format corerec.bert4rec"):
         assert part in shown
+    assert "warmup_steps from the log" in shown
+    assert "feedforward_dim 32" in shown
 
 
 def test_evaluate_prints_one_column_for_each_scorer(model_file, log_file, tmp_path):

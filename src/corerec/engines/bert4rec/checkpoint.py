@@ -32,15 +32,14 @@ SAVABLE_IDS = (str, int, float, bool)
 class Checkpoint:
     """All that a fitted model is.
 
-    `item_counts` int64 (V + 1,): the fitted log's events of each item number. `users` and `histories`, one row a user
-    with what was observed since, are None when histories were left out. `ratings` is None for a log without any.
+    `users` and `histories`, one row a user with what was observed since, are None when histories were left out.
+    `ratings` is None for a log without any.
     """
 
     name: str
     network: Bert4RecNetwork
     train_config: TrainConfig
     items: Vocabulary
-    item_counts: np.ndarray
     followers: Followers
     users: Vocabulary | None
     histories: SequenceStore | None
@@ -56,7 +55,7 @@ def save(checkpoint: Checkpoint, path: str | os.PathLike[str]) -> None:
     path = Path(path)
     tensors = {f"network.{name}": tensor for name, tensor in checkpoint.network.state_dict().items()}
     tensors |= _vocabulary_tensors(checkpoint.items)
-    tensors["item_counts"] = torch.from_numpy(checkpoint.item_counts)
+    tensors["item_counts"] = torch.from_numpy(checkpoint.followers.item_counts)
     tensors |= {f"followers.{field}": array for field, array in checkpoint.followers.tensors().items()}
     if checkpoint.users is not None and checkpoint.histories is not None:
         tensors |= _vocabulary_tensors(checkpoint.users)
@@ -116,10 +115,10 @@ def load(path: str | os.PathLike[str]) -> Checkpoint:
         train_config = TrainConfig(**(dropout | json.loads(about["train_config"])))
         followed = _part(tensors, "followers.")
         # Not in the first files.
-        followers = Followers.of_tensors(followed, counts) if followed else Followers.none(len(items))
+        followers = Followers.of_tensors(followed, counts) if followed else Followers.none(counts)
         rated = _part(tensors, "ratings.")
         ratings = RatingModel.of(rated, config.num_items) if rated else None
-        return Checkpoint(about["name"], network, train_config, items, counts, followers, users, histories, ratings)
+        return Checkpoint(about["name"], network, train_config, items, followers, users, histories, ratings)
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path} is not a saved Bert4Rec model: {_what_it_is(path)} ({error})") from None
     except (KeyError, TypeError, ValueError, RuntimeError, ConfigError) as error:

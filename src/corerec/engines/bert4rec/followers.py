@@ -70,10 +70,11 @@ class Followers:
         return cls(store.item_counts(num_items), offsets, followers, shares)
 
     @classmethod
-    def none(cls, num_items: int) -> Followers:
+    def none(cls, item_counts: np.ndarray) -> Followers:
         """Nothing followed anything: the network is left alone."""
-        counts, offsets = np.zeros(num_items + 1, np.int64), np.zeros(num_items + 2, np.int64)
-        return cls(counts, offsets, np.zeros(0, np.int32), np.zeros(0, np.float32))
+        return cls(
+            item_counts, np.zeros(len(item_counts) + 1, np.int64), np.zeros(0, np.int32), np.zeros(0, np.float32)
+        )
 
     def tensors(self) -> dict[str, Tensor]:
         """What a file needs besides the counts; `of_tensors` reads them back."""

@@ -197,12 +197,11 @@ class Bert4Rec:
         else:
             assert valid is not None
             keep_best(network, results, valid, self.train_config.patience)
-        counts = log.sequences.item_counts(len(log.items))
         ratings = None
         if is_a_scale(log.sequences.ratings):
             ratings = fit_ratings(log.sequences, network.item_embedding.weight[:-1])
         followers = Followers.of(log.sequences, len(log.items))
-        self._adopt(network, log.items, Histories(log.sequences, log.users), counts, followers, ratings)
+        self._adopt(network, log.items, Histories(log.sequences, log.users), followers, ratings)
         return self
 
     def _adopt(
@@ -210,15 +209,13 @@ class Bert4Rec:
         network: Bert4RecNetwork,
         items: Vocabulary,
         histories: Histories | None,
-        item_counts: np.ndarray,
         followers: Followers,
         ratings: RatingModel | None,
     ) -> None:
         self._network, self.model_config = network.eval(), network.config
-        self._items, self._histories, self._item_counts = items, histories, item_counts
-        self._followers = followers
-        self._num_events = int(item_counts.sum())
-        self._popularity = Popularity(item_counts)
+        self._items, self._histories, self._followers = items, histories, followers
+        self._num_events = int(followers.item_counts.sum())
+        self._popularity = Popularity(followers.item_counts)
         self._table = ItemTable(network.item_embedding.weight, network.item_bias)
         self._states, self._tastes = StateCache(), StateCache()
         self._ratings = ratings
@@ -662,7 +659,6 @@ class Bert4Rec:
             network,
             self.train_config,
             items,
-            self._item_counts,
             self._followers,
             users,
             stored,
@@ -685,7 +681,7 @@ class Bert4Rec:
         if stored.users is not None and stored.histories is not None:
             histories = Histories(stored.histories, stored.users)
         network = stored.network.to(model.device)
-        model._adopt(network, stored.items, histories, stored.item_counts, stored.followers, stored.ratings)
+        model._adopt(network, stored.items, histories, stored.followers, stored.ratings)
         return model
 
 

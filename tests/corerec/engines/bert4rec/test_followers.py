@@ -101,7 +101,7 @@ def test_rows_padded_to_one_width_end_in_zeros(followers):
     numbers, shares = followers.padded()
     assert numbers.tolist() == [[0, 0], [2, 3], [1, 0], [0, 0], [0, 0], [5, 0], [0, 0]]
     np.testing.assert_allclose(shares[:3], [[0, 0], [2 / 3, 1 / 3], [1, 0]], rtol=1e-6)
-    assert Followers.none(V).padded()[0].shape == (V + 1, 0)
+    assert Followers.none(np.zeros(V + 1, int)).padded()[0].shape == (V + 1, 0)
 
 
 def test_last_items_are_0_where_a_history_is_empty():
