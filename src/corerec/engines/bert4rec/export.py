@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from corerec.engines.bert4rec.checkpoint import writable_ids
 from corerec.engines.bert4rec.config import ModelConfig
-from corerec.engines.bert4rec.followers import Followers
+from corerec.engines.bert4rec.followers import FALL, Followers
 from corerec.engines.bert4rec.model import Bert4RecNetwork
 from corerec.engines.bert4rec.recommender import Bert4Rec
 from corerec.engines.bert4rec.training import build_network
@@ -133,7 +133,7 @@ class NextItem(nn.Module):
         last = torch.cat([histories.new_zeros((histories.shape[0], 1)), histories], dim=1)[:, -1]
         numbers, shares = self.followers[last].long(), self.shares[last]  # (B, F)
         lengths = (histories != 0).sum(1, keepdim=True).clamp(min=1)
-        lacks = (1 / lengths + self.scarcity).sqrt()
+        lacks = (1 / lengths + self.scarcity) ** FALL
         weights = lacks / (lacks + self.counts_lack[last][:, None])  # (B, 1)
         gains = torch.zeros_like(logs).scatter_add(1, numbers, weights * shares)
         # Logarithms stay where nothing is gained: exp would lose the least probable items.

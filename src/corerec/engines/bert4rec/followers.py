@@ -16,8 +16,8 @@ from torch import Tensor
 from corerec.engines.bert4rec.retrieval import Gains, log_sum
 from corerec.interactions import SequenceStore, flat_ranges
 
-LACK = 1.5  # of what counts say after a rare item, beside a network's after one event of a user; see `Followers`
-EVENTS_FOR_HALF = 500  # of an item, that halve it; both chosen on validation data, confirmed on test data
+FALL = 0.7  # how fast a network's lack falls with what it has to go by; see `Followers`
+EVENTS_FOR_HALF = 250  # of an item, that halve what its counts lack; both chosen on validation, confirmed on test data
 MOST_FOLLOWERS = 64  # kept of one item: memory stays small, and an ONNX graph can hold them
 
 
@@ -33,8 +33,8 @@ class Followers:
 
         p(i) = (1 - w) p_network(i) + w share(last item -> i),      w = s / (s + t)
 
-        s = sqrt(1 / n + 1 / m)                 what the network lacks: n events of the history, m of an average item
-        t = LACK / (1 + N / EVENTS_FOR_HALF)    what the counts lack: N events of the last item
+        s = (1 / n + 1 / m) ** FALL          what the network lacks: n events of the history, m of an average item
+        t = 1 / (1 + N / EVENTS_FOR_HALF)    what the counts lack: N events of the last item
 
     and w = 0 where nothing ever followed the last item, or there is none.
 
@@ -103,7 +103,7 @@ class Followers:
             lengths: int (B,), events in all; those too old for the network to read count, too.
             last: int (B,), each history's last item, 0 where it is empty.
         """
-        lacks = np.sqrt(1 / np.maximum(lengths, 1) + self.scarcity)
+        lacks = (1 / np.maximum(lengths, 1) + self.scarcity) ** FALL
         return lacks / (lacks + self.counts_lack[last])
 
     def share(self, last: Any, items: Any) -> Any:
@@ -168,7 +168,7 @@ class Followers:
     @cached_property
     def counts_lack(self) -> np.ndarray:
         """t of each last item, float64 (V + 1,); infinite where nothing followed."""
-        lack = LACK / (1 + self.item_counts / EVENTS_FOR_HALF)
+        lack = 1 / (1 + self.item_counts / EVENTS_FOR_HALF)
         return np.where(self.offsets[1:] > self.offsets[:-1], lack, np.inf)
 
     @property

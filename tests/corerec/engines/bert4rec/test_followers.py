@@ -87,13 +87,13 @@ def test_the_weight_falls_with_the_events_and_is_0_without_followers(followers):
 def test_the_weight_is_higher_after_an_item_of_many_events_and_in_a_log_of_few_an_item():
     store = SequenceStore.from_lists([[1, 2], [2, 1, 2], *[[1, 2]] * 500])
     weight = Followers.of(store, 2).weights(4, 1)
-    assert weight == pytest.approx(1 / (1 + 1.5 / (1 + 502 / 500) / (1 / 4 + 2 / 1005) ** 0.5))
+    assert weight == pytest.approx(1 / (1 + 1 / (1 + 502 / 250) / (1 / 4 + 2 / 1005) ** 0.7))
     assert Followers.of(store.select(np.arange(9)), 2).item_counts.tolist() == [0, 9, 10]
     assert Followers.of(store, 1000).weights(4, 1) > weight > Followers.of(store.last(1), 2).weights(4, 1) == 0
 
 
 def weight_by_hand(num_events, last):
-    network, counts = math.sqrt(1 / num_events + V / sum(COUNTS)), 1.5 / (1 + COUNTS[last] / 500)
+    network, counts = (1 / num_events + V / sum(COUNTS)) ** 0.7, 1 / (1 + COUNTS[last] / 250)
     return network / (network + counts)
 
 
