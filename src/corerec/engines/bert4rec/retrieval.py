@@ -12,6 +12,8 @@ the time:
 If every other group's bound is below `bar`, no item in them can be among the k best, nor tie with the last of these:
 the answer is proven. Where it is not, because many groups nearly tie, every item is scored after all.
 
+What raises single scores beyond states @ weights (`Gains`) raises the bounds of their groups as well.
+
 Answers are exact up to the rounding of float32: where the scores of two items differ by less than about
 D 2**-23 |state| |weights|, either may come first.
 """
