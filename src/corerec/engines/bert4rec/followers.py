@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from corerec.engines.bert4rec.retrieval import Gains, log_sum
+from corerec.engines.bert4rec.pairs import Gains
+from corerec.engines.bert4rec.retrieval import log_sum
 from corerec.interactions import SequenceStore, flat_ranges
 
 FALL = 0.7  # how fast a network's lack falls with what it has to go by; see `Followers`

@@ -7,7 +7,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from corerec.engines.bert4rec import retrieval
-from corerec.engines.bert4rec.retrieval import Gains, ItemTable, LeftOut, RoughTable
+from corerec.engines.bert4rec.pairs import Gains, LeftOut
+from corerec.engines.bert4rec.retrieval import ItemTable, RoughTable
 from corerec.interactions import SequenceStore
 
 store = SequenceStore.from_lists
