@@ -1,6 +1,6 @@
 """How much history does a good answer need? NDCG@10 with only the newest events visible, beside two baselines.
 
-    python benchmarks/by_history.py --data ml-100k/u.data --set hidden_dim=64 --set num_heads=2 --set epochs=30
+    python benchmarks/by_history.py --data ml-100k/u.data
     python benchmarks/by_history.py --data ratings.csv --model movies.model
 
 Leave-one-out, the whole catalogue, the visible history excluded. The first table asks every user at every length; the

@@ -23,6 +23,7 @@ from corerec.engines.bert4rec.retrieval import ItemTable
 from corerec.interactions import SequenceStore
 
 PLACES_AT_ONCE = 2**13  # sequence places in one forward pass: bounds memory, and stays near a CPU's cache
+KEPT_BYTES = 2**25 - 2**16  # below the most that glibc lets its threshold rise to
 
 
 @torch.no_grad()
@@ -39,6 +40,8 @@ def next_states(network: Bert4RecNetwork, histories: SequenceStore) -> Tensor:
     device = network.item_embedding.weight.device
     recent = histories.last(network.config.max_seq_len - 1)
     states = torch.empty(len(recent), network.config.hidden_dim, device=device)
+    if recent.num_events > PLACES_AT_ONCE:
+        _keep_freed_memory()
     by_length = np.argsort(recent.lengths, kind="stable")
     lengths = recent.lengths[by_length]
     first = 0
@@ -54,6 +57,15 @@ def next_states(network: Bert4RecNetwork, histories: SequenceStore) -> Tensor:
         states[torch.from_numpy(rows).to(device)] = network(inputs, asked)[:, 0].float()
         first += count
     return states
+
+
+def _keep_freed_memory() -> None:
+    """Let the next pass use the memory of the one before, which glibc may give back to the system in between.
+
+    It does so with what is free at the heap's end beyond twice the largest block freed so far. To have the pages
+    brought back, pass after pass, took half as long as the arithmetic. A block that is freed untouched costs nothing.
+    """
+    torch.empty(KEPT_BYTES, dtype=torch.uint8)
 
 
 @torch.no_grad()
