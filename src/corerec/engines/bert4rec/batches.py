@@ -6,6 +6,7 @@ B batch, L longest window of the batch.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
 
 import numpy as np
 import torch
@@ -101,3 +102,9 @@ def rounded_length(length: int, longest: int) -> int:
     """
     step = min(16, max(1, 2 ** (length.bit_length() - 3)))
     return min(-(-length // step) * step, longest)
+
+
+@cache
+def rounded_lengths(longest: int) -> np.ndarray:
+    """int64 (longest + 1,): `rounded_length` of every length, to be looked up."""
+    return np.array([rounded_length(length, longest) for length in range(longest + 1)])

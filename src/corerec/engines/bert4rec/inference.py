@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from corerec.engines.bert4rec.batches import padded
+from corerec.engines.bert4rec.batches import padded, rounded_lengths
 from corerec.engines.bert4rec.followers import Followers, last_items
 from corerec.engines.bert4rec.model import Bert4RecNetwork
 from corerec.engines.bert4rec.questions import Asked
@@ -43,16 +43,16 @@ def next_states(network: Bert4RecNetwork, histories: SequenceStore) -> Tensor:
     if recent.num_events > PLACES_AT_ONCE:
         _keep_freed_memory()
     by_length = np.argsort(recent.lengths, kind="stable")
-    lengths = recent.lengths[by_length]
+    widths = rounded_lengths(network.config.max_seq_len)[recent.lengths[by_length] + 1]
     first = 0
     while first < len(by_length):
         # As many of the next longer rows as fit PLACES_AT_ONCE when padded to their longest.
-        area = (lengths[first:] + 1) * np.arange(1, len(lengths) - first + 1)
+        area = widths[first:] * np.arange(1, len(widths) - first + 1)
         count = max(1, int(np.searchsorted(area, PLACES_AT_ONCE, side="right")))
         rows = by_length[first : first + count]
-        items = padded(recent.items, recent.offsets[rows], recent.offsets[rows + 1])
+        items = padded(recent.items, recent.offsets[rows], recent.offsets[rows + 1], widths[first + count - 1] - 1)
         blank = torch.full((len(rows), 1), network.config.mask_number)
-        inputs = torch.cat([items, blank], dim=1).to(device) if lengths[first + count - 1] else blank.to(device)
+        inputs = torch.cat([items, blank], dim=1).to(device)
         asked = torch.full((len(rows), 1), inputs.shape[1] - 1, device=device)
         states[torch.from_numpy(rows).to(device)] = network(inputs, asked)[:, 0].float()
         first += count

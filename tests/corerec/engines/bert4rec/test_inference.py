@@ -43,6 +43,15 @@ def test_state_is_that_of_a_blank_after_the_newest_events(network):
     torch.testing.assert_close(next_states(network, SequenceStore.from_lists([history]))[0], expected)
 
 
+def test_histories_of_all_lengths_are_read_in_few_widths():
+    network, widths = build_network(ModelConfig(num_items=9, max_seq_len=100, hidden_dim=4), seed=0).eval(), set()
+    network.register_forward_pre_hook(lambda _, args: widths.add(args[0].shape[1]))
+    for length in range(150):  # one by one, as a server meets them
+        next_states(network, SequenceStore.from_lists([[1] * length]))
+    assert len(widths) < 30
+    assert max(widths) == 100
+
+
 def test_log_totals_turn_scores_into_probabilities(monkeypatch, network):
     monkeypatch.setattr(retrieval, "STATES_AT_ONCE", 2)
     states = next_states(network, SequenceStore.from_lists(HISTORIES))
