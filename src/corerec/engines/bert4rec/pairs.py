@@ -29,7 +29,7 @@ class LeftOut:
 
     def within(self, rising: np.ndarray) -> LeftOut:
         """Those among some item numbers, as places among these."""
-        at, met = found(rising, self.columns)
+        at, met = look_up(rising, self.columns)
         return LeftOut(self.rows[met], at[met])
 
     def exclude_(self, block: Tensor, first: int, value: float) -> None:
@@ -81,12 +81,12 @@ class Gains:
 
     def select(self, rows: np.ndarray) -> Gains:
         """Those of some states, by rising number, counted from 0 now."""
-        at, met = found(rows, self.rows)
+        at, met = look_up(rows, self.rows)
         return Gains(at[met], self.columns[met], self.amounts[met])
 
     def within(self, rising: np.ndarray) -> Gains:
         """Those of some item numbers, as places among these."""
-        at, met = found(rising, self.columns)
+        at, met = look_up(rising, self.columns)
         return Gains(self.rows[met], at[met], self.amounts[met])
 
     def by_column(self) -> Gains:
@@ -100,7 +100,7 @@ class Gains:
         return Gains(self.rows[here], self.columns[here] - first, self.amounts[here])
 
 
-def found(rising: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def look_up(rising: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Where each wanted number stands among rising ones, and whether it does."""
     at = np.searchsorted(rising, wanted)
     if not len(rising):

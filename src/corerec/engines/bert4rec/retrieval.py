@@ -32,7 +32,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from corerec.engines.bert4rec.pairs import Gains, LeftOut, found
+from corerec.engines.bert4rec.pairs import Gains, LeftOut, look_up
 from corerec.interactions import SequenceStore
 from corerec.ranking import EXCLUDED, places, top_k
 
@@ -323,10 +323,10 @@ class ItemTable:
         groups = self.num_items // GROUP + 1
         keys = (chosen + groups * torch.arange(len(chosen), device=chosen.device)[:, None]).flatten().cpu().numpy()
         if gains is not None:
-            at, met = found(keys, gains.rows * groups + gains.columns // GROUP)
+            at, met = look_up(keys, gains.rows * groups + gains.columns // GROUP)
             Gains(at[met], gains.columns[met] % GROUP, gains.amounts[met]).raise_(scores.view(-1, GROUP))
         barred = LeftOut.of(left_out)
-        at, met = found(keys, barred.rows * groups + barred.columns // GROUP)
+        at, met = look_up(keys, barred.rows * groups + barred.columns // GROUP)
         scores.view(-1, GROUP)[torch.from_numpy(at[met]), torch.from_numpy(barred.columns[met] % GROUP)] = EXCLUDED
         at, best = top_k(scores, k)
         return numbers.gather(1, at).masked_fill_(best == EXCLUDED, 0), best
