@@ -5,9 +5,6 @@ B histories, D hidden_dim, V items.
 
 from __future__ import annotations
 
-import math
-import threading
-from collections import OrderedDict
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -20,6 +17,7 @@ from corerec.engines.bert4rec.followers import Followers, last_items
 from corerec.engines.bert4rec.model import Bert4RecNetwork
 from corerec.engines.bert4rec.questions import Asked
 from corerec.engines.bert4rec.retrieval import ItemTable
+from corerec.engines.bert4rec.state_cache import StateCache
 from corerec.interactions import SequenceStore
 
 PLACES_AT_ONCE = 2**13  # sequence places in one forward pass: bounds memory, and stays near a CPU's cache
@@ -66,6 +64,29 @@ def _keep_freed_memory() -> None:
     brought back, pass after pass, took half as long as the arithmetic. A block that is freed untouched costs nothing.
     """
     torch.empty(KEPT_BYTES, dtype=torch.uint8)
+
+
+def encoded(
+    network: Bert4RecNetwork, cache: StateCache, users: np.ndarray, histories: SequenceStore
+) -> tuple[np.ndarray, np.ndarray]:
+    """The states of users' histories: those kept, and the others computed together.
+
+    Args:
+        users: int64 (B,), whose histories they are; 0 for nobody's.
+    Returns:
+        states, float32 (B, D); log totals, float32 (B,), NaN where not known. `cache.keep` takes the new ones in.
+    """
+    found, kept_states, kept_totals = cache.get_many(users, histories.lengths)
+    states = np.empty((len(users), network.config.hidden_dim), np.float32)
+    totals = np.full(len(users), np.nan, np.float32)
+    missing = np.ones(len(users), bool)
+    missing[found] = False
+    if len(found):
+        states[found], totals[found] = kept_states, kept_totals
+    if missing.any():
+        asked = histories.select(np.flatnonzero(missing)) if len(found) else histories
+        states[missing] = next_states(network, asked).cpu().numpy()
+    return states, totals
 
 
 @torch.no_grad()
@@ -186,77 +207,3 @@ class NetworkScorer:
     def score(self, histories: SequenceStore) -> Tensor:
         scores = score_states(self.network, next_states(self.network, histories))
         return scores if self.followers is None else self.followers.blend_(scores, histories)
-
-
-class UserState(NamedTuple):
-    """What one history leads the model to expect: enough to score any item in a microsecond.
-
-    `state` float32 (D,); `log_total` the logarithm of the sum over the catalogue of the exponentiated scores, NaN as
-    long as nobody asked for a probability; `num_events` of the whole history it was computed from. Histories only grow,
-    so this tells old states from new.
-    """
-
-    state: np.ndarray
-    log_total: float
-    num_events: int
-
-
-class StateCache:
-    """The states of the users asked about lately, at most `capacity`; the longest unused goes first. Thread-safe.
-
-    Whoever asks says how many events the user's history has now: a state from before the last of them is no answer,
-    nor can a slow thread put such a one in the place of a newer.
-    """
-
-    def __init__(self, capacity: int = 100_000) -> None:
-        self.capacity = capacity
-        self._states: OrderedDict[int, UserState] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def get(self, user: int, num_events: int) -> UserState | None:
-        """The state of the user's history of so many events, if kept."""
-        with self._lock:
-            state = self._states.get(user)
-            if state is None or state.num_events != num_events:
-                return None
-            self._states.move_to_end(user)
-            return state
-
-    def put(self, user: int, state: UserState) -> None:
-        """Keep a state, unless one of a longer history is kept, or one of the same with its total."""
-        with self._lock:
-            kept = self._states.get(user)
-            if kept is not None and kept.num_events >= state.num_events + (not math.isnan(state.log_total)):
-                return
-            self._states[user] = state
-            self._states.move_to_end(user)
-            if len(self._states) > self.capacity:
-                self._states.popitem(last=False)
-
-    def encode(
-        self, network: Bert4RecNetwork, users: np.ndarray, histories: SequenceStore
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """The states of some histories: those kept, and the others computed together.
-
-        Args:
-            users: int64 (B,), whose histories they are; 0 for nobody's.
-        Returns:
-            states, float32 (B, D); log totals, float32 (B,), NaN where not known. `keep` takes the new ones in.
-        """
-        asked = zip(users.tolist(), histories.lengths.tolist(), strict=True)
-        kept = [self.get(user, length) if user else None for user, length in asked]
-        missing = [at for at, state in enumerate(kept) if state is None]
-        if len(missing) == len(kept):
-            return next_states(network, histories).cpu().numpy(), np.full(len(kept), np.nan, np.float32)
-        totals = np.array([np.nan if state is None else state.log_total for state in kept], np.float32)
-        blank = np.zeros(network.config.hidden_dim, np.float32)
-        states = np.stack([blank if state is None else state.state for state in kept])
-        if missing:
-            states[missing] = next_states(network, histories.select(np.array(missing))).cpu().numpy()
-        return states, totals
-
-    def keep(self, users: np.ndarray, lengths: np.ndarray, states: np.ndarray, totals: np.ndarray) -> None:
-        """`put` for many; nobody's states (user 0) are not kept."""
-        for at in np.flatnonzero(users).tolist():
-            # A copy: a view would keep the states of the whole batch in memory.
-            self.put(int(users[at]), UserState(states[at].copy(), float(totals[at]), int(lengths[at])))

@@ -141,16 +141,41 @@ class Block(nn.Module):
         normed = self.attention_norm(x)
         if asked is None:
             query, key, value = self.query_key_value(normed).chunk(3, dim=-1)  # each (B, L, D)
+            mixed = self._attend(query, key, value, mask)
         else:
             dim = x.shape[-1]
             weight, bias = self.query_key_value.weight, self.query_key_value.bias
-            key, value = linear(normed, weight[dim:], bias[dim:]).chunk(2, dim=-1)
             at = asked[..., None].expand(-1, -1, dim)
             x = x.gather(1, at)
             query = linear(normed.gather(1, at), weight[:dim], bias[:dim])  # (B, M, D)
-        mixed = attend(self._heads(query), self._heads(key), self._heads(value), mask)  # (B, H, M, D / H)
-        x = x + self.dropout(self.attention_out(mixed.transpose(1, 2).flatten(2)))
+            if asked.shape[1] == 1 and not torch.is_grad_enabled():
+                mixed = self._attend_once(query[:, 0], normed, mask)[:, None]
+            else:
+                key, value = linear(normed, weight[dim:], bias[dim:]).chunk(2, dim=-1)
+                mixed = self._attend(query, key, value, mask)
+        x = x + self.dropout(self.attention_out(mixed))
         return x + self.dropout(self.feedforward_out(self.feedforward_in(self.feedforward_norm(x), gelu=True)))
+
+    def _attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+        """`attend` by each head: float (B, M, D) asks (B, L, D) twice -> (B, M, D)."""
+        mixed = attend(self._heads(query), self._heads(key), self._heads(value), mask)  # (B, H, M, D / H)
+        return mixed.transpose(1, 2).flatten(2)
+
+    def _attend_once(self, query: Tensor, normed: Tensor, mask: Tensor | None) -> Tensor:
+        """`_attend` of one query a sequence, float (B, D), without a key or a value for every place (B, L, D).
+
+        q . (W n) = (W^T q) . n: the query goes through the matrix of the keys, backwards, and of the values only the
+        mixture is taken, as in the absorbed projections of DeepSeek-V2 (arXiv:2405.04434, 2.1). The keys' bias adds the
+        same to each score, and the values' bias comes whole, as the shares sum to 1.
+        """
+        _, to_keys, to_values = self.query_key_value.weight.unflatten(0, (3, self.num_heads, -1))  # (H, D / H, D)
+        by_head = query.unflatten(1, (self.num_heads, -1)).transpose(0, 1)  # (H, B, D / H)
+        asking = (by_head / math.sqrt(by_head.shape[-1]) @ to_keys).transpose(0, 1)  # (B, H, D)
+        scores = asking @ normed.transpose(1, 2)  # (B, H, L)
+        if mask is not None:
+            scores = scores.masked_fill(~mask[:, 0], -torch.inf)
+        mixed = (scores.softmax(-1) @ normed).transpose(0, 1) @ to_values.transpose(1, 2)  # (H, B, D / H)
+        return mixed.transpose(0, 1).flatten(1) + self.query_key_value.bias[-query.shape[1] :]
 
     def _heads(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)

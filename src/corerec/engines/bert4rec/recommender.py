@@ -18,7 +18,7 @@ from corerec.engines.bert4rec.config import ModelConfig, TrainConfig
 from corerec.engines.bert4rec.explain import Reason, event_weights, reasons
 from corerec.engines.bert4rec.followers import Followers, last_items
 from corerec.engines.bert4rec.histories import Histories
-from corerec.engines.bert4rec.inference import NetworkScorer, StateCache, UserState, best_items, blank_states
+from corerec.engines.bert4rec.inference import NetworkScorer, best_items, blank_states, encoded
 from corerec.engines.bert4rec.model import Bert4RecNetwork
 from corerec.engines.bert4rec.patience import keep_best
 from corerec.engines.bert4rec.popularity import Popularity
@@ -41,6 +41,7 @@ from corerec.engines.bert4rec.questions import (
 )
 from corerec.engines.bert4rec.ratings import RatingModel, fit_ratings, is_a_scale
 from corerec.engines.bert4rec.retrieval import ItemTable
+from corerec.engines.bert4rec.state_cache import StateCache
 from corerec.engines.bert4rec.training import build_network, choose_device, train_epochs
 from corerec.errors import CorerecError, DataError, DataWarning, NotFittedError
 from corerec.interactions import Interactions, SequenceStore
@@ -139,7 +140,6 @@ class Bert4Rec:
         self._items: Vocabulary | None = None
         self._histories: Histories | None = None
         self._num_events = 0
-        self._states = StateCache()
         self._warned_of_unseen = False
 
     def __repr__(self) -> str:
@@ -217,8 +217,9 @@ class Bert4Rec:
         self._num_events = int(followers.item_counts.sum())
         self._popularity = Popularity(followers.item_counts)
         self._table = ItemTable(network.item_embedding.weight, network.item_bias)
-        self._states, self._tastes = StateCache(), StateCache()
+        self._states = StateCache(network.config.hidden_dim)
         self._ratings = ratings
+        self._tastes = StateCache(0 if ratings is None else len(ratings.user_variances), np.float64)
         self._warned_of_unseen = False
 
     # ---------------------------------------------------------------------------------------------- predictions
@@ -262,12 +263,12 @@ class Bert4Rec:
         if not len(history):
             return float(self._popularity.shares[item])
         kept = self._states.get(user, len(history))
-        if kept is None or math.isnan(kept.log_total):
+        if kept is None or math.isnan(kept[1]):
             newest = histories.select(np.array([user]))
             history = newest.row(0)
             (state,), (log_total,) = self._encoded(np.array([user]), newest)
         else:
-            state, log_total, _ = kept
+            state, log_total = kept
         probability = np.exp(self._table.score_of(state, item) - log_total)
         return float(self._followers.blended(probability, len(history), int(history[-1]), item))
 
@@ -285,7 +286,7 @@ class Bert4Rec:
             return []
         if any(isinstance(pair, str) or not hasattr(pair, "__len__") or len(pair) != 2 for pair in asked):
             raise DataError("batch_predict takes (user id, item id) pairs; try list(zip(user_ids, item_ids))")
-        user_ids, item_ids = zip(*asked, strict=True)
+        user_ids, item_ids = [user for user, _ in asked], [item for _, item in asked]
         numbers = _numbers_or_zero(item_ids, items, UNSEEN if ratings is None else UNRATED)
         if ratings is None:
             return self._probabilities(histories.users.require(user_ids), numbers).tolist()
@@ -309,11 +310,12 @@ class Bert4Rec:
             return ratings.average_user
         histories = self._known_histories()
         kept = self._tastes.get(user, len(histories.items(user)))
-        if kept is None:
-            history = histories.select(np.array([user]))
-            kept = UserState(ratings.user_vectors(history)[0], 0.0, history.num_events)
-            self._tastes.put(user, kept)
-        return kept.state
+        if kept is not None:
+            return kept[0]
+        history = histories.select(np.array([user]))
+        taste = ratings.user_vectors(history)
+        self._tastes.keep(np.array([user]), history.lengths, taste, np.zeros(1))
+        return taste[0]
 
     def _probabilities(self, users: np.ndarray, numbers: np.ndarray) -> np.ndarray:
         """float64 (pairs,): next-item probabilities of (user number, item number) pairs; 0 is an item never seen."""
@@ -339,7 +341,7 @@ class Bert4Rec:
     def _encoded(self, users: np.ndarray, histories: SequenceStore) -> tuple[np.ndarray, np.ndarray]:
         """float32 (B, D) states and (B,) log totals of users' histories, kept for the next question."""
         cache, (network, _) = self._states, self._fitted()
-        states, totals = cache.encode(network, users, histories)
+        states, totals = encoded(network, cache, users, histories)
         new = np.flatnonzero(np.isnan(totals))
         if len(new):
             totals[new] = self._table.log_totals(torch.from_numpy(states[new]).to(self.device)).cpu().numpy()
@@ -552,7 +554,7 @@ class Bert4Rec:
 
     def _ranked_by_model(self, asked: Asked, with_scores: bool) -> list[Ranked]:
         cache, (network, _) = self._states, self._fitted()
-        states, totals = cache.encode(network, asked.users, asked.histories)
+        states, totals = encoded(network, cache, asked.users, asked.histories)
         on_device = torch.from_numpy(states).to(self.device)
         best = best_items(self._table, on_device, asked, totals, with_totals=with_scores, followers=self._followers)
         new = np.flatnonzero(np.isnan(totals))
@@ -685,7 +687,7 @@ class Bert4Rec:
         return model
 
 
-def _numbers_or_zero(ids: tuple[Any, ...], known: Vocabulary, consequence: str) -> np.ndarray:
+def _numbers_or_zero(ids: list[Any], known: Vocabulary, consequence: str) -> np.ndarray:
     """int64 (ids,), 0 for those never seen, with one warning.
 
     Raises:

@@ -9,14 +9,14 @@ from hypothesis import strategies as st
 from corerec.engines.bert4rec import inference, retrieval
 from corerec.engines.bert4rec.config import ModelConfig
 from corerec.engines.bert4rec.inference import (
-    StateCache,
-    UserState,
     best_items,
+    encoded,
     next_states,
     score_states,
 )
 from corerec.engines.bert4rec.questions import Asked
 from corerec.engines.bert4rec.retrieval import ItemTable
+from corerec.engines.bert4rec.state_cache import StateCache
 from corerec.engines.bert4rec.training import build_network
 from corerec.interactions import SequenceStore
 
@@ -110,40 +110,10 @@ def test_best_items_are_those_of_a_plain_sort(asked_for, known, with_totals):
             assert np.isnan(best.log_totals[row])
 
 
-# ---------------------------------------------------------------------------------------------------------- kept states
-
-
-def state_of(number, num_events=1):
-    return UserState(np.zeros(1), float(number), num_events)
-
-
-def test_cache_forgets_the_longest_unused():
-    cache = StateCache(capacity=2)
-    one, two, three = map(state_of, (1, 2, 3))
-    cache.put(1, one)
-    cache.put(2, two)
-    assert cache.get(1, 1) is one
-    cache.put(3, three)
-    assert cache.get(2, 1) is None
-    assert (cache.get(1, 1), cache.get(3, 1)) == (one, three)
-
-
-def test_a_state_is_only_that_of_a_history_of_as_many_events():
-    cache = StateCache()
-    old, new = state_of(1, num_events=4), state_of(2, num_events=5)
-    cache.put(7, old)
-    assert cache.get(7, 5) is None
-    cache.put(7, new)
-    cache.put(7, old)  # by a thread that was overtaken
-    assert (cache.get(7, 5), cache.get(7, 4)) == (new, None)
-    cache.put(7, new._replace(log_total=math.nan))  # by one who wanted no probability
-    assert cache.get(7, 5) is new
-
-
 def test_kept_states_are_not_computed_again(network, monkeypatch):
-    cache, histories = StateCache(), SequenceStore.from_lists(HISTORIES)
+    cache, histories = StateCache(128), SequenceStore.from_lists(HISTORIES)
     users = np.array([1, 2, 3, 0, 5])
-    states, totals = cache.encode(network, users, histories)
+    states, totals = encoded(network, cache, users, histories)
     assert np.isnan(totals).all()
     cache.keep(users, histories.lengths, states, totals)
     cache.keep(users, histories.lengths, states, np.arange(5, dtype=np.float32))
@@ -154,16 +124,9 @@ def test_kept_states_are_not_computed_again(network, monkeypatch):
         return next_states(network, histories)
 
     monkeypatch.setattr(inference, "next_states", watched)
-    again, totals = cache.encode(network, users, histories)
+    again, totals = encoded(network, cache, users, histories)
     assert computed == [1]  # nobody's history
     np.testing.assert_allclose(again, states, atol=1e-5)
     np.testing.assert_array_equal(totals, [0, 1, 2, np.nan, 4])
-    cache.encode(network, users[:3], histories.select(np.arange(3)))
+    encoded(network, cache, users[:3], histories.select(np.arange(3)))
     assert computed == [1]
-
-
-def test_a_kept_state_does_not_hold_its_batch_in_memory(network):
-    cache, histories = StateCache(), SequenceStore.from_lists(HISTORIES)
-    states, _ = cache.encode(network, np.arange(1, 6), histories)
-    cache.keep(np.arange(1, 6), histories.lengths, states, np.zeros(5))
-    assert cache.get(3, 1).state.base is None

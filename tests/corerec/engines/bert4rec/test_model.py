@@ -78,6 +78,16 @@ def test_trimmed_last_block_equals_the_full_one():
     torch.testing.assert_close(model(ITEMS, asked), full)
 
 
+@pytest.mark.parametrize("items", [ITEMS, ITEMS[1:]], ids=["padded", "whole"])
+def test_one_place_of_each_sequence_equals_that_of_the_full_block(items):
+    model = network()
+    asked = torch.tensor([[4], [2]])[-len(items) :]
+    full = model(items).gather(1, asked[..., None].expand(-1, -1, 12))
+    torch.testing.assert_close(model(items, asked), full)
+    with torch.no_grad():  # nothing is projected for places that are not asked about
+        torch.testing.assert_close(model(items, asked), full)
+
+
 def test_attention_sees_both_sides_and_causal_only_the_left():
     model = network()
     other_end = ITEMS.clone()
