@@ -173,7 +173,7 @@ class Block(nn.Module):
         asking = (by_head / math.sqrt(by_head.shape[-1]) @ to_keys).transpose(0, 1)  # (B, H, D)
         scores = asking @ normed.transpose(1, 2)  # (B, H, L)
         if mask is not None:
-            scores = scores.masked_fill(~mask[:, 0], -torch.inf)
+            scores.masked_fill_(~mask[:, 0], -torch.inf)
         mixed = (scores.softmax(-1) @ normed).transpose(0, 1) @ to_values.transpose(1, 2)  # (H, B, D / H)
         return mixed.transpose(0, 1).flatten(1) + self.query_key_value.bias[-query.shape[1] :]
 
@@ -208,7 +208,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Te
     # On a CPU the fused kernel's backward pass takes 2-3 times as long in bfloat16 as these matrix products.
     scores = (query / math.sqrt(query.shape[-1])) @ key.transpose(-1, -2)  # (B, H, M, L)
     if mask is not None:
-        scores = scores.masked_fill(~mask, -torch.inf)
+        scores.masked_fill_(~mask, -torch.inf)
     return scores.softmax(-1) @ value
 
 
