@@ -92,11 +92,9 @@ class StateCache:
         return row
 
     def _make_room(self, count: int) -> None:
-        have = len(self._states)
+        have, dim = self._states.shape
         more = min(max(count, 2 * have), self.capacity) - have
         if count > have and more:
-            self._states = np.concatenate(
-                [self._states, np.empty_like(self._states, shape=(more, self._states.shape[1]))]
-            )
+            self._states = np.concatenate([self._states, np.empty((more, dim), self._states.dtype)])
             self._log_totals = np.concatenate([self._log_totals, np.empty(more, np.float32)])
             self._num_events = np.concatenate([self._num_events, np.full(more, -1)])
