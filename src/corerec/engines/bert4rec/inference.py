@@ -81,8 +81,7 @@ def encoded(
     totals = np.full(len(users), np.nan, np.float32)
     missing = np.ones(len(users), bool)
     missing[found] = False
-    if len(found):
-        states[found], totals[found] = kept_states, kept_totals
+    states[found], totals[found] = kept_states, kept_totals
     if missing.any():
         asked = histories.select(np.flatnonzero(missing)) if len(found) else histories
         states[missing] = next_states(network, asked).cpu().numpy()

@@ -170,12 +170,11 @@ class Block(nn.Module):
         """
         _, to_keys, to_values = self.query_key_value.weight.unflatten(0, (3, self.num_heads, -1))  # (H, D / H, D)
         by_head = query.unflatten(1, (self.num_heads, -1)).transpose(0, 1)  # (H, B, D / H)
-        asking = (by_head / math.sqrt(by_head.shape[-1]) @ to_keys).transpose(0, 1)  # (B, H, D)
-        scores = asking @ normed.transpose(1, 2)  # (B, H, L)
-        if mask is not None:
-            scores.masked_fill_(~mask[:, 0], -torch.inf)
-        mixed = (scores.softmax(-1) @ normed).transpose(0, 1) @ to_values.transpose(1, 2)  # (H, B, D / H)
-        return mixed.transpose(0, 1).flatten(1) + self.query_key_value.bias[-query.shape[1] :]
+        # `attend` sees one head of width D that H places ask, and divides by sqrt(D) where sqrt(D / H) is due.
+        asking = (by_head @ to_keys).transpose(0, 1) * math.sqrt(self.num_heads)  # (B, H, D)
+        mixed = attend(asking[:, None], normed[:, None], normed[:, None], mask)[:, 0]  # (B, H, D)
+        values = mixed.transpose(0, 1) @ to_values.transpose(1, 2)  # (H, B, D / H)
+        return values.transpose(0, 1).flatten(1) + self.query_key_value.bias[-query.shape[1] :]
 
     def _heads(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
