@@ -22,12 +22,14 @@ import torch
 import typer
 from rich.console import Console
 
-from corerec.baselines import LastItemMarkov, Popularity
+from corerec.basic.popularity import Popularity
+from corerec.basic.transitions import LastItemMarkov
+from corerec.data.interactions import Interactions
+from corerec.data.splitting import leave_one_out
+from corerec.data.tables import read_events
 from corerec.engines.bert4rec import Bert4Rec
-from corerec.evaluation import Report, by_history, by_history_table, by_length
-from corerec.interactions import Interactions
-from corerec.splitting import leave_one_out
-from corerec.tables import read_events
+from corerec.evaluation.evaluate import by_history, by_length
+from corerec.evaluation.report import Report, by_history_table
 from machine import describe
 from quality import settings_of
 
@@ -43,7 +45,7 @@ def figures(columns: list[list[Report]]) -> dict[str, Any]:
 
 
 def main(
-    data: Annotated[Path, typer.Option(help="A log that corerec.tables reads: u.data, `user item` lines, CSV ...")],
+    data: Annotated[Path, typer.Option(help="A log: u.data, `user item` lines, CSV ...")],
     model: Annotated[Path | None, typer.Option(help="Load this instead of training.")] = None,
     model_out: Annotated[Path | None, typer.Option(help="Where to save the trained model.")] = None,
     questions: Annotated[int | None, typer.Option(help="Ask so many random users only.")] = None,
@@ -69,7 +71,7 @@ def main(
         if model_out:
             bert4rec.save(model_out)
         print(f"trained in {time.perf_counter() - started:.0f} s", file=sys.stderr)
-    scorers = [bert4rec.scorer, Popularity(split.train, num_items), LastItemMarkov(split.train, num_items)]
+    scorers = [bert4rec.scorer, Popularity(split.train.item_counts(num_items)), LastItemMarkov(split.train, num_items)]
     record: dict[str, Any] = {"data": data.name, "machine": machine, "settings": settings}
     for part, asked in (("validation", split.valid), ("test", split.test)):
         if questions is not None:

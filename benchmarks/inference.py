@@ -7,7 +7,7 @@ The model learns for one epoch, as an answer takes no longer after more; each us
 leaves it. Each round starts from a freshly loaded model, which keeps no user's state yet. The peer's script trains for
 one epoch, too, the least it can: that takes most of its time, and is no part of its figures.
 
-The million items have random weights, no followers are blended in, and each state's history is left out. "Plain" is
+The million items have random weights, no transitions are blended in, and each state's history is left out. "Plain" is
 torch.topk(states @ table.T + bias, 10) in the same run, with nothing left out, of one state or of 16 at once. Extra
 memory is what the process needs at its peak, beyond the network.
 """
@@ -29,14 +29,15 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from corerec.data.interactions import Interactions
+from corerec.data.sequences import SequenceStore
+from corerec.data.splitting import leave_one_out
+from corerec.data.tables import read_events
 from corerec.engines.bert4rec import Bert4Rec
 from corerec.engines.bert4rec.config import ModelConfig
-from corerec.engines.bert4rec.inference import next_states
-from corerec.engines.bert4rec.retrieval import ItemTable
+from corerec.engines.bert4rec.encoding import next_states
 from corerec.engines.bert4rec.training import build_network
-from corerec.interactions import Interactions, SequenceStore
-from corerec.splitting import leave_one_out
-from corerec.tables import read_events
+from corerec.retrieval.item_index import ItemIndex
 from machine import describe
 
 LENGTH = 200
@@ -81,28 +82,28 @@ def large_catalogue(clock: Clock, num_items: int, batch: int, rounds: int) -> di
         return torch.topk(torch.addmm(biases[1:-1], some, weights[1:-1].T), 10, dim=1).indices + 1
 
     def from_history(history: SequenceStore) -> None:
-        table.best_items(next_states(network, history), 10, history)
+        table.search(next_states(network, history), 10, history)
 
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
     before = memory_mb("VmRSS")
-    table = ItemTable(weights, biases)
-    clock.time("large: first answer", table.best_items, states[:1], 10, histories.select(np.array([0])))
-    table.best_items(states, 10, histories)
-    table.best_items(states, 10, histories, with_totals=True)
+    table = ItemIndex(weights, biases)
+    clock.time("large: first answer", table.search, states[:1], 10, histories.select(np.array([0])))
+    table.search(states, 10, histories)
+    table.search(states, 10, histories, with_normalizers=True)
     extra = {"peak": memory_mb("VmHWM") - before, "kept": memory_mb("VmRSS") - before}
 
     some, nothing = states[:PLAIN_AT_ONCE], SequenceStore.from_lists([[]] * PLAIN_AT_ONCE)
-    both = zip(table.best_items(some, 10, nothing).numbers.numpy(), plain(some).numpy(), strict=True)
+    both = zip(table.search(some, 10, nothing).numbers.numpy(), plain(some).numpy(), strict=True)
     same = float(np.mean([len(np.intersect1d(ours, theirs)) / 10 for ours, theirs in both]))
     for _ in range(rounds):
         for row in range(20):
             state, history = states[row : row + 1], histories.select(np.array([row]))
             clock.time("large: a history", from_history, history)
-            clock.time("large: a state", table.best_items, state, 10, history)
-            clock.time("large: a state, probabilities", table.best_items, state, 10, history, with_totals=True)
+            clock.time("large: a state", table.search, state, 10, history)
+            clock.time("large: a state, probabilities", table.search, state, 10, history, with_normalizers=True)
             clock.time("large: a state, plain", plain, state)
-        clock.time("large: batch", table.best_items, states, 10, histories)
-        clock.time("large: batch, probabilities", table.best_items, states, 10, histories, with_totals=True)
+        clock.time("large: batch", table.search, states, 10, histories)
+        clock.time("large: batch, probabilities", table.search, states, 10, histories, with_normalizers=True)
         for _ in range(3):
             clock.time("large: plain batch", plain, some)
     return {"num_items": num_items, "batch": batch, "extra_memory_mb": extra, "same_as_plain": same}

@@ -25,13 +25,13 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from corerec.baselines import Popularity
+from corerec.basic.popularity import Popularity
+from corerec.data.interactions import Interactions
+from corerec.data.splitting import leave_one_out
+from corerec.data.tables import read_events
 from corerec.engines.bert4rec import Bert4Rec
-from corerec.engines.bert4rec.inference import NetworkScorer
-from corerec.evaluation import evaluate
-from corerec.interactions import Interactions
-from corerec.splitting import leave_one_out
-from corerec.tables import read_events
+from corerec.engines.bert4rec.encoding import NetworkScorer
+from corerec.evaluation.evaluate import evaluate
 from machine import describe
 
 NEGATIVES = 100
@@ -64,7 +64,7 @@ def train_and_measure(data: Path, epochs: int, learning_rate: float) -> dict[str
         mask_prob=published.mask_prob,
         bert_replacement=True,
         next_item_until=0.0,
-        average_steps=0,
+        ema_steps=0,
         batch_size=256,
         learning_rate=learning_rate,
         epochs=epochs,
@@ -75,8 +75,8 @@ def train_and_measure(data: Path, epochs: int, learning_rate: float) -> dict[str
     seconds = time.perf_counter() - started
     counts = split.train.item_counts(len(log.items))
     measured = {}
-    network_alone = NetworkScorer(model.scorer.network)  # the paper has no followers beside it
-    for scorer in (network_alone, Popularity(split.train, len(log.items))):
+    network_alone = NetworkScorer(model.scorer.network)  # the paper has no transitions beside it
+    for scorer in (network_alone, Popularity(split.train.item_counts(len(log.items)))):
         sampled, full = (evaluate(scorer, split.test, negatives=n, item_counts=counts) for n in (NEGATIVES, None))
         figures = [report.value(metric) for report in (sampled, full) for metric in ("HR", "NDCG")]
         measured[scorer.name] = dict(zip(("hr_sampled", "ndcg_sampled", "hr", "ndcg"), figures, strict=True))

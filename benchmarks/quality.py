@@ -6,7 +6,7 @@
 Leave-one-out, the whole catalogue, the user's history excluded: the protocol of the published figures. Settings are the
 constructor's defaults but for what --set changes. Validation is watched, never trained on and never chosen by here:
 the last epoch's weights are tested, once, and so are those of the last epoch that ended within --budget seconds, as a
-training stopped there would leave them. Seconds are of training alone. Followers are blended in, as `recommend` does;
+training stopped there would leave them. Seconds are of training alone. Transitions are blended in, as `recommend` does;
 "network alone" is without. plot.py draws the curves, and peer_curve.py makes RecTools' to draw beside them.
 """
 
@@ -27,15 +27,15 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from corerec.baselines import LastItemMarkov, Popularity
+from corerec.basic.popularity import Popularity
+from corerec.basic.transitions import LastItemMarkov, TransitionModel
+from corerec.data.splitting import Split, leave_one_out
+from corerec.data.tables import read_events
 from corerec.engines.bert4rec import Bert4Rec
-from corerec.engines.bert4rec.followers import Followers
-from corerec.engines.bert4rec.inference import NetworkScorer
-from corerec.engines.bert4rec.recipe import Recipe
+from corerec.engines.bert4rec.encoding import NetworkScorer
+from corerec.engines.bert4rec.plan import TrainPlan
 from corerec.engines.bert4rec.training import EpochResult, build_network, train_epochs
-from corerec.evaluation import Scorer, evaluate
-from corerec.splitting import Split, leave_one_out
-from corerec.tables import read_events
+from corerec.evaluation.evaluate import Scorer, evaluate
 from machine import describe
 
 
@@ -59,7 +59,7 @@ def measure(data: Path, seeds: range, settings: dict[str, Any], look_every: int,
     runs = [train_and_measure(split, num_items, settings | {"seed": seed}, look_every, budget) for seed in seeds]
     baselines = {
         scorer.name: {metric: evaluate(scorer, split.test).value(metric) for metric in ("HR", "NDCG")}
-        for scorer in (Popularity(split.train, num_items), LastItemMarkov(split.train, num_items))
+        for scorer in (Popularity(split.train.item_counts(num_items)), LastItemMarkov(split.train, num_items))
     }
     record = {"data": data.name, "model": "corerec BERT4Rec", "machine": machine, "settings": settings}
     return record | {"budget_seconds": budget, "runs": runs, "baselines": baselines}
@@ -72,11 +72,11 @@ def train_and_measure(
     model = Bert4Rec(**settings)
     config = model.train_config
     network = build_network(replace(model.model_config, num_items=num_items), config.seed).to(model.device)
-    scorer = NetworkScorer(network, followers=Followers.of(split.train, num_items))
+    scorer = NetworkScorer(network, transitions=TransitionModel.of(split.train, num_items))
     curve, seconds, early, weights = [], 0.0, 0.0, {}
     last_epoch = 0
     for result in train_epochs(network, split.train, config):
-        if isinstance(result, Recipe):
+        if isinstance(result, TrainPlan):
             last_epoch = result.epochs
         if not isinstance(result, EpochResult):
             continue

@@ -31,12 +31,12 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from corerec.data.sequences import SequenceStore
+from corerec.data.splitting import leave_one_out
+from corerec.data.tables import read_events
 from corerec.engines.bert4rec.config import ModelConfig, TrainConfig
-from corerec.engines.bert4rec.recipe import Recipe
+from corerec.engines.bert4rec.plan import TrainPlan
 from corerec.engines.bert4rec.training import EpochResult, build_network, train_epochs
-from corerec.interactions import SequenceStore
-from corerec.splitting import leave_one_out
-from corerec.tables import read_events
 from machine import describe
 
 
@@ -99,7 +99,7 @@ def measure(
     lengths = np.minimum(split.train.lengths, max_seq_len)
     lengths = lengths[lengths > 0]
     hidden = np.maximum(1, np.rint(lengths * TrainConfig().mask_prob))
-    negatives = Recipe.of(TrainConfig(), config, split.train).negatives
+    negatives = TrainPlan.of(TrainConfig(), config, split.train).negatives
     work = {
         "cloze": useful_operations(lengths, config, hidden, negatives, causal=False),
         "next item": useful_operations(lengths - 1, config, lengths - 1, negatives, causal=True),

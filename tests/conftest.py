@@ -4,7 +4,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from corerec.interactions import Interactions, SequenceStore
+from corerec.data.interactions import Interactions
+from corerec.data.sequences import SequenceStore
 
 DATA = Path(os.environ.get("COREREC_DATA", Path(__file__).parents[2] / "shared" / "data"))
 

@@ -1,5 +1,5 @@
 """python -m corerec: the same as the command `corerec`."""
 
-from corerec.cli import main
+from corerec.cli.app import main
 
 main()

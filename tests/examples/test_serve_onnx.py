@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from corerec.data.interactions import Interactions
 from corerec.engines.bert4rec import Bert4Rec
-from corerec.interactions import Interactions
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "serve_onnx.py"
 # Runs the script named next where `import torch`, or corerec, is an ImportError.

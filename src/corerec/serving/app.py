@@ -22,14 +22,15 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.staticfiles import StaticFiles
 
-from corerec.engines.bert4rec import Bert4Rec, Question
+from corerec.engines.bert4rec import Bert4Rec
+from corerec.engines.bert4rec import Query as RecommendQuery
 from corerec.serving import problem, schemas
 from corerec.serving.body import JsonRoute
 from corerec.serving.events import EventLog, LoggedEvent
 from corerec.serving.gate import Gate
 from corerec.serving.live import LiveModel
 from corerec.serving.scoring import Ask, reasons_for
-from corerec.serving.server import Server
+from corerec.serving.service import Server
 from corerec.serving.settings import ServerSettings
 
 PAGE = Path(__file__).parent / "page"
@@ -56,7 +57,7 @@ def create_app(
     Args:
         model: fitted or loaded; the log's events are observed by it before this returns.
         path: the file that a reload reads; without one, a reload is refused.
-        titles: of the items, by their ids as text, such as `corerec.tables.read_titles` gives.
+        titles: of the items, by their ids as text, such as `corerec.data.tables.read_titles` gives.
         events: the log of observed events, closed with the app; None keeps them in memory, and they end with the app.
     """
     settings = settings or ServerSettings()
@@ -150,8 +151,8 @@ async def recommend(asked: schemas.RecommendRequest, request: Request) -> schema
     served = server.live.now
     model, title = served.model, served.catalogue.title
     history, places, unknown = (None, None, []) if asked.history is None else _known_items(model, asked.history)
-    question = Question(asked.user_id, history, asked.top_k, asked.exclude_seen, asked.exclude, asked.candidates)
-    ranked = await server.ask(server.recommend, Ask(served, question), request)
+    query = RecommendQuery(asked.user_id, history, asked.top_k, asked.exclude_seen, asked.exclude, asked.candidates)
+    ranked = await server.ask(server.recommend, Ask(served, query), request)
     items = [
         schemas.Recommendation.model_construct(
             rank=rank, item_id=item_id, title=title(item_id), probability=probability

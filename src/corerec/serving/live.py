@@ -10,8 +10,8 @@ from typing import Any
 
 from corerec.engines.bert4rec import Bert4Rec
 from corerec.errors import CorerecError, DataError, UnknownIdError
-from corerec.serving.catalogue import Catalogue
 from corerec.serving.events import EventLog, LoggedEvent
+from corerec.serving.titles import TitleIndex
 
 log = logging.getLogger(__name__)
 
@@ -21,7 +21,7 @@ class Served:
     """One model with the catalogue that belongs to it; a request keeps to the one it began with."""
 
     model: Bert4Rec
-    catalogue: Catalogue
+    catalogue: TitleIndex
 
 
 class LiveModel:
@@ -103,7 +103,7 @@ class LiveModel:
     def _prepared(self, model: Bert4Rec) -> tuple[Served, int]:
         last = self._replay(model, after=0)
         popular = model.recommend(history=[], top_k=len(model.items), exclude_seen=False)
-        return Served(model, Catalogue(popular, self._titles)), last
+        return Served(model, TitleIndex(popular, self._titles)), last
 
     def _replay(self, model: Bert4Rec, after: int) -> int:
         """Let a model observe the logged events behind number `after`; the number of the last."""

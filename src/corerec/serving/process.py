@@ -24,7 +24,7 @@ from uvicorn.config import LOGGING_CONFIG
 from corerec.engines.bert4rec import Bert4Rec
 from corerec.serving.app import create_app
 from corerec.serving.events import EventLog
-from corerec.serving.server import Server
+from corerec.serving.service import Server
 from corerec.serving.settings import ServerSettings
 
 log = logging.getLogger(__name__)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from corerec.engines.bert4rec import Bert4Rec, Question
+from corerec.engines.bert4rec import Bert4Rec, Query
 from corerec.engines.bert4rec.explain import Reason, event_weights, reasons
 from corerec.errors import CorerecError
 from corerec.serving.live import Served
@@ -20,35 +20,35 @@ Ranked = list[tuple[Any, float]]
 
 @dataclass(frozen=True)
 class Ask:
-    """A question, and the model that it was asked of."""
+    """A query, and the model that it was asked of."""
 
     served: Served
-    question: Question
+    query: Query
 
 
 def answer_all(asks: Sequence[Ask]) -> list[Ranked | Exception]:
-    """Every question's ranked (item id, probability) pairs, or its own error, in the order asked.
+    """Every query's ranked (item id, probability) pairs, or its own error, in the order asked.
 
-    Questions to the same model are scored together; just after a reload there may be two.
+    Queries to the same model are pair_with_scores together; just after a reload there may be two.
     """
     answers: list[Any] = [None] * len(asks)
     for served in {id(ask.served): ask.served for ask in asks}.values():
         places = [at for at, ask in enumerate(asks) if ask.served is served]
-        questions = [asks[at].question for at in places]
+        queries = [asks[at].query for at in places]
         try:
-            replies = served.model.answer(questions, return_errors=True)
+            replies = served.model.answer(queries, return_errors=True)
         except Exception as error:
             # Nobody's request may fail for what another's brings to light.
-            log.exception("a batch failed; its questions are asked one by one")
-            replies = [error] if len(questions) == 1 else [_alone(served, question) for question in questions]
+            log.exception("a batch failed; its queries are asked one by one")
+            replies = [error] if len(queries) == 1 else [_alone(served, query) for query in queries]
         for at, reply in zip(places, replies, strict=True):
             answers[at] = reply
     return answers
 
 
-def _alone(served: Served, question: Question) -> Ranked | Exception:
+def _alone(served: Served, query: Query) -> Ranked | Exception:
     try:
-        return served.model.answer([question])[0]
+        return served.model.answer([query])[0]
     except Exception as error:
         return error
 

@@ -12,7 +12,7 @@ class ServerSettings:
     """Bounds of one server process."""
 
     batch_size: int = 32
-    """Requests scored together, at most."""
+    """Requests pair_with_scores together, at most."""
     batch_window_ms: float = 2.0
     """How long the first request of a batch waits for company while the model is idle."""
     queue_size: int = 128

@@ -12,7 +12,7 @@ import time
 import pytest
 from typer.testing import CliRunner
 
-from corerec.cli import app
+from corerec.cli.app import app
 from corerec.engines.bert4rec import Bert4Rec
 
 

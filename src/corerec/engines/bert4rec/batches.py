@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from corerec.interactions import SequenceStore
+from corerec.data.sequences import SequenceStore
 
 LENGTH_NOISE = 8  # events: windows this close in length are shuffled among each other
 
@@ -62,7 +62,7 @@ def batch_order(lengths: np.ndarray, batch_size: int, random: np.random.Generato
     return batches
 
 
-def padded(items: np.ndarray, starts: np.ndarray, ends: np.ndarray, width: int | None = None) -> Tensor:
+def pad(items: np.ndarray, starts: np.ndarray, ends: np.ndarray, width: int | None = None) -> Tensor:
     """Windows of events as one left-padded matrix.
 
         windows [5 6] and [7]  ->  [[5, 6], [0, 7]]
@@ -89,7 +89,7 @@ def epoch_batches(
     starts, ends = windows(store.offsets, max_seq_len, whole_history, random)
     for chosen in batch_order(ends - starts, batch_size, random):
         width = rounded_length(int((ends - starts)[chosen].max()), max_seq_len)
-        yield padded(store.items, starts[chosen], ends[chosen], width)
+        yield pad(store.items, starts[chosen], ends[chosen], width)
 
 
 def rounded_length(length: int, longest: int) -> int:

@@ -14,14 +14,14 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 
+from corerec.basic.rating_model import RatingModel
+from corerec.basic.transitions import TransitionModel
+from corerec.data.sequences import SequenceStore
+from corerec.data.vocabulary import Vocabulary
 from corerec.engines.bert4rec.config import ModelConfig, TrainConfig
-from corerec.engines.bert4rec.followers import Followers
 from corerec.engines.bert4rec.model import Bert4RecNetwork
-from corerec.engines.bert4rec.ratings import RatingModel
 from corerec.engines.bert4rec.training import build_network
 from corerec.errors import CheckpointError, ConfigError, DataError
-from corerec.interactions import SequenceStore
-from corerec.vocabulary import Vocabulary
 
 FORMAT = "corerec.bert4rec"
 FORMAT_VERSION = 2
@@ -40,7 +40,7 @@ class Checkpoint:
     network: Bert4RecNetwork
     train_config: TrainConfig
     items: Vocabulary
-    followers: Followers
+    transitions: TransitionModel
     users: Vocabulary | None
     histories: SequenceStore | None
     ratings: RatingModel | None
@@ -55,8 +55,8 @@ def save(checkpoint: Checkpoint, path: str | os.PathLike[str]) -> None:
     path = Path(path)
     tensors = {f"network.{name}": tensor for name, tensor in checkpoint.network.state_dict().items()}
     tensors |= _vocabulary_tensors(checkpoint.items)
-    tensors["item_counts"] = torch.from_numpy(checkpoint.followers.item_counts)
-    tensors |= {f"followers.{field}": array for field, array in checkpoint.followers.tensors().items()}
+    tensors["item_counts"] = torch.from_numpy(checkpoint.transitions.item_counts)
+    tensors |= {f"transitions.{field}": array for field, array in checkpoint.transitions.tensors().items()}
     if checkpoint.users is not None and checkpoint.histories is not None:
         tensors |= _vocabulary_tensors(checkpoint.users)
         for field, array in vars(checkpoint.histories).items():
@@ -113,12 +113,12 @@ def load(path: str | os.PathLike[str]) -> Checkpoint:
         if users is not None and histories is not None and len(users) != len(histories):
             raise ValueError(f"{len(users):,} users and {len(histories):,} histories")
         train_config = TrainConfig(**(dropout | json.loads(about["train_config"])))
-        followed = _part(tensors, "followers.")
+        followed = _part(tensors, "transitions.")
         # Not in the first files.
-        followers = Followers.of_tensors(followed, counts) if followed else Followers.none(counts)
+        transitions = TransitionModel.of_tensors(followed, counts) if followed else TransitionModel.none(counts)
         rated = _part(tensors, "ratings.")
         ratings = RatingModel.of(rated, config.num_items) if rated else None
-        return Checkpoint(about["name"], network, train_config, items, followers, users, histories, ratings)
+        return Checkpoint(about["name"], network, train_config, items, transitions, users, histories, ratings)
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path} is not a saved Bert4Rec model: {_what_it_is(path)} ({error})") from None
     except (KeyError, TypeError, ValueError, RuntimeError, ConfigError) as error:
@@ -166,8 +166,8 @@ def _vocabulary_tensors(vocabulary: Vocabulary) -> dict[str, torch.Tensor]:
     ids = vocabulary.ids
     if ids.dtype == np.int64:
         return {f"{vocabulary.kind}s.numbers": torch.from_numpy(ids.copy())}
-    listed = json.dumps(writable_ids(vocabulary)).encode()
-    return {f"{vocabulary.kind}s.json": torch.frombuffer(bytearray(listed), dtype=torch.uint8)}
+    encoded = json.dumps(writable_ids(vocabulary)).encode()
+    return {f"{vocabulary.kind}s.json": torch.frombuffer(bytearray(encoded), dtype=torch.uint8)}
 
 
 def writable_ids(vocabulary: Vocabulary) -> list[str | int | float | bool]:
@@ -176,14 +176,14 @@ def writable_ids(vocabulary: Vocabulary) -> list[str | int | float | bool]:
     Raises:
         DataError: an id is neither text nor a number.
     """
-    listed = vocabulary.ids.tolist()
-    for an_id in listed:
+    ids = vocabulary.ids.tolist()
+    for an_id in ids:
         if not isinstance(an_id, SAVABLE_IDS):
             raise DataError(
                 f"{vocabulary.kind} ids of type {type(an_id).__name__} ({an_id!r}) cannot be saved to a file; "
                 "fit with text or numbers as ids"
             )
-    return listed
+    return ids
 
 
 def _vocabulary(tensors: dict[str, torch.Tensor], kind: str) -> Vocabulary:

@@ -18,7 +18,7 @@ class ModelConfig:
     """The shape of the network."""
 
     num_items: int
-    """Catalogue size V; item numbers run 1..V."""
+    """TitleIndex size V; item numbers run 1..V."""
     max_seq_len: int = 200
     """Places the network sees at once, the blank to fill included."""
     hidden_dim: int = 128
@@ -61,7 +61,7 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How the network is trained. What is None is chosen from the log (`recipe.py`)."""
+    """How the network is trained. What is None is chosen from the log (`plan.py`)."""
 
     epochs: int | None = None
     """Passes over all events; the learning rate's cosine ends with the last. None: 40 where users have 50 events or
@@ -79,7 +79,7 @@ class TrainConfig:
     a network of width 128 or more meets fewer than half a million events, which it would sooner learn by heart."""
     gradient_clip: float = 1.0
     """Largest norm of all gradients together."""
-    average_steps: int = 500
+    ema_steps: int = 500
     """Steps whose weights are averaged, exponentially, into those that an epoch leaves; at most a ninth of the steps
     done. 0 leaves the last step's."""
     mask_prob: float = 0.2
@@ -110,7 +110,7 @@ class TrainConfig:
         for name in ("learning_rate", "gradient_clip"):
             _require(getattr(self, name) > 0, f"{name} must be above 0, not {getattr(self, name)}")
         _require(self.weight_decay >= 0, f"weight_decay must not be negative, and is {self.weight_decay}")
-        for name in ("warmup_steps", "average_steps", "patience"):
+        for name in ("warmup_steps", "ema_steps", "patience"):
             value = getattr(self, name)
             _require(value is None or value >= 0, f"{name} must not be negative, and is {value}")
         _require(self.dropout is None or 0 <= self.dropout < 1, f"dropout must be in [0, 1), not {self.dropout}")

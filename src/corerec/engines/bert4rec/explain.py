@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from corerec.engines.bert4rec.inference import next_states
+from corerec.data.sequences import SequenceStore
+from corerec.engines.bert4rec.encoding import next_states
 from corerec.engines.bert4rec.model import Bert4RecNetwork
-from corerec.engines.bert4rec.retrieval import ItemTable
-from corerec.interactions import SequenceStore
+from corerec.retrieval.item_index import ItemIndex
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def event_weights(
     ones, which doubled the mean weight of old events on MovieLens-100K (.010 instead of .005 nats). Weights do not add
     up to anything; of two events that say the same, each alone may weigh little.
 
-    All K items share the L + 1 sequences scored, so ten items cost what one does.
+    All K items share the L + 1 scored sequences, so ten items cost what one does.
 
         log(.4) with all, log(.1) without event 0, log(.4) without event 1  ->  [[1.39, 0.]]
 
@@ -69,7 +69,7 @@ def event_weights(
     states = next_states(network, SequenceStore(variants.ravel(), np.arange(len(variants) + 1) * len(read)))
     chosen = torch.as_tensor(np.asarray(items, np.int64), device=states.device)
     scores = torch.addmm(network.item_bias[chosen], states, network.item_embedding.weight[chosen].T)
-    totals = ItemTable(network.item_embedding.weight, network.item_bias).log_totals(states)
+    totals = ItemIndex(network.item_embedding.weight, network.item_bias).log_normalizers(states)
     log_probabilities = (scores - totals[:, None]).T.cpu().numpy()  # (K, hidden + 1)
     weights = np.zeros((len(chosen), len(numbers)), np.float32)
     weights[:, numbers == 0] = weights[:, read] = np.nan

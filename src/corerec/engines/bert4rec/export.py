@@ -21,9 +21,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from corerec.basic.transitions import UNCERTAINTY_EXPONENT, TransitionModel
 from corerec.engines.bert4rec.checkpoint import writable_ids
 from corerec.engines.bert4rec.config import ModelConfig
-from corerec.engines.bert4rec.followers import FALL, Followers
 from corerec.engines.bert4rec.model import Bert4RecNetwork
 from corerec.engines.bert4rec.recommender import Bert4Rec
 from corerec.engines.bert4rec.training import build_network
@@ -41,7 +41,7 @@ def export_onnx(model: Bert4Rec, folder: str | os.PathLike[str]) -> list[Path]:
 
     model.onnx takes `histories`, int64 (B, L), both axes free: item numbers 1..V, oldest first, left-padded with 0. It
     cuts them to the newest max_seq_len - 1 events and sets the blank to fill after them itself; how many there were
-    counts, too, in the weight of what followed the last item in the fitted log (`Followers`). It gives
+    counts, too, in the weight of what followed the last item in the fitted log (`TransitionModel`). It gives
     `log_probabilities`, float32 (B, V + 1): column n is the logarithm of the probability that item n comes next, as
     `Bert4Rec.recommend` has it, also for a history without items; column 0 is -inf. Padding changes no row's answer.
 
@@ -64,8 +64,8 @@ def export_onnx(model: Bert4Rec, folder: str | os.PathLike[str]) -> list[Path]:
     scorer, ids = model.scorer, writable_ids(model.items)
     onnx = _onnx()
     _check_place(folder)
-    assert scorer.followers is not None
-    program = _traced(scorer.network, _without_history(model), scorer.followers)
+    assert scorer.transitions is not None
+    program = _traced(scorer.network, _without_history(model), scorer.transitions)
     about = _about(model.name, scorer.network.config)
     is_new = not folder.exists()
     folder.mkdir(exist_ok=True)
@@ -90,18 +90,18 @@ def export_onnx(model: Bert4Rec, folder: str | os.PathLike[str]) -> list[Path]:
 
 
 class NextItem(nn.Module):
-    """The graph: `inference.next_states`, `score_states` and `Followers.blend_`, no branch decided by data."""
+    """The graph: `inference.next_states`, `score_states` and `TransitionModel.blend_`, no branch decided by data."""
 
     item_bias: Tensor
     without_history: Tensor
-    followers: Tensor
+    transitions: Tensor
     shares: Tensor
     counts_lack: Tensor
 
-    def __init__(self, network: Bert4RecNetwork, without_history: Tensor, followers: Followers) -> None:
+    def __init__(self, network: Bert4RecNetwork, without_history: Tensor, transitions: TransitionModel) -> None:
         """Args:
         without_history: float32 (V + 1,), the log-probabilities where a history has no items.
-        followers: of the fitted log, or none.
+        transitions: of the fitted log, or none.
         """
         super().__init__()
         self.network = network
@@ -110,10 +110,10 @@ class NextItem(nn.Module):
         bias[[0, -1]] = -torch.inf
         self.register_buffer("item_bias", bias)
         self.register_buffer("without_history", without_history)
-        for name, table in zip(("followers", "shares"), followers.padded(), strict=True):
+        for name, table in zip(("transitions", "shares"), transitions.pad(), strict=True):
             self.register_buffer(name, torch.from_numpy(table))
-        self.register_buffer("counts_lack", torch.from_numpy(followers.counts_lack).float())
-        self.scarcity = followers.scarcity
+        self.register_buffer("counts_lack", torch.from_numpy(transitions.counts_lack).float())
+        self.scarcity = transitions.scarcity
 
     def forward(self, histories: Tensor) -> Tensor:
         """int64 (B, L), left-padded with 0 -> float32 (B, V + 1), log-probabilities."""
@@ -127,17 +127,17 @@ class NextItem(nn.Module):
         return torch.where(has_items, logs, self.without_history)
 
     def _blended(self, logs: Tensor, histories: Tensor) -> Tensor:
-        """float32 (B, V + 1), log-probabilities of the network -> blended ones, by the formula of `Followers`."""
-        if not self.followers.shape[1]:
+        """float32 (B, V + 1), log-probabilities of the network -> blended ones, by the formula of `TransitionModel`."""
+        if not self.transitions.shape[1]:
             return logs
         last = torch.cat([histories.new_zeros((histories.shape[0], 1)), histories], dim=1)[:, -1]
-        numbers, shares = self.followers[last].long(), self.shares[last]  # (B, F)
+        numbers, shares = self.transitions[last].long(), self.shares[last]  # (B, F)
         lengths = (histories != 0).sum(1, keepdim=True).clamp(min=1)
-        lacks = (1 / lengths + self.scarcity) ** FALL
+        lacks = (1 / lengths + self.scarcity) ** UNCERTAINTY_EXPONENT
         weights = lacks / (lacks + self.counts_lack[last][:, None])  # (B, 1)
-        gains = torch.zeros_like(logs).scatter_add(1, numbers, weights * shares)
+        boosts = torch.zeros_like(logs).scatter_add(1, numbers, weights * shares)
         # Logarithms stay where nothing is gained: exp would lose the least probable items.
-        return torch.where(gains > 0, (logs.exp() * (1 - weights) + gains).log(), logs + torch.log1p(-weights))
+        return torch.where(boosts > 0, (logs.exp() * (1 - weights) + boosts).log(), logs + torch.log1p(-weights))
 
 
 def _without_history(model: Bert4Rec) -> Tensor:
@@ -149,7 +149,7 @@ def _without_history(model: Bert4Rec) -> Tensor:
     return logs
 
 
-def _traced(network: Bert4RecNetwork, without_history: Tensor, followers: Followers) -> torch.onnx.ONNXProgram:
+def _traced(network: Bert4RecNetwork, without_history: Tensor, transitions: TransitionModel) -> torch.onnx.ONNXProgram:
     # A copy on the CPU: others may be asking the network meanwhile, or it may live on a GPU.
     copy = build_network(network.config, seed=0)
     copy.load_state_dict(network.state_dict())
@@ -157,7 +157,7 @@ def _traced(network: Bert4RecNetwork, without_history: Tensor, followers: Follow
     axes = {0: torch.export.Dim("batch"), 1: torch.export.Dim("length", min=0)}
     with _without_notes_to_torch_itself():
         program = torch.onnx.export(
-            NextItem(copy, without_history, followers).eval(),
+            NextItem(copy, without_history, transitions).eval(),
             (example,),
             input_names=[INPUT],
             output_names=[OUTPUT],

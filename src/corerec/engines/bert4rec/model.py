@@ -1,6 +1,6 @@
 """The whole network, read top to bottom: embeddings, blocks, head, and the loss.
 
-B batch, L sequence length, M places asked about, D hidden_dim, H heads, V items; item numbers run 0..V + 1
+B batch, L sequence length, M places to predict, D hidden_dim, H heads, V items; item numbers run 0..V + 1
 (0 padding, V + 1 mask). Sequences are left-padded, and positions count back from the end, so the newest event
 always has the same one.
 """
@@ -14,11 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from corerec.engines.bert4rec.config import ModelConfig
-from corerec.engines.bert4rec.negatives import Negatives
-
-ONEDNN_FROM = 2**14  # values of an input: below, the call itself costs more than is won
-LOGITS_AT_ONCE = 2**20  # logits of one chunk of the loss: small enough to stay in a CPU's cache
-TINY = torch.finfo(torch.float32).tiny
+from corerec.engines.bert4rec.loss import ChunkedCrossEntropy, SampledItems
+from corerec.kernels import linear
 
 
 class Bert4RecNetwork(nn.Module):
@@ -62,31 +59,31 @@ class Bert4RecNetwork(nn.Module):
         with torch.no_grad():
             self.item_embedding.weight[0] = 0
 
-    def forward(self, items: Tensor, asked: Tensor | None = None, *, causal: bool = False) -> Tensor:
-        """Hidden states at the places asked about.
+    def forward(self, items: Tensor, positions: Tensor | None = None, *, causal: bool = False) -> Tensor:
+        """Hidden states at the places to predict.
 
         Args:
             items: int64 (B, L), L at most max_seq_len, left-padded with 0; the mask number hides an item.
-            asked: int64 (B, M), the places wanted, 0..L - 1; the last block computes nothing else. None: all L.
+            positions: int64 (B, M), the places wanted, 0..L - 1; the last block computes nothing else. None: all L.
             causal: let no place see what follows it (for next-item steps, which ask about all L; a cloze sees both
                 sides).
         Returns:
-            float (B, M, D), ready for `logits`; meaningless where a padding place was asked about.
+            float (B, M, D), ready for `logits`; meaningless where a padding place was to predict.
         """
-        assert asked is None or not causal
+        assert positions is None or not causal
         mask = attention_mask(items != 0, causal)
         x = self.item_embedding(items) + self.position_embedding[-items.shape[1] :]  # (B, L, D)
         x = self.dropout(self.embedding_norm(x))
         for block in self.blocks[:-1]:
             x = block(x, mask)
-        x = self.blocks[-1](x, mask, asked)  # (B, M, D)
+        x = self.blocks[-1](x, mask, positions)  # (B, M, D)
         return self.head_norm(x + self.head(x, gelu=True))
 
     def logits(self, hidden: Tensor) -> Tensor:
         """float (..., D) -> (..., V + 2): one unnormalised log-probability for each item number."""
         return F.linear(hidden, self.item_embedding.weight, self.item_bias)
 
-    def loss(self, hidden: Tensor, targets: Tensor, negatives: Negatives | None = None) -> Tensor:
+    def loss(self, hidden: Tensor, targets: Tensor, negatives: SampledItems | None = None) -> Tensor:
         """Mean cross-entropy over the catalogue 1..V, the logits computed in chunks and never all held.
 
         Args:
@@ -98,23 +95,23 @@ class Bert4RecNetwork(nn.Module):
         if negatives is None:
             weight, bias = self.item_embedding.weight[1:-1], self.item_bias[1:-1]
             wanted = wanted - 1  # IGNORE, too, stays below 0
-            own_chance = None
+            own_log_q = None
         else:
             weight = F.embedding(negatives.items, self.item_embedding.weight)
-            bias = self.item_bias[negatives.items] - negatives.log_chances
+            bias = self.item_bias[negatives.items] - negatives.log_q
             place = torch.full_like(self.item_bias, -1, dtype=torch.int64)
             place[negatives.items] = torch.arange(len(negatives.items), device=place.device)
             wanted = torch.where(wanted > 0, place[wanted.clamp(min=0)], -1)
-            own_chance = negatives.log_chances[wanted.clamp(min=0)]
-        return ChunkedCrossEntropy.apply(hidden.flatten(0, 1), weight, bias, wanted, own_chance)  # pyright: ignore[reportReturnType]
+            own_log_q = negatives.log_q[wanted.clamp(min=0)]
+        return ChunkedCrossEntropy.apply(hidden.flatten(0, 1), weight, bias, wanted, own_log_q)  # pyright: ignore[reportReturnType]
 
 
 def attention_mask(is_item: Tensor, causal: bool) -> Tensor | None:
     """bool (B, 1, 1 or L, L), true where a query may look at a key; None where every query sees every key."""
     length = is_item.shape[1]
     # A graph that is exported cannot look at its data: there the mask is always drawn.
-    padded = torch.compiler.is_exporting() or not bool(is_item.all())
-    mask = is_item[:, None, None, :] if padded else None
+    pad = torch.compiler.is_exporting() or not bool(is_item.all())
+    mask = is_item[:, None, None, :] if pad else None
     if causal:
         lower = torch.ones(length, length, dtype=torch.bool, device=is_item.device).tril()
         # A padding place sees itself, or its softmax would have nothing to share.
@@ -136,19 +133,19 @@ class Block(nn.Module):
         self.feedforward_out = Linear(feedforward_dim, dim)
         self.dropout = dropout
 
-    def forward(self, x: Tensor, mask: Tensor | None, asked: Tensor | None = None) -> Tensor:
-        """float (B, L, D) -> (B, L, D), or (B, M, D) where only the places `asked`, int64 (B, M), are wanted."""
+    def forward(self, x: Tensor, mask: Tensor | None, positions: Tensor | None = None) -> Tensor:
+        """float (B, L, D) -> (B, L, D), or (B, M, D) where only the places `positions`, int64 (B, M), are wanted."""
         normed = self.attention_norm(x)
-        if asked is None:
+        if positions is None:
             query, key, value = self.query_key_value(normed).chunk(3, dim=-1)  # each (B, L, D)
             mixed = self._attend(query, key, value, mask)
         else:
             dim = x.shape[-1]
             weight, bias = self.query_key_value.weight, self.query_key_value.bias
-            at = asked[..., None].expand(-1, -1, dim)
+            at = positions[..., None].expand(-1, -1, dim)
             x = x.gather(1, at)
             query = linear(normed.gather(1, at), weight[:dim], bias[:dim])  # (B, M, D)
-            if asked.shape[1] == 1 and not torch.is_grad_enabled():
+            if positions.shape[1] == 1 and not torch.is_grad_enabled():
                 mixed = self._attend_once(query[:, 0], normed, mask)[:, None]
             else:
                 key, value = linear(normed, weight[dim:], bias[dim:]).chunk(2, dim=-1)
@@ -185,19 +182,6 @@ class Linear(nn.Linear):
 
     def forward(self, input: Tensor, gelu: bool = False) -> Tensor:
         return linear(input, self.weight, self.bias, gelu)
-
-
-def linear(x: Tensor, weight: Tensor, bias: Tensor, gelu: bool = False) -> Tensor:
-    """As F.linear, and F.gelu if asked; on a CPU without gradients, and for many rows, in oneDNN's hands.
-
-    PyTorch has MKL multiply float32, which on AMD's processors takes twice as long (`benchmarks/README.md`); oneDNN
-    takes the GELU of each value while it is at hand.
-    """
-    plain = x.numel() < ONEDNN_FROM or x.device.type != "cpu" or not torch.backends.mkldnn.is_available()
-    if plain or torch.is_grad_enabled() or torch.is_autocast_enabled("cpu") or torch.compiler.is_exporting():
-        product = F.linear(x, weight, bias)
-        return F.gelu(product) if gelu else product
-    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, *(("gelu", [], "none") if gelu else ("none", [], "")))
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
@@ -246,60 +230,3 @@ class Dropout(nn.Module):
             noise = self._noise[x.device, x.dtype] = (kept / (1 - self.p)).to(x.device, x.dtype)
         start = int(torch.randint(len(noise) - x.numel() + 1, (), generator=self.generator))
         return x * noise[start : start + x.numel()].view_as(x)
-
-
-def rows_at_once(num_items: int) -> int:
-    """Places in one chunk of the loss: a power of two, so that most batches split evenly; from 64, 256 at the most.
-
-    Thinner chunks make slow matrix products, and ragged ones cost memory (`rounded_length` in batches.py says why).
-    """
-    return 2 ** min(8, max(6, (LOGITS_AT_ONCE // num_items).bit_length() - 1))
-
-
-class ChunkedCrossEntropy(torch.autograd.Function):
-    """Mean cross-entropy of linear(hidden, weight, bias) against targets, a cache-sized chunk of logits at a time.
-
-    Each chunk's gradients are taken while its logits are at hand, so that the (places, V) matrix never exists: the
-    idea of Cut Cross-Entropy (Wijmans et al. 2024), in plain torch operations.
-    """
-
-    @staticmethod
-    def forward(
-        ctx, hidden: Tensor, weight: Tensor, bias: Tensor, targets: Tensor, own_chance: Tensor | None
-    ) -> Tensor:
-        ctx.dtypes = hidden.dtype, weight.dtype
-        device = hidden.device.type
-        fast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
-        counts = (targets >= 0)[:, None]
-        wanted = targets.clamp(min=0)[:, None]
-        with torch.autocast(device, enabled=False):
-            hidden, weight = hidden.to(fast), weight.to(fast)
-            # A column of ones beside the hidden states turns the bias's gradient into one more of the weight's.
-            inputs = torch.cat([hidden, torch.ones_like(hidden[:, :1])], dim=1) * counts
-            grad_hidden = torch.empty_like(hidden)
-            grad_weight = torch.zeros(len(weight), inputs.shape[1], device=weight.device)
-            total = torch.zeros((), device=hidden.device)
-            rows = rows_at_once(len(weight))
-            for at in range(0, len(hidden), rows):
-                chunk = slice(at, at + rows)
-                logits = torch.addmm(bias.to(fast), hidden[chunk], weight.T)  # (rows, V)
-                if own_chance is not None:  # a place's own answer is always drawn: give it back what the bias took off
-                    logits.scatter_add_(1, wanted[chunk], own_chance[chunk, None].to(fast))
-                probs = logits.softmax(1)
-                own = probs.gather(1, wanted[chunk])
-                total -= (own.float().clamp(min=TINY).log() * counts[chunk]).sum()
-                error = probs.scatter_(1, wanted[chunk], own - 1)
-                torch.mm(error, weight, out=grad_hidden[chunk])
-                grad_weight += error.T @ inputs[chunk]
-            grad_hidden *= counts
-        ctx.save_for_backward(grad_hidden, grad_weight)
-        ctx.count = counts.sum().clamp(min=1)
-        return total / ctx.count
-
-    @staticmethod
-    def backward(ctx, grad_output: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
-        grad_hidden, grad_weight = ctx.saved_tensors
-        hidden_dtype, weight_dtype = ctx.dtypes
-        scale = grad_output / ctx.count
-        grad_weight = (grad_weight * scale).to(weight_dtype)
-        return (grad_hidden * scale).to(hidden_dtype), grad_weight[:, :-1], grad_weight[:, -1], None, None

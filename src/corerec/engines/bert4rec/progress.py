@@ -7,15 +7,15 @@ from collections.abc import Iterator
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from corerec.engines.bert4rec.recipe import Recipe
+from corerec.engines.bert4rec.plan import TrainPlan
 from corerec.engines.bert4rec.training import EpochResult, StepResult
 
 READ_LOSS_EVERY = 10  # steps: reading a loss waits for the device
 
 
-def shown(
-    results: Iterator[Recipe | StepResult | EpochResult], name: str
-) -> Iterator[Recipe | StepResult | EpochResult]:
+def with_progress(
+    results: Iterator[TrainPlan | StepResult | EpochResult], name: str
+) -> Iterator[TrainPlan | StepResult | EpochResult]:
     """Pass training results on, drawing them to stderr as they go by."""
     console = Console(stderr=True)
     with Progress(
@@ -33,7 +33,7 @@ def shown(
         bar = bars.add_task(name, total=None, loss="")
         num_epochs = 0
         for result in results:
-            if isinstance(result, Recipe):
+            if isinstance(result, TrainPlan):
                 num_epochs = result.epochs
                 console.print(f"{name}  {result}", highlight=False, soft_wrap=True)
             elif isinstance(result, EpochResult):

@@ -12,41 +12,43 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from corerec import ranking
+from corerec.basic.popularity import Popularity
+from corerec.basic.rating_model import RatingModel, fit_ratings, is_a_scale
+from corerec.basic.transitions import TransitionModel
+from corerec.data.histories import Histories
+from corerec.data.interactions import Interactions
+from corerec.data.sequences import SequenceStore, last_items
+from corerec.data.splitting import Holdout, hold_out_last
+from corerec.data.vocabulary import Vocabulary
 from corerec.engines.bert4rec import checkpoint
+from corerec.engines.bert4rec.answers import answer
 from corerec.engines.bert4rec.config import ModelConfig, TrainConfig
+from corerec.engines.bert4rec.early_stopping import train_with_early_stopping
+from corerec.engines.bert4rec.encoding import NetworkScorer, blank_states, cached_states
 from corerec.engines.bert4rec.explain import Reason, event_weights, reasons
-from corerec.engines.bert4rec.followers import Followers, last_items
-from corerec.engines.bert4rec.histories import Histories
-from corerec.engines.bert4rec.inference import NetworkScorer, best_items, blank_states, encoded
 from corerec.engines.bert4rec.model import Bert4RecNetwork
-from corerec.engines.bert4rec.patience import keep_best
-from corerec.engines.bert4rec.popularity import Popularity
-from corerec.engines.bert4rec.progress import shown
-from corerec.engines.bert4rec.questions import (
-    SKIPPED,
-    WITHOUT_USERS,
-    Asked,
-    ItemId,
-    Question,
-    check_top_k,
-    ids_of,
-    listed,
-    no_rows,
-    numbers_with_blanks,
-    scored,
-    subject,
-    understood,
-    warn_of_unknown,
-)
-from corerec.engines.bert4rec.ratings import RatingModel, fit_ratings, is_a_scale
-from corerec.engines.bert4rec.retrieval import ItemTable
+from corerec.engines.bert4rec.progress import with_progress
 from corerec.engines.bert4rec.state_cache import StateCache
 from corerec.engines.bert4rec.training import build_network, choose_device, train_epochs
 from corerec.errors import CorerecError, DataError, DataWarning, NotFittedError
-from corerec.interactions import Interactions, SequenceStore
-from corerec.splitting import Holdout, hold_out_last
-from corerec.vocabulary import Vocabulary
+from corerec.queries import (
+    SKIPPED,
+    WITHOUT_USERS,
+    ItemId,
+    Query,
+    QueryBatch,
+    as_list,
+    check_top_k,
+    empty_rows,
+    ids_of,
+    numbers_with_blanks,
+    pair_with_scores,
+    resolve,
+    resolve_subject,
+    warn_of_unknown,
+)
+from corerec.retrieval import topk as ranking
+from corerec.retrieval.item_index import ItemIndex
 
 Ranked = list[Any]  # item ids, best first; or (item id, score) pairs where scores are asked for
 UNRATED = "predict takes them for average ones"
@@ -86,7 +88,7 @@ class Bert4Rec:
         warmup_steps: int | None = None,
         weight_decay: float = 0.01,
         gradient_clip: float = 1.0,
-        average_steps: int = 500,
+        ema_steps: int = 500,
         negatives: int | None = None,
         bfloat16: bool = True,
         patience: int | None = None,
@@ -125,7 +127,7 @@ class Bert4Rec:
             weight_decay=weight_decay,
             dropout=dropout,
             gradient_clip=gradient_clip,
-            average_steps=average_steps,
+            ema_steps=ema_steps,
             mask_prob=mask_prob,
             bert_replacement=bert_replacement,
             next_item_share=next_item_share,
@@ -178,7 +180,7 @@ class Bert4Rec:
 
         Args:
             log: its sequences are learned from, and become the users' histories.
-            valid: questions to validate on when `patience` is set; None holds each user's last event out.
+            valid: queries to validate on when `patience` is set; None holds each user's last event out.
         """
         train = log.sequences
         if self.train_config.patience is not None and valid is None:
@@ -190,18 +192,18 @@ class Bert4Rec:
         network = build_network(config, self.train_config.seed).to(self.device)
         results = train_epochs(network, train, self.train_config)
         if self.verbose:
-            results = shown(results, self.name)
+            results = with_progress(results, self.name)
         if self.train_config.patience is None:
             for _ in results:
                 pass
         else:
             assert valid is not None
-            keep_best(network, results, valid, self.train_config.patience)
+            train_with_early_stopping(network, results, valid, self.train_config.patience)
         ratings = None
         if is_a_scale(log.sequences.ratings):
             ratings = fit_ratings(log.sequences, network.item_embedding.weight[:-1])
-        followers = Followers.of(log.sequences, len(log.items))
-        self._adopt(network, log.items, Histories(log.sequences, log.users), followers, ratings)
+        transitions = TransitionModel.of(log.sequences, len(log.items))
+        self._adopt(network, log.items, Histories(log.sequences, log.users), transitions, ratings)
         return self
 
     def _adopt(
@@ -209,17 +211,17 @@ class Bert4Rec:
         network: Bert4RecNetwork,
         items: Vocabulary,
         histories: Histories | None,
-        followers: Followers,
+        transitions: TransitionModel,
         ratings: RatingModel | None,
     ) -> None:
         self._network, self.model_config = network.eval(), network.config
-        self._items, self._histories, self._followers = items, histories, followers
-        self._num_events = int(followers.item_counts.sum())
-        self._popularity = Popularity(followers.item_counts)
-        self._table = ItemTable(network.item_embedding.weight, network.item_bias)
+        self._items, self._histories, self._transitions = items, histories, transitions
+        self._num_events = int(transitions.item_counts.sum())
+        self._popularity = Popularity(transitions.item_counts)
+        self._index = ItemIndex(network.item_embedding.weight, network.item_bias)
         self._states = StateCache(network.config.hidden_dim)
         self._ratings = ratings
-        self._tastes = StateCache(0 if ratings is None else len(ratings.user_variances), np.float64)
+        self._user_factors_cache = StateCache(0 if ratings is None else len(ratings.user_variances), np.float64)
         self._warned_of_unseen = False
 
     # ---------------------------------------------------------------------------------------------- predictions
@@ -233,11 +235,11 @@ class Bert4Rec:
                 the network's embeddings as their prior (`ratings.py`). A user or an item never seen is an average
                 one: the item's or the user's mean, shrunk, with one warning a model.
             "probability": that the item is the next one, over the whole catalogue; the default otherwise. The
-                network's, blended with what followed the user's last item in the fitted log (`Followers`). For a user
-                without events, the item's share of the fitted events. An item that `fit` never saw has the add-one
-                probability 1 / (events + items + 1), with one warning a model.
+                network's, blended with what followed the user's last item in the fitted log (`TransitionModel`).
+                For a user without events, the item's share of the fitted events. An item that `fit` never saw has the
+                add-one probability 1 / (events + items + 1), with one warning a model.
 
-        What is known of a user is computed at the first question and kept until an event of the user is observed. Test
+        What is known of a user is computed at the first query and kept until an event of the user is observed. Test
         rows of a random split hold items, and sometimes users, that `fit` never saw: hence no error for these.
 
         Raises:
@@ -255,7 +257,7 @@ class Bert4Rec:
             user = histories.users.number_or_zero(user_id)
             if user == 0:
                 self._warn_of_unseen([user_id], histories.users, UNRATED)
-            return float(ratings.expected(self._taste(ratings, user), item))
+            return float(ratings.expected(self._user_factors(ratings, user), item))
         user = histories.users.number(user_id)
         if item == 0:
             return self._unseen_probability
@@ -269,8 +271,8 @@ class Bert4Rec:
             (state,), (log_total,) = self._encoded(np.array([user]), newest)
         else:
             state, log_total = kept
-        probability = np.exp(self._table.score_of(state, item) - log_total)
-        return float(self._followers.blended(probability, len(history), int(history[-1]), item))
+        probability = np.exp(self._index.score_of(state, item) - log_total)
+        return float(self._transitions.blended(probability, len(history), int(history[-1]), item))
 
     def batch_predict(self, pairs: Iterable[tuple[Hashable, Hashable]], *, kind: Kind | None = None) -> list[float]:
         """`predict` for many (user id, item id) pairs, in their order.
@@ -281,50 +283,50 @@ class Bert4Rec:
         """
         _, items = self._fitted()
         histories, ratings = self._known_histories(), self._rating_model(kind)
-        asked = list(pairs)
-        if not asked:
+        pairs = list(pairs)
+        if not pairs:
             return []
-        if any(isinstance(pair, str) or not hasattr(pair, "__len__") or len(pair) != 2 for pair in asked):
+        if any(isinstance(pair, str) or not hasattr(pair, "__len__") or len(pair) != 2 for pair in pairs):
             raise DataError("batch_predict takes (user id, item id) pairs; try list(zip(user_ids, item_ids))")
-        user_ids, item_ids = [user for user, _ in asked], [item for _, item in asked]
+        user_ids, item_ids = [user for user, _ in pairs], [item for _, item in pairs]
         numbers = _numbers_or_zero(item_ids, items, UNSEEN if ratings is None else UNRATED)
         if ratings is None:
             return self._probabilities(histories.users.require(user_ids), numbers).tolist()
         users, which = np.unique(_numbers_or_zero(user_ids, histories.users, UNRATED), return_inverse=True)
-        tastes = ratings.user_vectors(histories.select(users[users > 0]))
+        user_factors = ratings.user_vectors(histories.select(users[users > 0]))
         if users[0] == 0:
-            tastes = np.concatenate([np.zeros_like(tastes, shape=(1, tastes.shape[1])), tastes])
-        return ratings.expected(tastes[which], numbers).tolist()
+            user_factors = np.concatenate([np.zeros_like(user_factors, shape=(1, user_factors.shape[1])), user_factors])
+        return ratings.expected(user_factors[which], numbers).tolist()
 
     def _rating_model(self, kind: Kind | None) -> RatingModel | None:
-        """What answers questions of this kind: None for probabilities."""
+        """What answers queries of this kind: None for probabilities."""
         if kind not in (None, "rating", "probability"):
             raise DataError(f'kind must be "rating" or "probability", not {kind!r}')
         if kind == "rating" and self._ratings is None:
             raise DataError("this model knows no ratings: fit with ratings= of at least two values to predict them")
         return None if kind == "probability" else self._ratings
 
-    def _taste(self, ratings: RatingModel, user: int) -> np.ndarray:
-        """float64 (J,) of a user, kept for the next question; of the average user for number 0."""
+    def _user_factors(self, ratings: RatingModel, user: int) -> np.ndarray:
+        """float64 (J,) of a user, kept for the next query; of the average user for number 0."""
         if user == 0:
             return ratings.average_user
         histories = self._known_histories()
-        kept = self._tastes.get(user, len(histories.items(user)))
+        kept = self._user_factors_cache.get(user, len(histories.items(user)))
         if kept is not None:
             return kept[0]
         history = histories.select(np.array([user]))
-        taste = ratings.user_vectors(history)
-        self._tastes.keep(np.array([user]), history.lengths, taste, np.zeros(1))
-        return taste[0]
+        factors = ratings.user_vectors(history)
+        self._user_factors_cache.keep(np.array([user]), history.lengths, factors, np.zeros(1))
+        return factors[0]
 
     def _probabilities(self, users: np.ndarray, numbers: np.ndarray) -> np.ndarray:
         """float64 (pairs,): next-item probabilities of (user number, item number) pairs; 0 is an item never seen."""
         distinct, which = np.unique(users, return_inverse=True)
         histories = self._known_histories().select(distinct)
         states, totals = self._encoded(distinct, histories)
-        by_network = np.exp(self._table.scores_of(states, which, numbers) - totals[which])
+        by_network = np.exp(self._index.scores_of(states, which, numbers) - totals[which])
         lengths, last = histories.lengths[which], last_items(histories)[which]
-        answers = self._followers.blended(by_network, lengths, last, numbers)
+        answers = self._transitions.blended(by_network, lengths, last, numbers)
         answers = np.where(lengths == 0, self._popularity.shares[numbers], answers)
         return np.where(numbers == 0, self._unseen_probability, answers)
 
@@ -339,12 +341,12 @@ class Bert4Rec:
         return 1 / (self._num_events + len(self._items) + 1)
 
     def _encoded(self, users: np.ndarray, histories: SequenceStore) -> tuple[np.ndarray, np.ndarray]:
-        """float32 (B, D) states and (B,) log totals of users' histories, kept for the next question."""
+        """float32 (B, D) states and (B,) log totals of users' histories, kept for the next query."""
         cache, (network, _) = self._states, self._fitted()
-        states, totals = encoded(network, cache, users, histories)
+        states, totals = cached_states(network, cache, users, histories)
         new = np.flatnonzero(np.isnan(totals))
         if len(new):
-            totals[new] = self._table.log_totals(torch.from_numpy(states[new]).to(self.device)).cpu().numpy()
+            totals[new] = self._index.log_normalizers(torch.from_numpy(states[new]).to(self.device)).cpu().numpy()
             cache.keep(users[new], histories.lengths[new], states[new], totals[new])
         return states, totals
 
@@ -381,43 +383,43 @@ class Bert4Rec:
             DataError: both or neither of user_id and history given, or top_k below 1.
             NotFittedError: neither fit nor loaded.
         """
-        question = Question(
+        query = Query(
             user_id,
-            None if history is None else listed(history, "history"),
+            None if history is None else as_list(history, "history"),
             top_k,
             exclude_seen,
-            listed(exclude, "exclude"),
-            None if candidates is None else listed(candidates, "candidates"),
+            as_list(exclude, "exclude"),
+            None if candidates is None else as_list(candidates, "candidates"),
             min_rating,
         )
-        answers, _ = self._answers([question], with_scores)
+        answers, _ = self._answers([query], with_scores)
         return answers[0]
 
     def answer(
-        self, questions: Iterable[Question], *, return_errors: bool = False
+        self, queries: Iterable[Query], *, return_errors: bool = False
     ) -> list[list[tuple[ItemId, float]] | CorerecError]:
-        """`recommend` for many questions scored together: one list of (item id, probability) pairs each, in order.
+        """`recommend` for many queries, scored together: one list of (item id, probability) pairs each, in order.
 
         Args:
-            return_errors: a bad question's place holds its error, and the others are answered all the same.
+            return_errors: a bad query's place holds its error, and the others are answered all the same.
         Raises:
-            CorerecError: the first bad question's, without `return_errors`.
+            CorerecError: the first bad query's, without `return_errors`.
             NotFittedError: neither fit nor loaded.
         """
-        asked = list(questions)
-        answers, errors = self._answers(asked, True, return_errors)
+        queries = list(queries)
+        answers, errors = self._answers(queries, True, return_errors)
         following = iter(answers)
-        return [errors[place] if place in errors else next(following) for place in range(len(asked))]
+        return [errors[place] if place in errors else next(following) for place in range(len(queries))]
 
     def _answers(
-        self, questions: Sequence[Question], with_scores: bool, return_errors: bool = False
+        self, queries: Sequence[Query], with_scores: bool, return_errors: bool = False
     ) -> tuple[list[Ranked], dict[int, CorerecError]]:
-        """The answers of the good questions, in order, and the errors of the others by their place."""
+        """The answers of the good queries, in order, and the errors of the others by their place."""
         _, items = self._fitted()
-        asked, errors, unknown = understood(questions, items, self._histories, self._well_rated, return_errors)
+        batch, errors, unknown = resolve(queries, items, self._histories, self._well_rated, return_errors)
         if unknown:
             warn_of_unknown(unknown, items, SKIPPED, stacklevel=4)
-        return self._ranked(asked, with_scores), errors
+        return self._ranked(batch, with_scores), errors
 
     def _well_rated(self, user: int, min_rating: float, among: np.ndarray | None) -> np.ndarray:
         """int64 (items,): the items, of all or `among` some, that the user (0: the average one) is expected to like."""
@@ -426,15 +428,15 @@ class Bert4Rec:
         if not isinstance(min_rating, int | float | np.number) or not math.isfinite(min_rating):
             raise DataError(f"min_rating must be a finite number, not {min_rating!r}")
         numbers = np.arange(1, len(self.items) + 1) if among is None else among
-        return numbers[ratings.expected(self._taste(ratings, user), numbers) >= min_rating]
+        return numbers[ratings.expected(self._user_factors(ratings, user), numbers) >= min_rating]
 
-    def basis(self, question: Question) -> Literal["history", "popularity"]:
+    def basis(self, query: Query) -> Literal["history", "popularity"]:
         """What `answer` answers from: the history, or popularity where it holds no known item.
 
         Raises:
-            CorerecError: the question is a bad one, as to `answer`.
+            CorerecError: the query is a bad one, as to `answer`.
         """
-        user, numbers, _ = subject(question, self._fitted()[1], self._histories)
+        user, numbers, _ = resolve_subject(query, self._fitted()[1], self._histories)
         num_events = len(self._known_histories().items(user)) if user else len(numbers)
         return "history" if num_events else "popularity"
 
@@ -451,8 +453,8 @@ class Bert4Rec:
         check_top_k(top_k)
         users = self._known_histories().users.require(user_ids)
         histories = self._known_histories().select(users)
-        left_out = histories if exclude_seen else no_rows(len(users))
-        return self._ranked(Asked.of(histories, left_out, top_k, users), with_scores)
+        excluded = histories if exclude_seen else empty_rows(len(users))
+        return self._ranked(QueryBatch.of(histories, excluded, top_k, users), with_scores)
 
     def fill_in(
         self, history: Sequence[ItemId | None], top_k: int = 10, *, exclude_seen: bool = True, with_scores: bool = False
@@ -484,9 +486,9 @@ class Bert4Rec:
             around = zip(starts, blanks, strict=True)
             states = torch.cat([blank_states(network, numbers[at : at + longest], [it - at]) for at, it in around])
         seen = numbers[numbers != network.config.mask_number] if exclude_seen else numbers[:0]
-        left_out = SequenceStore.from_lists([seen] * len(blanks))
-        asked, unknown = Asked.of(left_out, left_out, top_k), np.full(len(blanks), np.nan, np.float32)
-        best = best_items(self._table, states, asked, unknown, with_totals=with_scores)
+        excluded = SequenceStore.from_lists([seen] * len(blanks))
+        batch, unknown = QueryBatch.of(excluded, excluded, top_k), np.full(len(blanks), np.nan, np.float32)
+        best = answer(self._index, states, batch, unknown, with_normalizers=with_scores)
         return self._named(best.numbers, best.probabilities, with_scores)
 
     def explain(
@@ -514,13 +516,13 @@ class Bert4Rec:
         network, items = self._fitted()
         if top is not None:
             check_top_k(top, "top")
-        question = Question(user_id, None if history is None else listed(history, "history"))
-        user, numbers, unknown = subject(question, items, self._histories)
+        query = Query(user_id, None if history is None else as_list(history, "history"))
+        user, numbers, unknown = resolve_subject(query, items, self._histories)
         if unknown:
             warn_of_unknown(unknown, items, SKIPPED)
         if user:
             numbers = self._known_histories().items(user)
-        given = items.decode(numbers) if question.history is None else question.history
+        given = items.decode(numbers) if query.history is None else query.history
         weights = np.full(len(given), np.nan, np.float32)
         weights[items.encode(given) > 0] = event_weights(network, numbers, [items.number(item_id)])[0]
         return reasons(given, weights)[:top]
@@ -542,28 +544,30 @@ class Bert4Rec:
         numbers, best = ranking.top_k(cosines, top_k)
         return self._named(numbers.cpu().numpy(), best.cpu().numpy(), with_scores)[0]
 
-    def _ranked(self, asked: Asked, with_scores: bool) -> list[Ranked]:
-        """The answer to each question: by the model, or by popularity where there is no history."""
-        empty = asked.histories.lengths == 0
+    def _ranked(self, batch: QueryBatch, with_scores: bool) -> list[Ranked]:
+        """The answer to each query: by the model, or by popularity where there is no history."""
+        empty = batch.histories.lengths == 0
         if not empty.any():
-            return self._ranked_by_model(asked, with_scores)
-        by_model = iter(self._ranked_by_model(asked.select(np.flatnonzero(~empty)), with_scores))
-        best = self._popularity.best_items(asked.select(np.flatnonzero(empty)))
+            return self._ranked_by_model(batch, with_scores)
+        by_model = iter(self._ranked_by_model(batch.select(np.flatnonzero(~empty)), with_scores))
+        best = self._popularity.answer(batch.select(np.flatnonzero(empty)))
         by_popularity = iter(self._named(*best, with_scores))
         return [next(by_popularity if none else by_model) for none in empty.tolist()]
 
-    def _ranked_by_model(self, asked: Asked, with_scores: bool) -> list[Ranked]:
+    def _ranked_by_model(self, batch: QueryBatch, with_scores: bool) -> list[Ranked]:
         cache, (network, _) = self._states, self._fitted()
-        states, totals = encoded(network, cache, asked.users, asked.histories)
+        states, totals = cached_states(network, cache, batch.users, batch.histories)
         on_device = torch.from_numpy(states).to(self.device)
-        best = best_items(self._table, on_device, asked, totals, with_totals=with_scores, followers=self._followers)
+        best = answer(
+            self._index, on_device, batch, totals, with_normalizers=with_scores, transitions=self._transitions
+        )
         new = np.flatnonzero(np.isnan(totals))
-        cache.keep(asked.users[new], asked.histories.lengths[new], states[new], best.log_totals[new])
+        cache.keep(batch.users[new], batch.histories.lengths[new], states[new], best.log_normalizers[new])
         return self._named(best.numbers, best.probabilities, with_scores)
 
     def _named(self, numbers: np.ndarray, probabilities: np.ndarray, with_scores: bool) -> list[Ranked]:
         rows = ids_of(numbers, self.items)
-        return scored(rows, probabilities) if with_scores else rows
+        return pair_with_scores(rows, probabilities) if with_scores else rows
 
     # ------------------------------------------------------------------------------------------------ streaming
 
@@ -601,8 +605,8 @@ class Bert4Rec:
 
     @property
     def scorer(self) -> NetworkScorer:
-        """What `recommend` ranks by, behind the Scorer protocol, in item numbers, for `corerec.evaluation.evaluate`."""
-        return NetworkScorer(self._fitted()[0], self.name, self._followers)
+        """What `recommend` ranks by, behind the Scorer protocol, in item numbers, for `evaluate`."""
+        return NetworkScorer(self._fitted()[0], self.name, self._transitions)
 
     @property
     def items(self) -> Vocabulary:
@@ -661,7 +665,7 @@ class Bert4Rec:
             network,
             self.train_config,
             items,
-            self._followers,
+            self._transitions,
             users,
             stored,
             self._ratings,
@@ -683,7 +687,7 @@ class Bert4Rec:
         if stored.users is not None and stored.histories is not None:
             histories = Histories(stored.histories, stored.users)
         network = stored.network.to(model.device)
-        model._adopt(network, stored.items, histories, stored.followers, stored.ratings)
+        model._adopt(network, stored.items, histories, stored.transitions, stored.ratings)
         return model
 
 

@@ -60,25 +60,25 @@ class StateCache:
                 self._rows.move_to_end(user)
             return found, self._states[rows[found]], self._log_totals[rows[found]]
 
-    def keep(self, users: np.ndarray, num_events: np.ndarray, states: np.ndarray, log_totals: np.ndarray) -> None:
+    def keep(self, users: np.ndarray, num_events: np.ndarray, states: np.ndarray, log_normalizers: np.ndarray) -> None:
         """Keep states, unless one of a longer history is kept, or one of the same and the new one lacks its total.
 
         Args:
             users, num_events: int64 (B,); nobody's states (user 0) are not kept.
             states: (B, D).
-            log_totals: float32 (B,).
+            log_normalizers: float32 (B,).
         """
         taken = np.flatnonzero(users)[-self.capacity :]
         if not len(taken):
             return
-        num_events, log_totals = num_events[taken], log_totals[taken]
+        num_events, log_normalizers = num_events[taken], log_normalizers[taken]
         with self._lock:
             self._make_room(len(self._rows) + len(taken))
             rows = np.array([self._row_of(user) for user in users[taken].tolist()])
-            better = self._num_events[rows] < num_events + ~np.isnan(log_totals)
+            better = self._num_events[rows] < num_events + ~np.isnan(log_normalizers)
             rows = rows[better]
             self._states[rows] = states[taken[better]]
-            self._log_totals[rows] = log_totals[better]
+            self._log_totals[rows] = log_normalizers[better]
             self._num_events[rows] = num_events[better]
 
     def _row_of(self, user: int) -> int:

@@ -13,18 +13,19 @@ import torch
 from torch import Tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from corerec.data.sequences import SequenceStore
 from corerec.engines.bert4rec.batches import epoch_batches, rounded_length
 from corerec.engines.bert4rec.config import ModelConfig, TrainConfig
-from corerec.engines.bert4rec.masking import IGNORE, cloze_mask, next_items
+from corerec.engines.bert4rec.loss import sample_items
 from corerec.engines.bert4rec.model import Bert4RecNetwork
-from corerec.engines.bert4rec.negatives import draw_negatives
-from corerec.engines.bert4rec.recipe import Recipe
+from corerec.engines.bert4rec.objectives import IGNORE, cloze_mask, next_item_targets
+from corerec.engines.bert4rec.plan import TrainPlan
 from corerec.errors import ConfigError
-from corerec.interactions import SequenceStore
+from corerec.kernels import bfloat16_is_fast
 
 BETAS = (0.9, 0.98)  # a shorter memory of squared gradients than AdamW's default: the loss leaves its plateau sooner
 FINAL_RATE = 0.03  # of the peak learning rate, reached with the last step
-AVERAGE_EVERY = 10  # steps between two updates of the averaged weights: each reads and writes all of them
+EMA_EVERY = 10  # steps between two updates of the averaged weights: each reads and writes all of them
 
 
 @dataclass(frozen=True)
@@ -60,8 +61,8 @@ def build_network(config: ModelConfig, seed: int) -> Bert4RecNetwork:
 
 def train_epochs(
     network: Bert4RecNetwork, store: SequenceStore, config: TrainConfig
-) -> Iterator[Recipe | StepResult | EpochResult]:
-    """Train in place: yields the Recipe it follows, a StepResult after each step, an EpochResult after each epoch.
+) -> Iterator[TrainPlan | StepResult | EpochResult]:
+    """Train in place: yields the TrainPlan it follows, a StepResult after each step, an EpochResult after each epoch.
 
     With each EpochResult the network holds the averaged weights, to be validated, kept or copied; they are also what
     leaving the loop there, which is how to stop early, leaves in it. Training goes on from the plain ones. The network
@@ -75,47 +76,47 @@ def train_epochs(
     order = _numpy_generator(config.seed, "order")
     masks = _torch_generator(config.seed, "masks")
     max_seq_len = network.config.max_seq_len
-    recipe = Recipe.of(config, network.config, store)
-    yield recipe
+    plan = TrainPlan.of(config, network.config, store)
+    yield plan
     shares = None
-    if recipe.negatives is not None:
+    if plan.negatives is not None:
         counts = torch.from_numpy(store.item_counts(network.config.num_items))
         shares = (counts / counts.sum()).float()
-    network.dropout.p = recipe.dropout
+    network.dropout.p = plan.dropout
     optimizer = _optimizer(network, config)
-    average = WeightAverage(network, config.average_steps)
+    average = EmaWeights(network, config.ema_steps)
     step = 0
-    for epoch in range(1, recipe.epochs + 1):
+    for epoch in range(1, plan.epochs + 1):
         started, losses, num_events = time.perf_counter(), [], 0
         network.dropout.renew()
-        for items in epoch_batches(store, max_seq_len, recipe.batch_size, config.whole_history, order):
+        for items in epoch_batches(store, max_seq_len, plan.batch_size, config.whole_history, order):
             network.train()
-            rate = config.learning_rate * learning_rate_factor(step, recipe.num_steps, recipe.warmup_steps)
+            rate = config.learning_rate * learning_rate_factor(step, plan.num_steps, plan.warmup_steps)
             for group in optimizer.param_groups:
                 group["lr"] = rate
-            share = config.next_item_share * fading(step / recipe.num_steps, recipe.next_item_until)
+            share = config.next_item_share * fading(step / plan.num_steps, plan.next_item_until)
             causal = items.shape[1] > 1 and bool(torch.rand((), generator=masks) < share)
             with mixed_precision(device, config.bfloat16):
-                loss = batch_loss(network, items, config, causal, masks, recipe.negatives, shares)
+                loss = batch_loss(network, items, config, causal, masks, plan.negatives, shares)
             optimizer.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(network.parameters(), config.gradient_clip)
             optimizer.step()
             step += 1
-            if step % AVERAGE_EVERY == 0:
+            if step % EMA_EVERY == 0:
                 average.update()
             losses.append(loss.detach())
             num_events += int(torch.count_nonzero(items))
-            yield StepResult(epoch, step, recipe.num_steps, losses[-1], num_events)
+            yield StepResult(epoch, step, plan.num_steps, losses[-1], num_events)
         mean = float(torch.stack(losses).mean())
         average.update()
-        average.exchange()
+        average.swap()
         yield EpochResult(epoch, len(losses), mean, time.perf_counter() - started, num_events)
-        if epoch < recipe.epochs:
-            average.exchange()
+        if epoch < plan.epochs:
+            average.swap()
 
 
-class WeightAverage:
+class EmaWeights:
     """An exponential moving average of a network's weights (Polyak & Juditsky 1992; Morales-Brotons et al. 2024).
 
     It stands where the weights, thrown about by each step, are about to settle as the learning rate falls: in the
@@ -128,7 +129,7 @@ class WeightAverage:
         """
         self._weights = [parameter.detach() for parameter in network.parameters()]
         self._means = [weight.clone() for weight in self._weights] if num_steps else []
-        self._decay = max(0.0, 1 - AVERAGE_EVERY / num_steps) if num_steps else 0.0
+        self._decay = max(0.0, 1 - EMA_EVERY / num_steps) if num_steps else 0.0
         self._num_updates = 0
 
     def update(self) -> None:
@@ -139,7 +140,7 @@ class WeightAverage:
             self._num_updates += 1
 
     @torch.no_grad()
-    def exchange(self) -> None:
+    def swap(self) -> None:
         """Put the average into the network and keep the weights, or the other way round."""
         for mean, weight in zip(self._means, self._weights, strict=False):
             kept = weight.clone()
@@ -161,8 +162,8 @@ def batch_loss(
     `shares`, float32 (V + 1,), is each item's share of the events: needed where the loss takes negatives.
     """
     if causal:
-        inputs, targets = next_items(items)
-        asked = None
+        inputs, targets = next_item_targets(items)
+        positions = None
     else:
         inputs, targets = cloze_mask(
             items,
@@ -174,16 +175,14 @@ def batch_loss(
         # The last block works at the hidden places only: gather them to the left of each row.
         hidden = targets != IGNORE
         most = rounded_length(int(hidden.sum(1).max()), items.shape[1])
-        asked = (~hidden).byte().argsort(dim=1, stable=True)[:, :most]
-        targets = targets.gather(1, asked)
+        positions = (~hidden).byte().argsort(dim=1, stable=True)[:, :most]
+        targets = targets.gather(1, positions)
     device = network.item_embedding.weight.device
-    states = network(inputs.to(device), None if asked is None else asked.to(device), causal=causal)
+    states = network(inputs.to(device), None if positions is None else positions.to(device), causal=causal)
     if num_negatives is None:
         return network.loss(states, targets.to(device))
     assert shares is not None
-    return network.loss(
-        states, targets.to(device), draw_negatives(targets, shares, num_negatives, generator).to(device)
-    )
+    return network.loss(states, targets.to(device), sample_items(targets, shares, num_negatives, generator).to(device))
 
 
 def learning_rate_factor(step: int, num_steps: int, warmup_steps: int) -> float:
@@ -205,11 +204,8 @@ def fading(done: float, until: float) -> float:
 
 def mixed_precision(device: torch.device, bfloat16: bool) -> contextlib.AbstractContextManager[object]:
     """Matrix products in bfloat16, if wanted and where the hardware multiplies in it; float32 elsewhere."""
-    if device.type == "cpu":
-        fast = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    else:
-        fast = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.autocast(device.type, torch.bfloat16) if bfloat16 and fast else contextlib.nullcontext()
+    fast = bfloat16 and bfloat16_is_fast(device)
+    return torch.autocast(device.type, torch.bfloat16) if fast else contextlib.nullcontext()
 
 
 def choose_device(device: str | torch.device) -> torch.device:

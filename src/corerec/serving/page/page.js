@@ -6,7 +6,7 @@
  */
 import { drag, onceMoved } from "./drag.js";
 import { setUpSearch } from "./search.js";
-import { Line, Refused, TokenNeeded, token } from "./server.js";
+import { Line, Refused, TokenNeeded, token } from "./client.js";
 import "./theme.js";
 
 const GUESSES = 10;

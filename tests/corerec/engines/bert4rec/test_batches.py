@@ -2,15 +2,15 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from corerec.data.sequences import SequenceStore
 from corerec.engines.bert4rec.batches import (
     batch_order,
     epoch_batches,
-    padded,
+    pad,
     rounded_length,
     window_counts,
     windows,
 )
-from corerec.interactions import SequenceStore
 
 
 @settings(deadline=None, derandomize=True)
@@ -40,7 +40,7 @@ def test_newest_events_only_when_the_whole_history_is_not_wanted():
 
 
 def test_padding_stands_on_the_left():
-    assert padded(np.array([5, 6, 7]), np.array([0, 2]), np.array([2, 3])).tolist() == [[5, 6], [0, 7]]
+    assert pad(np.array([5, 6, 7]), np.array([0, 2]), np.array([2, 3])).tolist() == [[5, 6], [0, 7]]
 
 
 def test_each_window_is_in_exactly_one_batch_and_batches_are_near_in_length():

@@ -7,9 +7,9 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from corerec.data.interactions import Interactions
 from corerec.engines.bert4rec import Bert4Rec
 from corerec.errors import CheckpointError, DataError, UnknownIdError
-from corerec.interactions import Interactions
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +76,7 @@ def test_observed_then_saved_then_loaded_recommends_alike(cycle_log, tmp_path):
 def test_a_file_of_format_1_is_read(model, saved):
     def older(about, _):
         shape, training = json.loads(about["model_config"]), json.loads(about["train_config"])
-        del training["dropout"], training["average_steps"]
+        del training["dropout"], training["ema_steps"]
         about.update(format_version="1", model_config=json.dumps(shape | {"dropout": 0.3}))
         about.update(train_config=json.dumps(training))
 

@@ -32,7 +32,7 @@ def test_model_settings_out_of_range_are_refused(wrong):
     [
         {"dropout": 1.0},
         {"dropout": -0.1},
-        {"average_steps": -1},
+        {"ema_steps": -1},
         {"epochs": 0},
         {"batch_size": 0},
         {"learning_rate": 0},

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from corerec.engines.bert4rec import inference
+from corerec.data.sequences import SequenceStore
+from corerec.engines.bert4rec import encoding as inference
 from corerec.engines.bert4rec.config import ModelConfig, TrainConfig
+from corerec.engines.bert4rec.encoding import next_states, score_states
 from corerec.engines.bert4rec.explain import Reason, event_weights, reasons
-from corerec.engines.bert4rec.inference import next_states, score_states
-from corerec.engines.bert4rec.retrieval import ItemTable
 from corerec.engines.bert4rec.training import build_network, train_epochs
-from corerec.interactions import SequenceStore
+from corerec.retrieval.item_index import ItemIndex
 
 FIRSTS = 8
 HISTORY = [3, 11, 5, 13, 2]  # asks for 10
@@ -46,7 +46,7 @@ def log_probability(network, history, item):
     states = next_states(network, SequenceStore.from_lists([history]))
     return float(
         score_states(network, states)[0, item]
-        - ItemTable(network.item_embedding.weight, network.item_bias).log_totals(states)[0]
+        - ItemIndex(network.item_embedding.weight, network.item_bias).log_normalizers(states)[0]
     )
 
 

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
+from corerec.data.interactions import Interactions
 from corerec.engines.bert4rec import Bert4Rec, export
 from corerec.engines.bert4rec.export import export_onnx
 from corerec.errors import DataError, MissingPackageError, NotFittedError
-from corerec.interactions import Interactions
 
 EXTRA = "needs onnx, onnxscript and onnxruntime: pip install 'corerec-bert4rec[export]'"
 onnx = pytest.importorskip("onnx", reason=EXTRA)
@@ -71,9 +71,9 @@ def answers(folder, histories, width=None):
     items = json.loads((folder / "items.json").read_text(encoding="utf-8"))
     width = max(map(len, histories)) if width is None else width
     numbers = [[items.index(item) + 1 for item in history] for history in histories]
-    padded = np.array([[0] * (width - len(row)) + row for row in numbers], np.int64)
+    pad = np.array([[0] * (width - len(row)) + row for row in numbers], np.int64)
     graph = onnxruntime.InferenceSession(folder / "model.onnx")
-    (scores,) = graph.run(["log_probabilities"], {"histories": padded})
+    (scores,) = graph.run(["log_probabilities"], {"histories": pad})
     return scores
 
 

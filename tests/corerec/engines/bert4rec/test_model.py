@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from corerec.engines.bert4rec.config import ModelConfig
-from corerec.engines.bert4rec.masking import IGNORE
-from corerec.engines.bert4rec.model import ChunkedCrossEntropy, Dropout, sinusoids
+from corerec.engines.bert4rec.loss import ChunkedCrossEntropy
+from corerec.engines.bert4rec.model import Dropout, sinusoids
+from corerec.engines.bert4rec.objectives import IGNORE
 from corerec.engines.bert4rec.training import build_network
 
 CONFIG = ModelConfig(num_items=20, max_seq_len=8, hidden_dim=12, num_heads=3, num_layers=2)
@@ -67,8 +68,8 @@ def test_same_weights_give_same_states_as_a_float64_reference(causal):
 def test_padding_changes_nothing():
     model = network()
     alone = model(ITEMS[:1, 2:])
-    padded = model(torch.nn.functional.pad(ITEMS[:1], (3, 0)))
-    torch.testing.assert_close(padded[:, -3:], alone)
+    pad = model(torch.nn.functional.pad(ITEMS[:1], (3, 0)))
+    torch.testing.assert_close(pad[:, -3:], alone)
 
 
 def test_trimmed_last_block_equals_the_full_one():
@@ -78,7 +79,7 @@ def test_trimmed_last_block_equals_the_full_one():
     torch.testing.assert_close(model(ITEMS, asked), full)
 
 
-@pytest.mark.parametrize("items", [ITEMS, ITEMS[1:]], ids=["padded", "whole"])
+@pytest.mark.parametrize("items", [ITEMS, ITEMS[1:]], ids=["pad", "whole"])
 def test_one_place_of_each_sequence_equals_that_of_the_full_block(items):
     model = network()
     asked = torch.tensor([[4], [2]])[-len(items) :]
@@ -112,7 +113,7 @@ def test_sinusoidal_positions_are_not_trained():
 
 @pytest.mark.parametrize("rows_at_once", [1, 3, 1000])
 def test_chunked_loss_and_gradients_equal_the_plain_ones(monkeypatch, rows_at_once):
-    monkeypatch.setattr("corerec.engines.bert4rec.model.rows_at_once", lambda num_items: rows_at_once)
+    monkeypatch.setattr("corerec.engines.bert4rec.loss.rows_at_once", lambda num_items: rows_at_once)
     generator = torch.Generator().manual_seed(0)
     given = [torch.randn(shape, generator=generator).requires_grad_() for shape in ((7, 5), (30, 5), (30,))]
     targets = torch.tensor([0, 29, -101, 3, 3, 17, -101])

@@ -10,11 +10,12 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
-from corerec.engines.bert4rec import Bert4Rec, Question
-from corerec.engines.bert4rec.inference import next_states
+from corerec.data.interactions import Interactions
+from corerec.data.sequences import SequenceStore
+from corerec.engines.bert4rec import Bert4Rec, Query
+from corerec.engines.bert4rec.encoding import next_states
 from corerec.engines.bert4rec.training import train_epochs
 from corerec.errors import CorerecError, DataError, DataWarning, NotFittedError, UnknownIdError, UnknownIdWarning
-from corerec.interactions import Interactions, SequenceStore
 
 TINY = {"epochs": 1, "hidden_dim": 8, "max_seq_len": 8}
 RING = {"hidden_dim": 16, "max_seq_len": 8, "dropout": 0.0, "batch_size": 8, "learning_rate": 1e-2}
@@ -250,7 +251,7 @@ def test_patience_stops_and_keeps_the_best_weights(cycle_log, monkeypatch):
         score = next(scores)
         return SimpleNamespace(value=lambda *_: score)
 
-    monkeypatch.setattr("corerec.engines.bert4rec.patience.evaluate", scripted)
+    monkeypatch.setattr("corerec.engines.bert4rec.early_stopping.evaluate", scripted)
     patient = Bert4Rec(patience=2, **{**TINY, "epochs": 5}).fit_interactions(cycle_log)
     assert len(weights) == 4  # epochs 3 and 4 brought nothing better than epoch 2
     assert patient.scorer.network.item_bias.equal(weights[1])
@@ -286,15 +287,15 @@ def test_progress_is_the_recipe_and_one_line_an_epoch_on_a_pipe(cycle_log, capfd
 
 def ring_questions():
     return [
-        Question("user 0", top_k=5),
-        Question(history=["k", "l", "a"], top_k=3, exclude=["b"]),
-        Question("user 3", exclude_seen=False, candidates=list("abc")),
-        Question(history=[], top_k=12),
-        Question("user 0", top_k=12, exclude=["i", "not an item"]),
-        Question(history=list("abcdefghijkl") * 2, exclude_seen=False, top_k=1),
-        Question("user 1", candidates=list("lk"), top_k=1),
-        Question(history=["b"], candidates=list("abc"), top_k=2),
-        Question("user 2", candidates=[]),
+        Query("user 0", top_k=5),
+        Query(history=["k", "l", "a"], top_k=3, exclude=["b"]),
+        Query("user 3", exclude_seen=False, candidates=list("abc")),
+        Query(history=[], top_k=12),
+        Query("user 0", top_k=12, exclude=["i", "not an item"]),
+        Query(history=list("abcdefghijkl") * 2, exclude_seen=False, top_k=1),
+        Query("user 1", candidates=list("lk"), top_k=1),
+        Query(history=["b"], candidates=list("abc"), top_k=2),
+        Query("user 2", candidates=[]),
     ]
 
 
@@ -317,7 +318,7 @@ def test_answer_equals_recommend_one_by_one(model):
 
 
 def test_a_bad_question_spoils_no_other(model):
-    good, bad = ring_questions(), [Question("nobody"), Question(history=["a", None])]
+    good, bad = ring_questions(), [Query("nobody"), Query(history=["a", None])]
     answers = model.answer([bad[0], *good, bad[1]], return_errors=True)
     assert [type(answer) for answer in answers] == [UnknownIdError, *[list] * len(good), DataError]
     same_answers(answers[1:-1], model.answer(good))
@@ -327,7 +328,7 @@ def test_a_bad_question_spoils_no_other(model):
 
 def test_unknown_items_of_many_questions_are_one_warning_at_the_callers_line(model):
     with pytest.warns(UnknownIdWarning, match=r"'x', 'y', 'z' \(3 in all\)") as caught:
-        model.answer([Question(history=["x", "a"]), Question(history=["y", "z"])])
+        model.answer([Query(history=["x", "a"]), Query(history=["y", "z"])])
     with pytest.warns(UnknownIdWarning) as also:
         model.recommend(history=["x"])
     with pytest.warns(UnknownIdWarning) as too:
@@ -355,20 +356,20 @@ def test_a_user_without_events_is_answered_by_popularity():
     assert model.predict(2, "b") == 1 / 3
     assert model.batch_predict([(2, "a"), (1, "a")]) == pytest.approx([2 / 3, model.predict(1, "a")])
     assert model.batch_recommend([1, 2], exclude_seen=False) == [model.recommend(u, exclude_seen=False) for u in (1, 2)]
-    assert (model.basis(Question(2)), model.basis(Question(1))) == ("popularity", "history")
+    assert (model.basis(Query(2)), model.basis(Query(1))) == ("popularity", "history")
     model.observe(2, "b")
-    assert model.basis(Question(2)) == "history"
+    assert model.basis(Query(2)) == "history"
     assert model.recommend(2, exclude_seen=False, with_scores=True) == model.recommend(
         history=["b"], exclude_seen=False, with_scores=True
     )
 
 
 def test_the_basis_of_an_answer_is_told(model):
-    assert model.basis(Question("user 0")) == "history"
-    assert model.basis(Question(history=["?", "a"])) == "history"
-    assert model.basis(Question(history=["?"])) == model.basis(Question(history=[])) == "popularity"
+    assert model.basis(Query("user 0")) == "history"
+    assert model.basis(Query(history=["?", "a"])) == "history"
+    assert model.basis(Query(history=["?"])) == model.basis(Query(history=[])) == "popularity"
     with pytest.raises(UnknownIdError):
-        model.basis(Question("nobody"))
+        model.basis(Query("nobody"))
 
 
 # -------------------------------------------------------------------------------------------------------- streaming
@@ -456,7 +457,7 @@ def test_a_state_from_before_an_observed_event_is_never_kept(live, monkeypatch, 
             live.predict("user 0", "a")  # and another reader has kept the newer state meanwhile
         return states
 
-    monkeypatch.setattr("corerec.engines.bert4rec.inference.next_states", overtaken)
+    monkeypatch.setattr("corerec.engines.bert4rec.encoding.next_states", overtaken)
     asked()
     fresh = live.recommend(history=live.history("user 0"), with_scores=True)
     same_answers([live.recommend("user 0", with_scores=True)], [fresh])
@@ -476,11 +477,11 @@ def test_scores_are_the_same_whoever_asked_before(live, cycle_log):
 
 def test_a_kept_state_is_asked_for_only_once(live, monkeypatch):
     live.recommend("user 0")
-    monkeypatch.setattr("corerec.engines.bert4rec.inference.next_states", None)
+    monkeypatch.setattr("corerec.engines.bert4rec.encoding.next_states", None)
     live.predict("user 0", "b")
     live.recommend("user 0", top_k=3)
     live.batch_recommend(["user 0", "user 0"])
-    live.answer([Question("user 0")])
+    live.answer([Query("user 0")])
     live.batch_predict([("user 0", "b")])
 
 
@@ -501,7 +502,7 @@ def test_readers_beside_a_writer_get_answers_of_whole_histories(live):
                 walk = "".join(live.history(user))
                 if walk not in "abcdefghijkl" * 5:
                     wrong.append(walk)
-            answers = live.answer([*map(Question, users), Question("new 39")], return_errors=True)
+            answers = live.answer([*map(Query, users), Query("new 39")], return_errors=True)
             wrong.extend(answer for answer in answers[:-1] if not isinstance(answer, list))
             live.batch_predict([(user, "a") for user in users])
 
@@ -512,7 +513,7 @@ def test_readers_beside_a_writer_get_answers_of_whole_histories(live):
         thread.join()
     assert wrong == []
     fresh = [live.recommend(history=live.history(user), with_scores=True) for user in users]
-    same_answers(live.answer(list(map(Question, users))), fresh)
+    same_answers(live.answer(list(map(Query, users))), fresh)
 
 
 # --------------------------------------------------------------------------------------------------------- reasons

@@ -6,11 +6,11 @@ import pytest
 from corerec.engines.bert4rec.state_cache import StateCache
 
 
-def keep(cache, users, num_events=1, log_totals=0.0, value=None):
+def keep(cache, users, num_events=1, log_normalizers=0.0, value=None):
     """States of width 2 that hold the user's number, or a value."""
     users = np.array(users)
     states = np.repeat((users if value is None else np.full(len(users), value))[:, None], 2, axis=1).astype(np.float32)
-    cache.keep(users, np.full(len(users), num_events), states, np.full(len(users), log_totals))
+    cache.keep(users, np.full(len(users), num_events), states, np.full(len(users), log_normalizers))
 
 
 def kept(cache, user, num_events=1):
@@ -61,15 +61,15 @@ def test_a_state_is_only_that_of_a_history_of_as_many_events():
     keep(cache, [7], num_events=5, value=2)
     keep(cache, [7], num_events=4, value=1)  # by a thread that was overtaken
     assert (kept(cache, 7, 5), kept(cache, 7, 4)) == (([2, 2], 0), None)
-    keep(cache, [7], num_events=5, value=3, log_totals=np.nan)  # by one who wanted no probability
+    keep(cache, [7], num_events=5, value=3, log_normalizers=np.nan)  # by one who wanted no probability
     assert kept(cache, 7, 5) == ([2, 2], 0)
 
 
 def test_a_total_learned_later_is_kept_with_its_state():
     cache = StateCache(2)
-    keep(cache, [7], log_totals=np.nan)
+    keep(cache, [7], log_normalizers=np.nan)
     assert np.isnan(kept(cache, 7)[1])
-    keep(cache, [7], log_totals=5.0)
+    keep(cache, [7], log_normalizers=5.0)
     assert kept(cache, 7) == ([7, 7], 5)
 
 

@@ -4,11 +4,13 @@ import numpy as np
 import pytest
 import torch
 
+from corerec.data.sequences import SequenceStore
+from corerec.data.splitting import leave_one_out
 from corerec.engines.bert4rec.config import ModelConfig, TrainConfig
-from corerec.engines.bert4rec.inference import NetworkScorer
-from corerec.engines.bert4rec.recipe import Recipe
+from corerec.engines.bert4rec.encoding import NetworkScorer
+from corerec.engines.bert4rec.plan import TrainPlan
 from corerec.engines.bert4rec.training import (
-    AVERAGE_EVERY,
+    EMA_EVERY,
     FINAL_RATE,
     EpochResult,
     StepResult,
@@ -20,9 +22,7 @@ from corerec.engines.bert4rec.training import (
     train_epochs,
 )
 from corerec.errors import ConfigError
-from corerec.evaluation import evaluate
-from corerec.interactions import SequenceStore
-from corerec.splitting import leave_one_out
+from corerec.evaluation.evaluate import evaluate
 
 NUM_ITEMS = 12
 
@@ -70,13 +70,13 @@ def test_two_trainings_of_one_seed_give_identical_weights_and_another_seed_other
 def test_an_epoch_leaves_the_average_of_the_weights_that_its_steps_passed():
     network = build_network(ModelConfig(num_items=NUM_ITEMS, max_seq_len=8, hidden_dim=16), seed=0)
     bias, mean, num_updates = network.item_bias.detach(), None, 0
-    for result in train_epochs(network, walks(users=1200), TrainConfig(epochs=3, batch_size=16, average_steps=40)):
-        if isinstance(result, Recipe):
+    for result in train_epochs(network, walks(users=1200), TrainConfig(epochs=3, batch_size=16, ema_steps=40)):
+        if isinstance(result, TrainPlan):
             continue
         if isinstance(result, StepResult):
             plain, step = bias.clone(), result.step
-        if isinstance(result, EpochResult) or step % AVERAGE_EVERY == 0:
-            decay = min(1 - AVERAGE_EVERY / 40, num_updates / (num_updates + 9))
+        if isinstance(result, EpochResult) or step % EMA_EVERY == 0:
+            decay = min(1 - EMA_EVERY / 40, num_updates / (num_updates + 9))
             mean = plain if mean is None else decay * mean + (1 - decay) * plain
             num_updates += 1
         if isinstance(result, EpochResult):
@@ -86,13 +86,13 @@ def test_an_epoch_leaves_the_average_of_the_weights_that_its_steps_passed():
 
 
 def test_averaging_changes_nothing_on_the_way():
-    (_, averaged), (_, plain) = (trained(walks(), epochs=3, average_steps=steps) for steps in (500, 0))
+    (_, averaged), (_, plain) = (trained(walks(), epochs=3, ema_steps=steps) for steps in (500, 0))
     assert [float(result.loss) for result in averaged[1:]] == [float(result.loss) for result in plain[1:]]
 
 
 def test_without_averaging_an_epoch_leaves_the_last_steps_weights():
     network = build_network(ModelConfig(num_items=NUM_ITEMS, max_seq_len=8, hidden_dim=16), seed=0)
-    for result in train_epochs(network, walks(), TrainConfig(epochs=2, average_steps=0)):
+    for result in train_epochs(network, walks(), TrainConfig(epochs=2, ema_steps=0)):
         if isinstance(result, StepResult):
             last = network.item_embedding.weight.clone()
         elif isinstance(result, EpochResult):

@@ -1,0 +1,1 @@
+"""Models without a network: popularity, item-to-item transitions, ratings."""

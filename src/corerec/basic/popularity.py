@@ -1,0 +1,63 @@
+"""Popularity: a baseline, and the fallback for users of whom no event is known.
+
+B queries, V items, k the most items that one query asks for.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from corerec.data.sequences import SequenceStore
+from corerec.queries import QueryBatch
+from corerec.retrieval.topk import EXCLUDED, top_k
+
+
+class Popularity:
+    """Every item by its share of the training events, whatever the history; the lower number first among equals.
+
+    `shares` float64 (V + 1,), by item number; 0 for padding.
+    """
+
+    name = "Popularity"
+
+    def __init__(self, item_counts: np.ndarray) -> None:
+        """Args:
+        item_counts: int64 (V + 1,), events of each item number.
+        """
+        self.num_items = len(item_counts) - 1
+        self.shares = item_counts / max(1, item_counts.sum())
+
+    def score(self, histories: SequenceStore) -> Tensor:
+        """float32 (B, V + 1): the same shares for each history."""
+        return torch.from_numpy(self.shares).float().repeat(len(histories), 1)
+
+    def answer(self, batch: QueryBatch) -> tuple[np.ndarray, np.ndarray]:
+        """Item numbers, int64 (B, k), best first, 0 from the place on where a row has ended; their shares, float64."""
+        order, rank = self._order
+        numbers = np.zeros((len(batch), min(int(batch.top_k.max(initial=1)), len(order))), np.int64)
+        limits = dict(zip(batch.limited.tolist(), range(len(batch.limited)), strict=True))
+        for row, k in enumerate(batch.top_k.tolist()):
+            excluded = np.unique(batch.excluded.row(row))
+            first = order[: k + len(excluded)]  # more than this cannot be needed
+            if row in limits:
+                first = order[np.unique(rank[batch.candidates.row(limits[row])])]
+            found = first[np.isin(first, excluded, invert=True)][:k]
+            numbers[row, : len(found)] = found
+        return numbers, self.shares[numbers]
+
+    @cached_property
+    def _order(self) -> tuple[np.ndarray, np.ndarray]:
+        """Item numbers by falling share, int64 (V,), and each number's place there, int64 (V + 1,).
+
+        Ranked once: a query only walks down the list, whatever the catalogue's size.
+        """
+        scores = torch.from_numpy(self.shares[None].copy())
+        scores[:, 0] = EXCLUDED
+        order = top_k(scores, self.num_items)[0][0].numpy()
+        rank = np.empty(self.num_items + 1, np.int64)
+        rank[order] = np.arange(len(order))
+        return order, rank

@@ -1,0 +1,74 @@
+"""The command line: corerec demo | fit | evaluate | recommend | export | serve | info.
+
+Results go to stdout, everything else to stderr. Commands import torch when they run, so `--help` comes in a fifth of
+the time.
+"""
+
+from __future__ import annotations
+
+import warnings
+from importlib import metadata
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from corerec.cli.console import out, say
+from corerec.cli.demo import demo
+from corerec.cli.evaluate import evaluate
+from corerec.cli.export import export
+from corerec.cli.fit import fit
+from corerec.cli.info import info
+from corerec.cli.recommend import recommend
+from corerec.cli.serve import serve
+from corerec.errors import CorerecError, DataWarning
+
+
+class Commands(TyperGroup):
+    """Whatever is wrong with the input ends as one line on stderr and exit code 2, without a traceback."""
+
+    def invoke(self, ctx: Any) -> Any:
+        with warnings.catch_warnings():
+            warnings.simplefilter("always", DataWarning)
+            warnings.showwarning = lambda message, *_: say(f"warning: {message}", style="yellow")
+            try:
+                return super().invoke(ctx)
+            except BrokenPipeError:  # whoever read our output has seen enough
+                raise
+            except (CorerecError, OSError) as error:
+                say(f"error: {error}", style="red")
+                raise typer.Exit(2) from None
+
+
+app = typer.Typer(
+    cls=Commands,
+    help="Sequential recommendations with BERT4Rec: from a log of (user, item, time) rows to what comes next.\n\n"
+    "\b\nExamples:\n  corerec demo\n  corerec fit ratings.csv -o movies.model",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for command in (demo, fit, evaluate, recommend, serve, info, export):
+    app.command()(command)
+
+
+def main() -> None:
+    """The entry point of `corerec` and of `python -m corerec`."""
+    app(prog_name="corerec")
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        out.print(f"corerec-bert4rec {metadata.version('corerec-bert4rec')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and leave.")
+    ] = False,
+) -> None:
+    pass

@@ -1,0 +1,37 @@
+"""`corerec export`: a model as ONNX."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from corerec.cli.console import file_size, out
+from corerec.cli.options import (
+    ModelFile,
+)
+
+if TYPE_CHECKING:
+    pass
+
+
+def export(
+    model_file: ModelFile,
+    folder: Annotated[Path, typer.Argument(metavar="OUT", help="A folder; an earlier export in it is replaced.")],
+) -> None:
+    """Write a model as ONNX, to be served without torch, from any language.
+
+    model.onnx takes item numbers and gives log-probabilities, items.json lists the ids behind the numbers, and
+    metadata.json says how to call it; examples/serve_onnx.py does so in twenty lines.
+
+    \b
+    Examples:
+      corerec export movies.model onnx/
+      pip install onnxruntime && python examples/serve_onnx.py onnx/ '[260, 1196, 1210]'
+    """
+    from corerec.engines.bert4rec import Bert4Rec
+    from corerec.engines.bert4rec.export import export_onnx
+
+    for path in export_onnx(Bert4Rec.load(model_file, device="cpu"), folder):
+        out.print(f"{path}: {file_size(path)}", markup=False, soft_wrap=True)

@@ -1,0 +1,113 @@
+"""`corerec fit`: train a model on a log and write it to one file."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from corerec.cli.console import err, file_size, out, say
+from corerec.cli.options import (
+    Device,
+    Header,
+    ItemColumn,
+    LogFile,
+    Quiet,
+    RatingColumn,
+    Threads,
+    TimeColumn,
+    UserColumn,
+    read_log,
+    use_threads,
+)
+from corerec.errors import DataError
+
+if TYPE_CHECKING:
+    pass
+
+
+def fit(
+    log_file: LogFile,
+    model_file: Annotated[Path, typer.Option("--output", "-o", metavar="MODEL", help="Where the model is written.")],
+    holdout: Annotated[
+        bool, typer.Option(help="Leave each user's last two events out, for `corerec evaluate` to ask about.")
+    ] = False,
+    name: Annotated[str | None, typer.Option(help="What the model calls itself.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over all events.")] = None,
+    max_seq_len: Annotated[int | None, typer.Option(help="Newest events that the model looks at, and one.")] = None,
+    hidden_dim: Annotated[int | None, typer.Option(help="Width of the network.")] = None,
+    num_layers: Annotated[int | None, typer.Option(help="Transformer blocks.")] = None,
+    num_heads: Annotated[int | None, typer.Option(help="Attention heads; must divide the width.")] = None,
+    dropout: Annotated[float | None, typer.Option(help="Chance in [0, 1) that a value is dropped.")] = None,
+    mask_prob: Annotated[float | None, typer.Option(help="Share of items hidden in training.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Windows in a step.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Peak of AdamW's rate.")] = None,
+    patience: Annotated[
+        int | None, typer.Option(help="Stop after so many epochs without a better validation NDCG@10.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="The same seed gives the same model.")] = None,
+    user_column: UserColumn = None,
+    item_column: ItemColumn = None,
+    rating_column: RatingColumn = None,
+    time_column: TimeColumn = None,
+    header: Header = None,
+    device: Device = "auto",
+    threads: Threads = None,
+    quiet: Quiet = False,
+) -> None:
+    """Train a model on a log of events and write it to one file.
+
+    Settings that are left out keep the library's defaults; `corerec info` shows them all.
+
+    \b
+    Examples:
+      corerec fit ratings.csv -o movies.model
+      corerec fit clicks.parquet -o shop.model --holdout --item-column sku
+    """
+    from corerec.data.interactions import Interactions
+    from corerec.data.splitting import leave_one_out
+    from corerec.engines.bert4rec import Bert4Rec
+
+    use_threads(threads)
+    if not model_file.parent.is_dir():
+        raise DataError(f"cannot write {model_file}: the folder {model_file.parent} does not exist; create it first")
+    given = {
+        "name": name,
+        "epochs": epochs,
+        "max_seq_len": max_seq_len,
+        "hidden_dim": hidden_dim,
+        "num_layers": num_layers,
+        "num_heads": num_heads,
+        "dropout": dropout,
+        "mask_prob": mask_prob,
+        "batch_size": batch_size,
+        "learning_rate": learning_rate,
+        "patience": patience,
+        "seed": seed,
+    }
+    settings: dict[str, Any] = {setting: value for setting, value in given.items() if value is not None}
+    model = Bert4Rec(**settings, device=device, verbose=err.is_terminal and not quiet)
+    log = read_log(log_file, user_column, item_column, rating_column, time_column, header, quiet).interactions()
+    started = time.perf_counter()
+    if holdout:
+        split = leave_one_out(log.sequences)
+        model.fit_interactions(Interactions(split.train, log.users, log.items), split.valid)
+    else:
+        model.fit_interactions(log)
+    seconds = time.perf_counter() - started
+    model.save(model_file)
+    if quiet:
+        return
+    out.print(
+        f"{model_file}: {len(log.users):,} users, {len(log.items):,} items, {model.num_events:,} events, "
+        f"trained in {seconds:.1f} s, {file_size(model_file)}",
+        markup=False,
+        soft_wrap=True,
+    )
+    if holdout:
+        say(
+            f"{log.sequences.num_events - model.num_events:,} events were left out: "
+            f"corerec evaluate {model_file} {log_file} asks about them"
+        )

@@ -1,0 +1,1 @@
+"""Interaction logs: columns and files in, sequences of item numbers out."""

@@ -1,0 +1,270 @@
+"""What each user did: the log of fit, and what was observed since. Readers never wait, and see whole histories.
+
+Fit leaves one immutable SequenceStore. A user of whom something was observed gets a row beside it that counts instead;
+when such rows become many, all are written into a new store.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from corerec.data.columns import column_length, id_column, rating_column, time_column
+from corerec.data.sequences import SequenceStore, flat_ranges
+from corerec.data.vocabulary import Vocabulary
+from corerec.errors import DataError
+
+FEWEST_ROWS_TO_FOLD = 1024
+NANOSECONDS = (
+    10**17
+)  # a time this large counts nanoseconds, as dates from 1973 do: seconds are at 10**9, or 10**15 in µs
+
+
+class _Row(NamedTuple):
+    """One user's events: the first `length` of arrays that may have room for more. Those before are never changed."""
+
+    length: int
+    items: np.ndarray
+    times: Any  # arrays too, or None as in the store
+    ratings: Any
+
+
+class _View(NamedTuple):
+    """What a reader takes hold of: row r (user r + 1) of `store`, or `rows[r]` where `changed[r]`."""
+
+    store: SequenceStore
+    changed: np.ndarray  # bool, at least as many as there are users
+    rows: dict[int, _Row]
+
+    def select(self, at: np.ndarray) -> SequenceStore:
+        """The rows int64 (rows,) in the order asked; without a loop over those of the store."""
+        store, changed, rows = self
+        own = np.flatnonzero(changed[at])
+        if not len(own):
+            return store.select(at)
+        mine = [rows[row] for row in at[own].tolist()]
+        stored = at.copy()
+        stored[own] = 0  # any row: no event of it is read
+        starts, ends = store.offsets[stored], store.offsets[stored + 1]
+        ends[own] = starts[own]
+        lengths = ends - starts
+        source, _ = flat_ranges(starts, ends)
+        lengths[own] = [row.length for row in mine]
+        offsets = np.concatenate([[0], np.cumsum(lengths)])
+        target, _ = flat_ranges(offsets[:-1], offsets[:-1] + ends - starts)
+
+        def column(whole: np.ndarray | None, parts: list[Any]) -> Any:
+            if whole is None:
+                return None
+            selected = np.empty(offsets[-1], whole.dtype)
+            selected[target] = whole[source]
+            for part, row, start in zip(parts, mine, offsets[own].tolist(), strict=True):
+                selected[start : start + row.length] = part[: row.length]
+            return selected
+
+        return SequenceStore(
+            column(store.items, [row.items for row in mine]),
+            offsets,
+            column(store.times, [row.times for row in mine]),
+            column(store.ratings, [row.ratings for row in mine]),
+        )
+
+
+class Histories:
+    """All users' histories, by user number. One lock for writers; readers take none.
+
+    >>> histories = Histories(SequenceStore.from_lists([[1, 2], [3]]), Vocabulary(["ann", "bob"], "user"))
+    >>> histories.append(["bob", "eve"], np.array([1, 2]))
+    2
+    >>> [histories.items(histories.users.number(user)).tolist() for user in ("ann", "bob", "eve")]
+    [[1, 2], [3, 1], [2]]
+    """
+
+    def __init__(self, store: SequenceStore, users: Vocabulary) -> None:
+        """Args:
+        store: one row for each user; stays as it is.
+        users: as many as the store has rows; stays as it is, `self.users` is a copy that grows.
+        """
+        assert len(store) == len(users)
+        self.users = users.copy()
+        self._newest: Any = 0 if store.times is None or not len(store.times) else store.times.max()
+        self._view = _View(store, np.zeros(len(store), bool), {})
+        self._lock = threading.Lock()
+
+    def items(self, user: int) -> np.ndarray:
+        """int32 (events,): what one user did, oldest first. A view, not a copy."""
+        store, _, rows = self._view
+        row = rows.get(user - 1)
+        return store.row(user - 1) if row is None else row.items[: row.length]
+
+    def select(self, users: np.ndarray) -> SequenceStore:
+        """The histories of the user numbers, in the order asked."""
+        return self._view.select(np.asarray(users, np.int64) - 1)
+
+    def snapshot(self) -> tuple[Vocabulary, SequenceStore]:
+        """The users so far and their histories, one row each; of no `append` a part."""
+        with self._lock:
+            users, (store, changed, rows) = self.users.copy(), self._view
+            view = _View(store, changed.copy(), dict(rows))
+        return users, view.select(np.arange(len(users)))
+
+    def append(self, user_ids: Any, items: np.ndarray, timestamps: Any = None, ratings: Any = None) -> int:
+        """Take events in, all or none: each behind its user's events of the same time or earlier, in the order given.
+
+        Args:
+            user_ids: (events,) ids, known or new.
+            items: int (events,) item numbers.
+            timestamps: (events,) as fit takes them, in the log's own unit; None, or None in a list, means now: the
+                newest time met so far. A log without times takes events in the order they come, whatever their times.
+            ratings: (events,) finite numbers; None, or None in a list, where there is none (NaN in the store). Not
+                kept where the log had none.
+        Returns:
+            the number of events.
+        Raises:
+            DataError: lengths differ; an id is missing; a time or rating is not finite, or a time not in the log's
+                unit.
+            UnknownIdError: a new user's id is of a type that no user's has.
+        """
+        user_list = user_ids if isinstance(user_ids, list) else id_column(user_ids, "user_ids").tolist()
+        for name, column in {"item_ids": items, "timestamps": timestamps, "ratings": ratings}.items():
+            if column is not None and column_length(column, name) != len(user_list):
+                raise DataError(
+                    f"user_ids has {len(user_list):,} values and {name} {len(column):,}; each event needs one of each"
+                )
+        if not user_list:
+            return 0
+        asked_times, values = _times(timestamps), _ratings(ratings, len(user_list))
+        with self._lock:
+            numbers = self.users.encode(user_list)
+            unknown = np.flatnonzero(numbers == 0).tolist()
+            new = {
+                user_id: len(self.users) + at
+                for at, user_id in enumerate(dict.fromkeys(user_list[u] for u in unknown), 1)
+            }
+            for user_id in new:
+                self.users.number_or_zero(user_id)  # raises at one of a foreign type
+            numbers[unknown] = [new[user_list[at]] for at in unknown]
+            store = self._view.store
+            times = None if store.times is None else self._on_the_clock(asked_times, len(user_list), store.times.dtype)
+            self._take(numbers - 1, np.asarray(items, np.int32), times, None if store.ratings is None else values)
+            for user_id in new:  # last, so that whoever finds the user finds the history
+                self.users.add(user_id)
+            self._fold()
+        return len(user_list)
+
+    def _on_the_clock(self, asked: tuple[np.ndarray, np.ndarray] | None, count: int, dtype: np.dtype) -> np.ndarray:
+        """(count,) times of the log's type; those not given are the newest met so far."""
+        if asked is None:
+            return np.full(count, self._newest, dtype)
+        times, given = asked
+        newest = self._newest
+        bad = np.flatnonzero(given & ((np.abs(times) >= NANOSECONDS) != (abs(newest) >= NANOSECONDS)))
+        if len(bad):
+            raise DataError(
+                f"timestamps has {times[bad[0]]:,} at row {bad[0]} and the log's newest event is at {newest:,}: one "
+                "counts nanoseconds, as dates do, and the other not; give times in the log's own unit"
+            )
+        if times.dtype != dtype:  # a broken second in a log of whole ones is rounded down
+            times = np.floor(times).astype(dtype)
+        reached = np.maximum.accumulate(np.where(given, times, newest).clip(newest))
+        self._newest = reached[-1]
+        return np.where(given, times, reached)
+
+    def _take(self, rows: np.ndarray, items: np.ndarray, times: np.ndarray | None, ratings: np.ndarray | None) -> None:
+        """Put checked events into their users' rows, one user at a time."""
+        store, changed, own = self._view
+        order = np.argsort(rows, kind="stable") if times is None else np.lexsort((times, rows))
+        bounds = np.flatnonzero(np.diff(rows[order], prepend=-1, append=-1))
+        if rows.max() >= len(changed):
+            changed = np.concatenate([changed, np.zeros(rows.max() + 1, bool)])  # twice as many: seldom
+            self._view = _View(store, changed, own)
+        for first, end in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True):
+            at, row = order[first:end], int(rows[order[first]])
+            old = own.get(row) or self._stored_row(row)
+            own[row] = _extended(
+                old, items[at], None if times is None else times[at], None if ratings is None else ratings[at]
+            )
+            changed[row] = True
+
+    def _stored_row(self, row: int) -> _Row:
+        """A row of the store as one of its own: empty for a new user."""
+        store = self._view.store
+        here = slice(store.offsets[row], store.offsets[row + 1]) if row < len(store) else slice(0)
+        times = None if store.times is None else store.times[here]
+        ratings = None if store.ratings is None else store.ratings[here]
+        return _Row(len(store.items[here]), store.items[here], times, ratings)
+
+    def _fold(self) -> None:
+        """Write the rows beside the store into a new one once they are a quarter of it: so few times that each
+        observed event costs a few copies of a history, not of the store.
+        """
+        if len(self._view.rows) >= max(FEWEST_ROWS_TO_FOLD, len(self.users) // 4):
+            whole = self.select(np.arange(1, len(self.users) + 1))
+            self._view = _View(whole, np.zeros(len(whole), bool), {})
+
+
+def _extended(row: _Row, items: np.ndarray, times: np.ndarray | None, ratings: np.ndarray | None) -> _Row:
+    """The row with more events, sorted by time; late ones behind those of equal time."""
+    length = row.length
+    late = None
+    if times is not None and length and times[0] < row.times[length - 1]:
+        late = np.searchsorted(row.times[:length], times, side="right")
+
+    def column(old: Any, new: np.ndarray | None) -> Any:
+        if new is None:
+            return None
+        if late is not None:
+            return np.insert(old[:length], late, new)
+        end = length + len(new)
+        if len(old) < end:  # always so for a view of the store, which is never written to
+            old = np.concatenate([old[:length], np.empty(end - length + end // 2, old.dtype)])
+        old[length:end] = new  # readers of shorter rows do not look there
+        return old
+
+    return _Row(length + len(items), column(row.items, items), column(row.times, times), column(row.ratings, ratings))
+
+
+def _times(values: Any) -> tuple[np.ndarray, np.ndarray] | None:
+    """int64 or float64 (events,) times, and bool (events,) whether one was given; None where none was."""
+    if values is None:
+        return None
+    given = np.array([value is not None for value in values])
+    if not given.any():
+        return None
+    values = _filled(values, given)
+    times = _plain_numbers(values)
+    return time_column(values) if times is None else times, given
+
+
+def _ratings(values: Any, count: int) -> np.ndarray:
+    """float32 (count,), NaN where there is none."""
+    ratings = np.full(count, np.nan, np.float32)
+    if values is not None:
+        given = np.array([value is not None for value in values])
+        if given.any():
+            filled = _filled(values, given)
+            numbers = _plain_numbers(filled, np.float32)
+            ratings[given] = (rating_column(filled) if numbers is None else numbers)[given]
+    return ratings
+
+
+def _filled(values: Any, given: np.ndarray) -> Any:
+    """The values with one that was given in each gap, so that a check names the right row."""
+    if given.all():
+        return values
+    user_list = list(values)
+    filler = user_list[int(np.argmax(given))]
+    return [filler if value is None else value for value in user_list]
+
+
+def _plain_numbers(values: Any, dtype: Any = None) -> np.ndarray | None:
+    """A list of finite Python numbers as an array; None for anything else, which pandas looks into, thrice as slow."""
+    if not isinstance(values, list) or not {int, float}.issuperset(map(type, values)):
+        return None
+    try:
+        numbers = np.array(values, dtype)
+    except OverflowError:
+        return None
+    return numbers if numbers.dtype.kind in "if" and np.isfinite(numbers).all() else None

@@ -1,0 +1,112 @@
+"""Which items the answers of a step compete with when the catalogue is too large for all of it.
+
+V items, T distinct answers of a step, C items drawn.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+LOGITS_AT_ONCE = 2**20  # logits of one chunk of the loss: small enough to stay in a CPU's cache
+TINY = torch.finfo(torch.float32).tiny
+ROUND_TO = 512  # matrix libraries keep prepared code for every size they meet: have few
+
+
+@dataclass(frozen=True)
+class SampledItems:
+    """A step's share of the catalogue.
+
+    Attributes:
+        items: int64 (C,), distinct item numbers, every answer of the step among them.
+        log_q: float32 (C,), the logarithm of each item's chance of being drawn: taken off its logit, it makes
+            the sum over C an unbiased estimate of the sum over the catalogue (Horvitz & Thompson 1952).
+    """
+
+    items: Tensor
+    log_q: Tensor
+
+    def to(self, device: torch.device) -> SampledItems:
+        return SampledItems(self.items.to(device), self.log_q.to(device))
+
+
+def sample_items(targets: Tensor, shares: Tensor, count: int, generator: torch.Generator) -> SampledItems:
+    """The answers of a step, which come as often as items are popular, and at least `count` other items, uniformly.
+
+    Args:
+        targets: int64 (any shape), item numbers; below 1 where a place asks nothing.
+        shares: float32 (V + 1,), each item number's share of the training events.
+        count: other items wanted; C is rounded up, and never above V.
+        generator: a CPU generator.
+    """
+    num_items = len(shares) - 1
+    answers = targets[targets > 0]
+    is_answer = torch.zeros(num_items + 1, dtype=torch.bool)
+    is_answer[answers] = True
+    distinct = is_answer.nonzero()[:, 0]
+    size = min(num_items, -(-(len(distinct) + count) // ROUND_TO) * ROUND_TO)
+    others = torch.randperm(num_items, generator=generator) + 1
+    others = others[~is_answer[others]][: size - len(distinct)]
+    items = torch.cat([distinct, others])
+    # Missed by every answer, and by the uniform draw.
+    missed_by_answers = len(answers) * torch.log1p(-shares[items].clamp(max=1 - 1e-6))
+    drawn = min(1 - 1e-6, len(others) / max(1, num_items - len(distinct)))
+    chances = -torch.expm1(missed_by_answers + torch.log1p(torch.tensor(-drawn)))
+    return SampledItems(items, chances.log() if size < num_items else torch.zeros(size))
+
+
+def rows_at_once(num_items: int) -> int:
+    """Places in one chunk of the loss: a power of two, so that most batches split evenly; from 64, 256 at the most.
+
+    Thinner chunks make slow matrix products, and ragged ones cost memory (`rounded_length` in batches.py says why).
+    """
+    return 2 ** min(8, max(6, (LOGITS_AT_ONCE // num_items).bit_length() - 1))
+
+
+class ChunkedCrossEntropy(torch.autograd.Function):
+    """Mean cross-entropy of linear(hidden, weight, bias) against targets, a cache-sized chunk of logits at a time.
+
+    Each chunk's gradients are taken while its logits are at hand, so that the (places, V) matrix never exists: the
+    idea of Cut Cross-Entropy (Wijmans et al. 2024), in plain torch operations.
+    """
+
+    @staticmethod
+    def forward(ctx, hidden: Tensor, weight: Tensor, bias: Tensor, targets: Tensor, own_log_q: Tensor | None) -> Tensor:
+        ctx.dtypes = hidden.dtype, weight.dtype
+        device = hidden.device.type
+        fast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
+        counts = (targets >= 0)[:, None]
+        wanted = targets.clamp(min=0)[:, None]
+        with torch.autocast(device, enabled=False):
+            hidden, weight = hidden.to(fast), weight.to(fast)
+            # A column of ones beside the hidden states turns the bias's gradient into one more of the weight's.
+            inputs = torch.cat([hidden, torch.ones_like(hidden[:, :1])], dim=1) * counts
+            grad_hidden = torch.empty_like(hidden)
+            grad_weight = torch.zeros(len(weight), inputs.shape[1], device=weight.device)
+            total = torch.zeros((), device=hidden.device)
+            rows = rows_at_once(len(weight))
+            for at in range(0, len(hidden), rows):
+                chunk = slice(at, at + rows)
+                logits = torch.addmm(bias.to(fast), hidden[chunk], weight.T)  # (rows, V)
+                if own_log_q is not None:  # a place's own answer is always drawn: give it back what the bias took off
+                    logits.scatter_add_(1, wanted[chunk], own_log_q[chunk, None].to(fast))
+                probs = logits.softmax(1)
+                own = probs.gather(1, wanted[chunk])
+                total -= (own.float().clamp(min=TINY).log() * counts[chunk]).sum()
+                error = probs.scatter_(1, wanted[chunk], own - 1)
+                torch.mm(error, weight, out=grad_hidden[chunk])
+                grad_weight += error.T @ inputs[chunk]
+            grad_hidden *= counts
+        ctx.save_for_backward(grad_hidden, grad_weight)
+        ctx.count = counts.sum().clamp(min=1)
+        return total / ctx.count
+
+    @staticmethod
+    def backward(ctx, grad_output: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
+        grad_hidden, grad_weight = ctx.saved_tensors
+        hidden_dtype, weight_dtype = ctx.dtypes
+        scale = grad_output / ctx.count
+        grad_weight = (grad_weight * scale).to(weight_dtype)
+        return (grad_hidden * scale).to(hidden_dtype), grad_weight[:, :-1], grad_weight[:, -1], None, None

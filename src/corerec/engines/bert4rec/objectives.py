@@ -1,0 +1,71 @@
+"""The two training questions: a cloze (hide random items), and next items. Pure functions; randomness is passed in.
+
+B batch, L sequence length.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+IGNORE = -100  # a target that asks nothing
+
+
+def cloze_mask(
+    items: Tensor,
+    *,
+    mask_number: int,
+    mask_prob: float,
+    generator: torch.Generator,
+    bert_replacement: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """Hide random items for the model to recover (BERT4Rec, arXiv:1904.06690, section 3.6).
+
+    Exactly round(mask_prob * items) of each row are hidden, at least one, as the authors' own code does it: rows of
+    a batch ask about equally much.
+
+        items   [[0, 5, 6, 7, 8]]  ->  inputs [[0, 5, M, 7, 8]], targets [[-, -, 6, -, -]]
+
+    Args:
+        items: int64 (B, L), item numbers pad with 0, at least one item in each row.
+        mask_number: V + 1.
+        mask_prob: share, in (0, 1], of a row's items that is hidden. Padding never is.
+        generator: a CPU generator.
+        bert_replacement: show 80% of the hidden places as the mask, 10% as a random item, 10% as they were.
+    Returns:
+        inputs: int64 (B, L), `items` with the hidden places replaced.
+        targets: int64 (B, L), the hidden items; IGNORE elsewhere.
+    Raises:
+        ValueError: `mask_prob` is outside (0, 1].
+    """
+    if not 0 < mask_prob <= 1:
+        raise ValueError(f"mask_prob must be in (0, 1], not {mask_prob}")
+    is_item = items != 0
+    keys = torch.rand(items.shape, generator=generator).masked_fill_(~is_item, 2.0)
+    num_hidden = (is_item.sum(1, keepdim=True) * mask_prob).round_().clamp_(min=1).long()
+    # A place is hidden if its random key is among the row's num_hidden smallest.
+    bar = keys.sort(dim=1).values.gather(1, num_hidden - 1)
+    hidden = (keys <= bar) & is_item
+    targets = items.masked_fill(~hidden, IGNORE)
+    if not bert_replacement:
+        return items.masked_fill(hidden, mask_number), targets
+    fate = torch.rand(items.shape, generator=generator)
+    random_items = torch.randint(1, mask_number, items.shape, generator=generator)
+    inputs = torch.where(hidden & (fate < 0.9), random_items, items)
+    return inputs.masked_fill(hidden & (fate < 0.8), mask_number), targets
+
+
+def next_item_targets(items: Tensor) -> tuple[Tensor, Tensor]:
+    """Ask at every place but the last for the item that follows it; needs causal attention.
+
+        items   [[0, 5, 6, 7]]  ->  inputs [[0, 5, 6, 7]], targets [[-, 6, 7, -]]
+
+    Args:
+        items: int64 (B, L), item numbers left-padded with 0.
+    Returns:
+        inputs: `items` themselves.
+        targets: int64 (B, L); IGNORE under padding and at the last place.
+    """
+    targets = torch.full_like(items, IGNORE)
+    targets[:, :-1] = items[:, 1:].masked_fill(items[:, :-1] == 0, IGNORE)
+    return items, targets

@@ -1,0 +1,87 @@
+"""What a TrainConfig leaves open, chosen from the log: here and nowhere else."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from corerec.data.sequences import SequenceStore
+from corerec.engines.bert4rec.batches import window_counts
+from corerec.engines.bert4rec.config import ModelConfig, TrainConfig
+
+STEPS_AN_EPOCH = 200  # at least, while batches stay above ...
+SMALLEST_BATCH = 16
+EVENTS_A_STEP = 4096
+WIDE = 128
+MANY_EVENTS = 500_000
+LONG_HISTORY = 50  # events a user
+FULL_SOFTMAX_ITEMS = 20_000
+NEGATIVES = 2048
+
+
+@dataclass(frozen=True)
+class TrainPlan:
+    """How one log is trained on, with nothing left open. Each field's meaning stands in `TrainConfig`."""
+
+    epochs: int
+    batch_size: int
+    num_steps: int
+    warmup_steps: int
+    dropout: float
+    next_item_until: float
+    negatives: int | None
+    """None: every item competes."""
+
+    @classmethod
+    def of(cls, config: TrainConfig, model: ModelConfig, store: SequenceStore) -> TrainPlan:
+        """What is given stays, but for a batch size too large for the log."""
+        num_windows = int(window_counts(store.lengths, model.max_seq_len, config.whole_history).sum())
+        batch_size = batch_size_for(num_windows, store.num_events, config.batch_size)
+        long = store.num_events >= LONG_HISTORY * np.count_nonzero(store.lengths)
+        epochs = config.epochs or (40 if long else 20)
+        num_steps = epochs * -(-num_windows // batch_size)
+        dropout, until, warmup, negatives = (
+            config.dropout,
+            config.next_item_until,
+            config.warmup_steps,
+            config.negatives or (None if model.num_items <= FULL_SOFTMAX_ITEMS else NEGATIVES),
+        )
+        if dropout is None:
+            dropout = 0.2 if model.hidden_dim >= WIDE and store.num_events < MANY_EVENTS else 0.1
+        if until is None:
+            until = 0.5 if long else 1.0
+        if warmup is None:
+            warmup = min(1000, num_steps // 20)
+        if negatives is not None and negatives >= model.num_items:
+            negatives = None
+        return cls(epochs, batch_size, num_steps, warmup, dropout, until, negatives)
+
+    def __str__(self) -> str:
+        compete = "all items compete" if self.negatives is None else f"{self.negatives:,} items drawn a step compete"
+        return (
+            f"{self.epochs} epochs, {self.num_steps:,} steps of up to {self.batch_size} windows, "
+            f"{self.warmup_steps:,} of warm-up; dropout {self.dropout:g}; "
+            f"next-item steps for {self.next_item_until:.0%} of them; {compete}"
+        )
+
+
+def batch_size_for(num_windows: int, num_events: int, batch_size: int | None) -> int:
+    """Windows in a step: `batch_size`, but fewer in a small log, whose epoch would otherwise have too few steps.
+
+    The cloze loss leaves its plateau after hundreds of steps, however many windows each has. Without a `batch_size`,
+    the power of two that puts about EVENTS_A_STEP events into a step: long histories make small batches, a shop's
+    short ones large.
+
+    >>> batch_size_for(num_windows=100_000, num_events=10**7, batch_size=256)
+    256
+    >>> batch_size_for(num_windows=22_000, num_events=10**6, batch_size=256)
+    110
+    >>> batch_size_for(8_600, 10**6, None), batch_size_for(400_000, 2_800_000, None)
+    (32, 512)
+    """
+    if batch_size is None:
+        mean_length = max(1.0, num_events / max(1, num_windows))
+        batch_size = 1 << round(math.log2(max(SMALLEST_BATCH, EVENTS_A_STEP / mean_length)))
+    return min(batch_size, max(SMALLEST_BATCH, -(-num_windows // STEPS_AN_EPOCH)))

@@ -1,0 +1,1 @@
+"""Metrics over the whole catalogue, with standard errors."""

@@ -1,0 +1,80 @@
+"""Ranking metrics: pure functions of the 1-based ranks of the relevant items, one value a question.
+
+Every function takes `ranks`, int (relevant items,), all questions one after another, and `offsets`, int
+(questions + 1,), question q owning ranks[offsets[q]:offsets[q + 1]]; without offsets each question has one relevant
+item. Returns float64 (questions,). Definitions: Järvelin & Kekäläinen 2002 (NDCG, binary relevance), Voorhees 1999
+(MRR), trec_eval (average precision). All equal ranx's, which the tests hold them to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+Metric = Callable[[np.ndarray, int, np.ndarray | None], np.ndarray]
+
+
+def hit_rate(ranks: np.ndarray, k: int, offsets: np.ndarray | None = None) -> np.ndarray:
+    """1 where any relevant item is among the first k."""
+    return (_sums(ranks <= k, offsets) > 0).astype(np.float64)
+
+
+def recall(ranks: np.ndarray, k: int, offsets: np.ndarray | None = None) -> np.ndarray:
+    """Share of the relevant items that are among the first k."""
+    return _sums(ranks <= k, offsets) / _counts(ranks, offsets)
+
+
+def precision(ranks: np.ndarray, k: int, offsets: np.ndarray | None = None) -> np.ndarray:
+    """Share of the first k places that hold a relevant item."""
+    return _sums(ranks <= k, offsets) / k
+
+
+def mrr(ranks: np.ndarray, k: int, offsets: np.ndarray | None = None) -> np.ndarray:
+    """1 / rank of the best relevant item; 0 where none is among the first k."""
+    inverse = np.where(ranks <= k, 1 / ranks, 0.0)
+    return inverse if offsets is None else np.maximum.reduceat(inverse, offsets[:-1])
+
+
+def ndcg(ranks: np.ndarray, k: int, offsets: np.ndarray | None = None) -> np.ndarray:
+    """Sum of 1 / log2(1 + rank) over relevant items among the first k, over the same sum of a perfect ranking."""
+    boosts = _sums(np.where(ranks <= k, 1 / np.log2(1.0 + ranks), 0.0), offsets)
+    ideal = np.concatenate([[0.0], np.cumsum(1 / np.log2(2.0 + np.arange(k)))])
+    return boosts / ideal[np.minimum(_counts(ranks, offsets), k)]
+
+
+def average_precision(ranks: np.ndarray, k: int, offsets: np.ndarray | None = None) -> np.ndarray:
+    """Mean over the relevant items of the precision at their own ranks (0 beyond k); its mean is MAP."""
+    if offsets is None:
+        return mrr(ranks, k)
+    questions = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
+    by_rank = ranks[np.lexsort((ranks, questions))]
+    place = np.arange(len(ranks)) - np.repeat(offsets[:-1], np.diff(offsets)) + 1  # how many relevant so far
+    return _sums(np.where(by_rank <= k, place / by_rank, 0.0), offsets) / _counts(ranks, offsets)
+
+
+def catalogue_coverage(recommended: np.ndarray, num_items: int) -> float:
+    """Share of the catalogue that is recommended to anyone. `recommended`: item numbers, any shape, 0 for none."""
+    return float(np.count_nonzero(np.bincount(recommended.ravel(), minlength=num_items + 1)[1:]) / num_items)
+
+
+def novelty(recommended: np.ndarray, item_counts: np.ndarray) -> float:
+    """Mean self-information, -log2 of the share of events, of the recommended items (Zhou et al. 2010), in bits.
+
+    Args:
+        recommended: item numbers, any shape, 0 for none.
+        item_counts: (V + 1,) training events of each item; an item without any counts as having one.
+    """
+    named = recommended[recommended > 0]
+    if not named.size:
+        return 0.0
+    return float(-np.log2(np.maximum(item_counts, 1)[named] / max(item_counts.sum(), 1)).mean())
+
+
+def _sums(values: np.ndarray, offsets: np.ndarray | None) -> np.ndarray:
+    values = values.astype(np.float64)
+    return values if offsets is None else np.add.reduceat(values, offsets[:-1])
+
+
+def _counts(ranks: np.ndarray, offsets: np.ndarray | None) -> np.ndarray:
+    return np.ones(len(ranks), np.int64) if offsets is None else np.diff(offsets)

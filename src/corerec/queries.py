@@ -1,0 +1,247 @@
+"""Requests for recommendations: one in ids as it is asked, and many in numbers as they are scored together.
+
+B queries.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from corerec.data.columns import id_column
+from corerec.data.histories import Histories
+from corerec.data.sequences import SequenceStore
+from corerec.data.vocabulary import Vocabulary
+from corerec.errors import CorerecError, DataError, NotFittedError, UnknownIdWarning
+
+ItemId = Any
+Scored = list[tuple[ItemId, float]]  # best first
+SKIPPED = "they are skipped in the history"
+NO_ITEMS = np.zeros(0, np.int64)
+WITHOUT_USERS = "this model was saved without histories, so it knows no users; pass history=[item ids] to recommend"
+
+
+@dataclass(frozen=True)
+class Query:
+    """What `Bert4Rec.recommend` takes, as a value: many can be answered together."""
+
+    user_id: Hashable = None
+    """A user of the fitted log, or one observed since; or"""
+    history: Sequence[ItemId] | None = None
+    """item ids, oldest first, of anyone. Unknown ones are skipped with one warning."""
+    top_k: int = 10
+    """How many items at most."""
+    exclude_seen: bool = True
+    """Leave out what stands anywhere in the history."""
+    exclude: Sequence[ItemId] = ()
+    """Item ids to leave out besides; unknown ones need no leaving out."""
+    candidates: Sequence[ItemId] | None = None
+    """The only item ids that may be named; None means all."""
+    min_rating: float | None = None
+    """Name only items whose expected rating reaches it."""
+
+
+@dataclass(frozen=True)
+class QueryBatch:
+    """B queries in numbers, ready to be scored together."""
+
+    users: np.ndarray
+    """int64 (B,): the user number, 0 where a history was given."""
+    histories: SequenceStore
+    """B rows; a row may be empty."""
+    excluded: SequenceStore
+    """B rows of items not to name."""
+    top_k: np.ndarray
+    """int64 (B,)."""
+    limited: np.ndarray
+    """int64 (queries with candidates,): which those are, in rising order."""
+    candidates: SequenceStore
+    """One row for each of `limited`: the only items to name."""
+
+    def __len__(self) -> int:
+        return len(self.users)
+
+    @classmethod
+    def of(
+        cls, histories: SequenceStore, excluded: SequenceStore, top_k: int, users: np.ndarray | None = None
+    ) -> QueryBatch:
+        """B queries alike in all but their histories."""
+        users = np.zeros(len(histories), np.int64) if users is None else users
+        return cls(users, histories, excluded, np.full(len(histories), min(top_k, 2**31)), NO_ITEMS, empty_rows(0))
+
+    def select(self, queries: np.ndarray) -> QueryBatch:
+        """The queries at the given places, in rising order."""
+        at = np.flatnonzero(np.isin(self.limited, queries))
+        return QueryBatch(
+            self.users[queries],
+            self.histories.select(queries),
+            self.excluded.select(queries),
+            self.top_k[queries],
+            np.searchsorted(queries, self.limited[at]),
+            self.candidates.select(at),
+        )
+
+
+def empty_rows(count: int) -> SequenceStore:
+    """So many rows without events."""
+    return SequenceStore(np.zeros(0, np.int32), np.zeros(count + 1, np.int64))
+
+
+def resolve(
+    queries: Sequence[Query],
+    items: Vocabulary,
+    histories: Histories | None,
+    well_rated: Callable[[int, float, np.ndarray | None], np.ndarray],
+    return_errors: bool,
+) -> tuple[QueryBatch, dict[int, CorerecError], list[ItemId]]:
+    """Queries in ids -> queries in numbers.
+
+    Args:
+        well_rated: (user number or 0, min_rating, item numbers or None) -> those of them whose rating reaches it.
+    Returns:
+        the good queries, in order; the error of each bad one, by its place in the list (with `return_errors`); and
+        the unknown items of all histories.
+    Raises:
+        CorerecError: the first bad query's, without `return_errors`.
+    """
+    good: list[Query] = []
+    users: list[int] = []
+    given: list[np.ndarray] = []
+    excluded: list[np.ndarray] = []
+    candidates: dict[int, np.ndarray] = {}
+    errors: dict[int, CorerecError] = {}
+    unknown: list[ItemId] = []
+    for place, query in enumerate(queries):
+        try:
+            check_top_k(query.top_k)
+            user, numbers, strangers = resolve_subject(query, items, histories)
+            out = items.encode(as_list(query.exclude, "exclude"))
+            only = None if query.candidates is None else items.require(as_list(query.candidates, "candidates"))
+            if query.min_rating is not None:
+                only = well_rated(user, query.min_rating, only)
+        except CorerecError as error:
+            if not return_errors:
+                raise
+            errors[place] = error
+            continue
+        if only is not None:
+            candidates[len(good)] = only
+        good.append(query)
+        users.append(user)
+        given.append(numbers)
+        excluded.append(out[out > 0])
+        unknown += strangers
+    rows = _rows(np.array(users, np.int64), given, histories)
+    if not all(query.exclude_seen for query in good) or any(map(len, excluded)):
+        seen = (rows.row(at) if query.exclude_seen else NO_ITEMS for at, query in enumerate(good))
+        exclusions = SequenceStore.from_lists([np.concatenate(both) for both in zip(excluded, seen, strict=True)])
+    else:
+        exclusions = rows
+    batch = QueryBatch(
+        np.array(users, np.int64),
+        rows,
+        exclusions,
+        np.array([min(query.top_k, len(items)) for query in good], np.int64),
+        np.array(list(candidates), np.int64),
+        SequenceStore.from_lists(list(candidates.values())) if candidates else empty_rows(0),
+    )
+    return batch, errors, unknown
+
+
+def resolve_subject(
+    query: Query, items: Vocabulary, histories: Histories | None
+) -> tuple[int, np.ndarray, list[ItemId]]:
+    """Whom a query is about: a user number, or (0 and) the item numbers of a history; and its unknown items.
+
+    Raises:
+        DataError: both or neither are given, or the history is no list of items.
+        UnknownIdError: the user was never seen.
+        NotFittedError: the model knows no users.
+    """
+    if (query.user_id is None) == (query.history is None):
+        raise DataError("recommend needs either user_id= of a known user or history=[item ids], one of the two")
+    if query.history is None:
+        if histories is None:
+            raise NotFittedError(WITHOUT_USERS)
+        return histories.users.number(query.user_id), NO_ITEMS, []
+    given = as_list(query.history, "history")
+    if any(item_id is None for item_id in given):
+        raise DataError("history has a blank (None); recommend asks what comes next, use fill_in for blanks")
+    numbers = items.encode(given)
+    if numbers.all():
+        return 0, numbers, []
+    return 0, numbers[numbers > 0], [given[at] for at in np.flatnonzero(numbers == 0)]
+
+
+def _rows(users: np.ndarray, given: list[np.ndarray], histories: Histories | None) -> SequenceStore:
+    """The history behind each query: a known user's, or the one given."""
+    known, raw = np.flatnonzero(users), np.flatnonzero(users == 0)
+    if not len(known):
+        return SequenceStore.from_lists(given)
+    assert histories is not None
+    if not len(raw):
+        return histories.select(users)
+    both = SequenceStore.concatenate(
+        [histories.select(users[known]), SequenceStore.from_lists([given[at] for at in raw])]
+    )
+    return both.select(np.argsort(np.concatenate([known, raw])))
+
+
+def as_list(values: Any, name: str) -> list[Any] | tuple[Any, ...]:
+    """A list of plain Python ids, from a list, an array, a column or any iterable.
+
+    Raises:
+        DataError: one text, or nothing to iterate over.
+    """
+    if isinstance(values, list | tuple):
+        return values
+    if isinstance(values, str | bytes) or not isinstance(values, Iterable):
+        raise DataError(f"{name} is one {type(values).__name__} ({values!r}); pass a list of item ids")
+    return values.tolist() if hasattr(values, "tolist") else list(values)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def numbers_with_blanks(history: Iterable[ItemId | None], items: Vocabulary, mask_number: int) -> np.ndarray:
+    """int64 (events,): the known items' numbers, `mask_number` where an entry is None; unknown ones are skipped."""
+    given = as_list(history, "history")
+    blank = np.array([item_id is None for item_id in given], dtype=bool)
+    numbers = np.full(len(given), mask_number)
+    numbers[~blank] = items.encode([item_id for item_id in given if item_id is not None])
+    unknown = np.flatnonzero(numbers == 0)
+    if len(unknown):
+        warn_of_unknown([given[at] for at in unknown], items, SKIPPED, stacklevel=4)
+    return numbers[numbers > 0]
+
+
+def warn_of_unknown(item_ids: Sequence[ItemId], items: Vocabulary, consequence: str, stacklevel: int = 3) -> None:
+    """One warning for all; its `stacklevel` 3 points at whoever called the caller."""
+    shown = id_column(list(item_ids[:3]), "item_ids").tolist()
+    shown_ids = ", ".join(map(repr, shown)) + (", ..." if len(item_ids) > 3 else "")
+    warnings.warn(
+        f"not among the {len(items):,} fitted {items.kind}s: {shown_ids} ({len(item_ids):,} in all); {consequence}",
+        UnknownIdWarning,
+        stacklevel=stacklevel,
+    )
+
+
+def ids_of(numbers: np.ndarray, items: Vocabulary) -> list[list[ItemId]]:
+    """Rows of item numbers, 0 where a row has ended, as rows of ids."""
+    counts = (numbers > 0).sum(1)
+    ids = items.decode(numbers[numbers > 0])
+    return [ids[end - count : end] for end, count in zip(np.cumsum(counts).tolist(), counts.tolist(), strict=True)]
+
+
+def pair_with_scores(rows: list[list[ItemId]], scores: np.ndarray) -> list[Scored]:
+    """Rows of ids, each with its score from the start of the row of scores."""
+    return [list(zip(row, values, strict=False)) for row, values in zip(rows, scores.tolist(), strict=True)]
+
+
+def check_top_k(top_k: Any, name: str = "top_k") -> None:
+    """Raises:
+    DataError: it is not a whole number from 1.
+    """
+    if isinstance(top_k, bool) or not isinstance(top_k, int | np.integer) or top_k < 1:
+        raise DataError(f"{name} must be a whole number from 1, not {top_k!r}")

@@ -1,0 +1,91 @@
+"""Top-k, the filter of seen items, and ties: decided here and nowhere else.
+
+B rows (users), V item numbers 1..V; scores are float (B, V + 1) with column 0 for padding, which never ranks.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from corerec.data.sequences import SequenceStore
+
+EXCLUDED = -torch.inf
+BLOCK = 256  # targets compared with the catalogue at once
+
+
+def places(items: SequenceStore, device: torch.device | None = None) -> tuple[Tensor, Tensor]:
+    """Where the items of B rows stand in a (B, V + 1) matrix: the row and the column of each, int64 (events,).
+
+    >>> places(SequenceStore.from_lists([[5, 6], [], [7]]))
+    (tensor([0, 0, 2]), tensor([5, 6, 7]))
+    """
+    rows = torch.from_numpy(np.repeat(np.arange(len(items)), items.lengths))
+    columns = torch.from_numpy(items.items.astype(np.int64))
+    return rows.to(device), columns.to(device)
+
+
+def exclude_(scores: Tensor, items: SequenceStore) -> Tensor:
+    """Take items out of the race, in place: row r loses every item of `items`' row r, and the padding column.
+
+    Args:
+        scores: (B, V + 1).
+        items: B rows of item numbers.
+    """
+    scores[places(items, scores.device)] = EXCLUDED
+    scores[:, 0] = EXCLUDED
+    return scores
+
+
+def top_k(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k best columns of each row, best first; equal scores go by the lower item number.
+
+    Args:
+        scores: (B, V + 1), EXCLUDED where an item may not be named.
+    Returns:
+        item numbers, int64 (B, min(k, V + 1)): 0 from the place on where a row has no item left.
+        their scores, same shape.
+    """
+    k = min(k, scores.shape[1])
+    more, at = torch.topk(scores, min(k + 1, scores.shape[1]), dim=1)
+    best, at = more[:, :k], at[:, :k]
+    if (more[:, 1:] == more[:, :-1]).any():
+        best, at = _ties_by_number(scores, more, best, at)
+    return at.masked_fill(best == EXCLUDED, 0), best
+
+
+def _ties_by_number(scores: Tensor, more: Tensor, best: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
+    """`best` and `at` of `top_k` put right: torch.topk breaks ties as it likes. `more` is one place longer."""
+    k = best.shape[1]
+    unsure = (more[:, k:] == more[:, k - 1 : k]).any(1) & (best[:, -1] > EXCLUDED)  # a tie crosses the k-th place
+    if unsure.any():
+        best, at = best.clone(), at.clone()
+        best[unsure], at[unsure] = (part[:, :k] for part in scores[unsure].sort(dim=1, descending=True, stable=True))
+    by_number = at.argsort(dim=1)
+    by_score = best.gather(1, by_number).argsort(dim=1, descending=True, stable=True)
+    order = by_number.gather(1, by_score)
+    return best.gather(1, order), at.gather(1, order)
+
+
+def rank_of(scores: Tensor, targets: SequenceStore, target_scores: Tensor | None = None) -> Tensor:
+    """1-based ranks of known answers: 1 + the number of other items that score as high or higher.
+
+    Ties count against us: a model that scores everything alike ranks last, not first; so does one that scores NaN.
+
+    Args:
+        scores: (B, V + 1), EXCLUDED where an item does not compete.
+        targets: B rows of item numbers.
+        target_scores: (targets,) their scores before exclusion: with these all answers of a row compete, also those
+            that its history excludes.
+    Returns:
+        int64 (targets,), in the order of `targets.items`.
+    """
+    rows, columns = places(targets, scores.device)
+    own = scores[rows, columns]
+    if target_scores is not None and not torch.equal(own, target_scores):
+        scores, own = scores.index_put((rows, columns), target_scores), target_scores
+    lower = [
+        (scores[block] < bar[:, None]).sum(1) for block, bar in zip(rows.split(BLOCK), own.split(BLOCK), strict=True)
+    ]
+    return scores.shape[1] - torch.cat(lower)

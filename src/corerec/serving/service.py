@@ -1,0 +1,135 @@
+"""What stands behind the routes: the model in service, three queues with a thread each, and the counters.
+
+recommend   many questions at once, pair_with_scores together
+single      explanations, blanks, predictions: one piece at a time
+events      what is observed: to disk first, then to the model
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+
+from corerec.errors import CorerecError, UnknownIdError
+from corerec.serving.batching import Batcher, ClientLeftError, QueueFullError, TooLateError, running
+from corerec.serving.events import LoggedEvent
+from corerec.serving.live import LiveModel
+from corerec.serving.metrics import ServerMetrics
+from corerec.serving.problem import QUEUE_FULL
+from corerec.serving.scoring import Ask, answer_all, do_all
+from corerec.serving.settings import ServerSettings
+
+log = logging.getLogger(__name__)
+
+
+class Server:
+    """One app's parts: the model in service, its queues and threads, its counters."""
+
+    def __init__(self, live: LiveModel, settings: ServerSettings) -> None:
+        self.live, self.settings = live, settings
+        self._model_thread = ThreadPoolExecutor(1, "model")
+        self._single_thread = ThreadPoolExecutor(1, "single")
+        self._event_thread = ThreadPoolExecutor(1, "events")
+        self._reloading = asyncio.Lock()
+        self.is_ready = False
+        self.metrics = ServerMetrics(
+            {name: lambda name=name: self.batchers[name].depth for name in ("recommend", "single", "events")}
+        )
+        bounds = {"queue_size": settings.queue_size, "deadline_s": settings.deadline_s}
+        self.recommend: Batcher[Ask, list[tuple[Any, float]]] = Batcher(
+            answer_all,
+            self._model_thread,
+            batch_size=settings.batch_size,
+            window_s=settings.batch_window_ms / 1000,
+            on_batch=self.metrics.batch("recommend"),
+            **bounds,
+        )
+        # In a thread of its own: an explanation of a long history takes as long as a hundred recommendations.
+        self.single: Batcher[Callable[[], Any], Any] = Batcher(
+            do_all, self._single_thread, batch_size=1, window_s=0, on_batch=self.metrics.batch("single"), **bounds
+        )
+        # Events that arrive together share one commit, which is what waits for the disk.
+        self.events: Batcher[list[LoggedEvent], int] = Batcher(
+            live.observe,
+            self._event_thread,
+            batch_size=settings.queue_size,
+            window_s=0,
+            on_batch=self.metrics.batch("events"),
+            **bounds,
+        )
+        self.batchers = {"recommend": self.recommend, "single": self.single, "events": self.events}
+        self._tell_of_the_model()
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """From start to the last answer."""
+        async with running(*self.batchers.values()):
+            self.is_ready = True
+            yield
+            self.is_ready = False
+        for thread in (self._model_thread, self._single_thread, self._event_thread):
+            thread.shutdown()
+        self.live.close()
+
+    async def ask(self, batcher: Batcher[Any, Any], question: Any, request: Request) -> Any:
+        """An answer, or the HTTP error that says why there is none."""
+        later = {"Retry-After": str(self.settings.retry_after_s)}
+        try:
+            return await batcher.ask(question, request.is_disconnected)
+        except QueueFullError:
+            raise HTTPException(503, QUEUE_FULL, later) from None
+        except TooLateError:
+            raise HTTPException(503, "the request waited too long for its turn; try again soon", later) from None
+        except ClientLeftError:
+            raise HTTPException(400, "the client left before its turn came") from None
+        except UnknownIdError as error:
+            raise HTTPException(404, str(error)) from None
+        except CorerecError as error:  # the request is sound, but not with this model
+            raise HTTPException(409, str(error)) from None
+        except OSError:
+            raise HTTPException(503, "the event log cannot be written; nothing was taken", later) from None
+
+    async def reload(self) -> None:
+        """Serve the model that the file holds now, without a pause; one reload at a time, others wait.
+
+        Raises:
+            HTTPException: 409, the file cannot be read as a model; the old model goes on.
+        """
+        async with self._reloading:
+            loop = asyncio.get_running_loop()
+            try:
+                # Not in the model's thread, which goes on answering, nor in the events', but for the last moment.
+                loaded = await asyncio.to_thread(self.live.load)
+                await loop.run_in_executor(self._event_thread, self.live.take_over, loaded)
+            except (CorerecError, OSError) as error:
+                self.metrics.reloads.labels("failed").inc()
+                log.error("reload: %s; %s goes on", error, self.live.now.model.name)
+                raise HTTPException(
+                    409, "the model file is missing or damaged, as the server's log says; the old model goes on"
+                ) from None
+            self.metrics.reloads.labels("done").inc()
+            self._tell_of_the_model()
+            log.info("reloaded %s", self.live.now.model)
+
+    async def reload_quietly(self) -> None:
+        """As `reload`, for a signal: what fails is in the log."""
+        if self.live.path is None:
+            log.error("there is no file to reload the model from")
+            return
+        with contextlib.suppress(HTTPException):
+            await self.reload()
+
+    @property
+    def is_reloading(self) -> bool:
+        return self._reloading.locked()
+
+    def _tell_of_the_model(self) -> None:
+        model = self.live.now.model
+        self.metrics.model(model.name, len(model.items), model.model_config.max_seq_len)

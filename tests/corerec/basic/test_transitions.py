@@ -1,0 +1,318 @@
+import math
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from corerec.basic.transitions import MAX_SUCCESSORS, TransitionModel
+from corerec.data.interactions import Interactions
+from corerec.data.sequences import SequenceStore, last_items
+from corerec.engines.bert4rec import Bert4Rec, Query
+from corerec.engines.bert4rec.answers import answer
+from corerec.engines.bert4rec.encoding import NetworkScorer
+from corerec.errors import CheckpointError
+from corerec.queries import QueryBatch
+from corerec.retrieval.item_index import ItemIndex
+
+V = 6
+LOG = [[1, 2, 1, 3], [1, 2], [], [4], [5, 5]]  # of 6 items; nothing follows 3, 4 or 6
+
+
+COUNTS = [0, 3, 700, 40, 0, 1500, 9]  # as if LOG were a part of a longer one
+
+
+def of_log():
+    return replace(TransitionModel.of(SequenceStore.from_lists(LOG), V), item_counts=np.array(COUNTS))
+
+
+@pytest.fixture
+def transitions():
+    return of_log()
+
+
+@pytest.fixture(scope="module")
+def model():
+    """12 users over 30 items; the weights are far from where training starts, so that each of them counts."""
+    random = np.random.default_rng(0)
+    users = np.arange(180) % 12
+    items = np.concatenate([random.permutation(30), random.integers(0, 20, 150)])  # most of 20..29 end no history
+    model = Bert4Rec(epochs=1, hidden_dim=8, max_seq_len=8)
+    model.fit_interactions(Interactions.from_columns(users, items, timestamps=np.arange(180)))
+    with torch.no_grad():
+        generator = torch.Generator().manual_seed(0)
+        for parameter in model.scorer.network.parameters():
+            parameter += 0.3 * torch.randn(parameter.shape, generator=generator)
+    return model
+
+
+def all_probabilities(model, **question):
+    """{item id: probability} of the whole catalogue, as recommend has them."""
+    return dict(model.recommend(top_k=len(model.items), exclude_seen=False, with_scores=True, **question))
+
+
+# ----------------------------------------------------------------------------------------------------------- counting
+
+
+def test_shares_are_how_often_an_item_followed_directly(transitions):
+    last, items = np.array([1, 1, 2, 5, 1, 2, 3, 4, 0]), np.array([2, 3, 1, 5, 1, 3, 1, 1, 2])
+    assert transitions.share(last, items).tolist() == pytest.approx([2 / 3, 1 / 3, 1, 1, 0, 0, 0, 0, 0])
+    assert transitions.share(1, 2) == pytest.approx(2 / 3)
+    assert transitions.offsets.tolist() == [0, 0, 2, 3, 3, 3, 4, 4]
+    assert (transitions.offsets.dtype, transitions.items.dtype, transitions.shares.dtype) == (
+        np.int64,
+        np.int32,
+        np.float32,
+    )
+
+
+def test_the_last_event_of_one_user_is_not_followed_by_the_first_of_the_next():
+    transitions = TransitionModel.of(SequenceStore.from_lists([[1, 2], [3, 4]]), 4)
+    assert transitions.share(2, 3) == 0
+
+
+def test_only_the_most_frequent_followers_are_kept_and_of_equals_the_lower():
+    lists = [[1, item] for item in range(2, MAX_SUCCESSORS + 10)] + [[1, MAX_SUCCESSORS + 9]] * 2
+    transitions = TransitionModel.of(SequenceStore.from_lists(lists[::-1]), MAX_SUCCESSORS + 9)
+    assert transitions.items.tolist() == [*range(2, MAX_SUCCESSORS + 1), MAX_SUCCESSORS + 9]
+    assert transitions.shares.tolist() == pytest.approx([*[1 / 66] * 63, 3 / 66])
+
+
+def test_the_weight_falls_with_the_events_and_is_0_without_followers(transitions):
+    weights = transitions.weights(np.array([1, 4, 200, 0, 3]), np.array([1, 2, 5, 0, 4]))
+    assert weights.tolist() == pytest.approx([weight_by_hand(1, 1), weight_by_hand(4, 2), weight_by_hand(200, 5), 0, 0])
+    assert transitions.weights(5, 2) == pytest.approx(weight_by_hand(5, 2))
+    assert transitions.weights(5, 2) < weights[1] < transitions.weights(1, 2) < 1
+
+
+def test_the_weight_is_higher_after_an_item_of_many_events_and_in_a_log_of_few_an_item():
+    store = SequenceStore.from_lists([[1, 2], [2, 1, 2], *[[1, 2]] * 500])
+    weight = TransitionModel.of(store, 2).weights(4, 1)
+    assert weight == pytest.approx(1 / (1 + 1 / (1 + 502 / 250) / (1 / 4 + 2 / 1005) ** 0.7))
+    assert TransitionModel.of(store.select(np.arange(9)), 2).item_counts.tolist() == [0, 9, 10]
+    assert (
+        TransitionModel.of(store, 1000).weights(4, 1) > weight > TransitionModel.of(store.last(1), 2).weights(4, 1) == 0
+    )
+
+
+def weight_by_hand(num_events, last):
+    network, counts = (1 / num_events + V / sum(COUNTS)) ** 0.7, 1 / (1 + COUNTS[last] / 250)
+    return network / (network + counts)
+
+
+def test_rows_padded_to_one_width_end_in_zeros(transitions):
+    numbers, shares = transitions.pad()
+    assert numbers.tolist() == [[0, 0], [2, 3], [1, 0], [0, 0], [0, 0], [5, 0], [0, 0]]
+    np.testing.assert_allclose(shares[:3], [[0, 0], [2 / 3, 1 / 3], [1, 0]], rtol=1e-6)
+    assert TransitionModel.none(np.zeros(V + 1, int)).pad()[0].shape == (V + 1, 0)
+
+
+def test_last_items_are_0_where_a_history_is_empty():
+    assert last_items(SequenceStore.from_lists([[], [3, 4], [], [5]])).tolist() == [0, 4, 0, 5]
+
+
+# ----------------------------------------------------------------------------------------------------------- blending
+
+
+def blended_by_hand(scores, history):
+    """Plain Python: probabilities of numbers 1..V from the network's scores of them, for `LOG`."""
+    total = sum(map(math.exp, scores))
+    after = [b for row in LOG for a, b in pairwise(row) if history and a == history[-1]]
+    weight = weight_by_hand(len(history), history[-1]) if after else 0
+    return [
+        (1 - weight) * math.exp(score) / total + (weight * after.count(item) / len(after) if after else 0)
+        for item, score in enumerate(scores, 1)
+    ]
+
+
+HISTORIES = [[1], [3, 1], [], [6, 4, 2, 5], [1, 4], [2]]
+
+
+def test_scores_and_pairs_are_blended_alike(transitions):
+    scores = torch.randn(len(HISTORIES), V + 1, generator=torch.Generator().manual_seed(0))
+    store = SequenceStore.from_lists(HISTORIES)
+    expected = [blended_by_hand(row[1:], history) for row, history in zip(scores.tolist(), HISTORIES, strict=True)]
+    of_pairs = transitions.blended(
+        scores[:, 1:].softmax(1).numpy(), store.lengths[:, None], last_items(store)[:, None], np.arange(1, V + 1)
+    )
+    of_scores = transitions.blend_(scores.clone(), store)[:, 1:].softmax(1)
+    np.testing.assert_allclose(of_pairs, expected, rtol=1e-5)
+    np.testing.assert_allclose(of_scores, expected, rtol=1e-5)
+
+
+few_items = st.lists(st.integers(1, V), max_size=4)
+wishes = st.tuples(
+    few_items,
+    few_items,
+    st.one_of(st.none(), few_items),
+    st.integers(1, V + 3),
+    st.lists(st.integers(0, 3), min_size=V, max_size=V),
+)
+
+
+@given(asked_for=st.lists(wishes, max_size=7), known=st.booleans(), with_normalizers=st.booleans())
+@settings(max_examples=150, deadline=None, derandomize=True)
+def test_the_blended_best_are_those_of_a_plain_sort_of_all_items(asked_for, known, with_normalizers):
+    """Each question has its own scores: its state is a row of the unit matrix, its scores a column of the weights."""
+    states = torch.eye(max(1, len(asked_for)))[: len(asked_for)]
+    columns = [torch.tensor([9.0, *scores, 9.0]) for *_, scores in asked_for] or [torch.zeros(V + 2)]
+    limited = [at for at, (_, _, candidates, *_) in enumerate(asked_for) if candidates is not None]
+    asked = QueryBatch(
+        users=np.zeros(len(asked_for), np.int64),
+        histories=SequenceStore.from_lists([history for history, *_ in asked_for]),
+        excluded=SequenceStore.from_lists([excluded for _, excluded, *_ in asked_for]),
+        top_k=np.array([top_k for *_, top_k, _ in asked_for], np.int64),
+        limited=np.array(limited, np.int64),
+        candidates=SequenceStore.from_lists([asked_for[at][2] for at in limited]),
+    )
+    totals = np.array([math.log(sum(map(math.exp, scores))) for *_, scores in asked_for], np.float32)
+    given = totals if known else np.full(len(asked_for), np.nan, np.float32)
+    table = ItemIndex(torch.stack(columns, dim=1), torch.zeros(V + 2))
+    transitions = of_log()
+    best = answer(table, states, asked, given, with_normalizers=with_normalizers, transitions=transitions)
+    for row, (history, excluded, candidates, top_k, scores) in enumerate(asked_for):
+        probabilities = [math.nan, *blended_by_hand(scores, history)]
+        named = [n for n in range(1, V + 1) if n not in excluded and (candidates is None or n in candidates)]
+        expected = sorted(named, key=lambda number: (-probabilities[number], number))[:top_k]
+        numbers = best.numbers[row]
+        assert numbers[numbers > 0].tolist() == expected
+        if known or with_normalizers or (history and history[-1] in (1, 2, 5)):
+            assert best.log_normalizers[row] == pytest.approx(totals[row], rel=1e-5)
+            found = best.probabilities[row][: len(expected)].tolist()
+            assert found == pytest.approx([probabilities[number] for number in expected], rel=1e-5)
+        else:  # nobody asked for it, and ranking needed it not
+            assert np.isnan(best.log_normalizers[row])
+
+
+# ---------------------------------------------------------------------------------------------------------- the model
+
+
+def test_what_alone_ever_followed_an_item_comes_first_after_it():
+    """Weights of an untrained network say nothing, counts do."""
+    log = Interactions.from_columns(np.repeat(np.arange(20), 2), [i for n in range(20) for i in (f"a{n}", f"b{n}")])
+    model = Bert4Rec(epochs=1, learning_rate=1e-9, hidden_dim=8).fit_interactions(log)
+    weight = (1 + 1) ** 0.7 / ((1 + 1) ** 0.7 + 1 / (1 + 1 / 250))  # all of it is b's, and a little of the network's
+    for n in range(20):
+        ((item, probability),) = model.recommend(history=[f"a{n}"], top_k=1, with_scores=True)
+        assert item == f"b{n}"
+        assert weight < probability < weight + 0.03
+
+
+@pytest.mark.parametrize("user", [0, 5, 11])
+def test_probabilities_sum_to_1_and_are_those_of_predict_and_of_the_scorer(model, user):
+    reply = all_probabilities(model, user_id=user)
+    items = list(reply)
+    assert sum(reply.values()) == pytest.approx(1, abs=1e-5)
+    assert [model.predict(user, item) for item in items] == pytest.approx(list(reply.values()), rel=1e-4)
+    assert model.batch_predict([(user, item) for item in items]) == pytest.approx(list(reply.values()), rel=1e-4)
+    history = SequenceStore.from_lists([model.items.require(model.history(user))])
+    scored = model.scorer.score(history)[0, 1:].softmax(0).numpy()
+    np.testing.assert_allclose(scored[model.items.require(items) - 1], list(reply.values()), rtol=1e-4)
+    alone = NetworkScorer(model.scorer.network).score(history)[0, 1:].softmax(0).numpy()
+    assert np.abs(alone - scored).max() > 0.005
+
+
+def test_a_history_that_is_cut_counts_as_many_events_as_are_left(model):
+    whole = SequenceStore.from_lists([model.items.require(model.history(user)) for user in range(12)])
+    for length in (1, 3):
+        scores = model.scorer.score(whole.last(length))[:, 1:].softmax(1).numpy()
+        for user in range(12):
+            reply = all_probabilities(model, history=model.history(user)[-length:])
+            np.testing.assert_allclose(scores[user][model.items.require(list(reply)) - 1], list(reply.values()), 1e-4)
+
+
+def test_exclusions_candidates_and_company_change_no_probability(model):
+    questions = [
+        Query(user_id=3, top_k=5),
+        Query(user_id=4, top_k=40, exclude_seen=False),
+        Query(user_id=3, candidates=list(range(0, 30, 2)), exclude_seen=False),
+        Query(history=[], top_k=3),
+        Query(history=[1, 2], exclude=[3, 4, 5], top_k=30),
+        Query(history=[29]),
+    ]
+    together = model.answer(questions)
+    backwards = model.answer(questions[::-1])[::-1]
+    for question, reply, again in zip(questions, together, backwards, strict=True):
+        alone = model.answer([question])[0]
+        assert [item for item, _ in reply] == [item for item, _ in alone] == [item for item, _ in again]
+        whole = all_probabilities(model, user_id=question.user_id, history=question.history)
+        seen = question.history if question.user_id is None else model.history(question.user_id)
+        exclusions = {*(seen if question.exclude_seen else ()), *question.exclude}
+        allowed = set(whole if question.candidates is None else question.candidates) - exclusions
+        expected = [item for item in whole if item in allowed][: question.top_k]
+        assert [item for item, _ in reply] == expected
+        assert [p for _, p in reply] == pytest.approx([whole[item] for item in expected], rel=1e-4)
+
+
+def test_without_followers_the_network_answers_alone():
+    log = Interactions.from_columns(np.arange(12), np.arange(12) % 5, timestamps=np.arange(12))
+    model = Bert4Rec(epochs=1, hidden_dim=8).fit_interactions(log)
+    store = SequenceStore.from_lists([[2], [1, 3], []])
+    assert torch.equal(model.scorer.score(store), NetworkScorer(model.scorer.network).score(store))
+    expected = NetworkScorer(model.scorer.network).score(store)[0, 1:].softmax(0)
+    reply = all_probabilities(model, history=[model.items.ids[1]])
+    np.testing.assert_allclose(expected[model.items.require(list(reply)) - 1], list(reply.values()), rtol=1e-5)
+
+
+def test_observed_events_are_followed_but_not_counted():
+    again = Bert4Rec(epochs=1, hidden_dim=8, max_seq_len=8)
+    again.fit(["ann", "ann", "bob"], [1, 2, 3], timestamps=[1, 2, 3])
+    again.observe_events(["bob", "eve", "eve"], [1, 1, 3])
+    assert again.predict("bob", 2) == pytest.approx(all_probabilities(again, history=[3, 1])[2], rel=1e-5)
+    assert (again.scorer.transitions.share(1, 2), again.scorer.transitions.share(1, 3)) == (1, 0)
+
+
+def test_events_held_out_to_validate_on_are_counted(cycle_log):
+    patient = Bert4Rec(epochs=1, hidden_dim=8, patience=1).fit_interactions(cycle_log)
+    expected = TransitionModel.of(cycle_log.sequences, len(cycle_log.items))
+    np.testing.assert_array_equal(patient.scorer.transitions.shares, expected.shares)
+
+
+# ------------------------------------------------------------------------------------------------------------ on disk
+
+
+@pytest.mark.parametrize("histories", [True, False])
+def test_a_loaded_model_blends_as_the_saved_one(model, tmp_path, histories):
+    model.save(tmp_path / "model", histories=histories)
+    loaded = Bert4Rec.load(tmp_path / "model")
+    assert all_probabilities(loaded, history=[7]) == all_probabilities(model, history=[7])
+    assert loaded.scorer.transitions.items.tolist() == model.scorer.transitions.items.tolist()
+
+
+def rewritten(path, change):
+    with safe_open(path, framework="pt") as file:
+        about, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    change(tensors)
+    save_file(tensors, path, about)
+
+
+def test_a_file_written_before_followers_loads_as_the_network_alone(model, tmp_path):
+    model.save(tmp_path / "model")
+    rewritten(
+        tmp_path / "model", lambda tensors: [tensors.pop(f"transitions.{x}") for x in ("offsets", "items", "shares")]
+    )
+    loaded = Bert4Rec.load(tmp_path / "model")
+    store = SequenceStore.from_lists([[2], [1, 3]])
+    assert torch.equal(loaded.scorer.score(store), NetworkScorer(model.scorer.network).score(store))
+    assert loaded.predict(3, 7) == pytest.approx(all_probabilities(loaded, user_id=3)[7], rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda tensors: tensors.pop("transitions.items"),
+        lambda tensors: tensors["transitions.items"].fill_(31),
+        lambda tensors: tensors.update({"transitions.shares": tensors["transitions.shares"][1:].clone()}),
+        lambda tensors: tensors["transitions.offsets"][3:5].copy_(torch.tensor([9, 2])),
+    ],
+)
+def test_followers_that_do_not_fit_are_refused(model, tmp_path, damage):
+    model.save(tmp_path / "model")
+    rewritten(tmp_path / "model", damage)
+    with pytest.raises(CheckpointError, match="does not hold together"):
+        Bert4Rec.load(tmp_path / "model")

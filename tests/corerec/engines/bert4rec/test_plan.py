@@ -1,0 +1,83 @@
+import numpy as np
+import pytest
+
+from corerec.data.sequences import SequenceStore
+from corerec.engines.bert4rec.config import ModelConfig, TrainConfig
+from corerec.engines.bert4rec.plan import MANY_EVENTS, NEGATIVES, TrainPlan, batch_size_for
+
+
+def log(users=100, length=10):
+    """So many users, each with so many events of the same item."""
+    return SequenceStore(np.ones(users * length, np.int32), np.arange(users + 1, dtype=np.int64) * length)
+
+
+def plan(store=None, num_items=50, hidden_dim=128, **settings):
+    return TrainPlan.of(TrainConfig(**settings), ModelConfig(num_items, hidden_dim=hidden_dim), store or log())
+
+
+def test_a_small_log_takes_smaller_batches_and_a_large_one_what_was_asked():
+    assert batch_size_for(100_000, 10**6, 256) == 256
+    assert batch_size_for(5_000, 10**5, 256) == 25  # 200 steps
+    assert batch_size_for(100, 10**4, 256) == 16
+    assert batch_size_for(100, 10**4, 8) == 8
+
+
+def test_batches_are_chosen_to_hold_as_many_events_whatever_the_lengths():
+    assert batch_size_for(10_000, 10_000 * 128, None) == 32
+    assert batch_size_for(200_000, 200_000 * 8, None) == 512
+    assert batch_size_for(0, 0, None) == 16
+
+
+def test_wide_networks_drop_more_where_events_are_few():
+    many = log(users=10, length=MANY_EVENTS // 10)
+    chosen = {(store is many, dim): plan(store, hidden_dim=dim).dropout for store in (log(), many) for dim in (64, 128)}
+    assert chosen == {(False, 64): 0.1, (False, 128): 0.2, (True, 64): 0.1, (True, 128): 0.1}
+
+
+def test_short_histories_keep_next_item_steps_to_the_end():
+    assert plan(log(length=49)).next_item_until == 1
+    assert plan(log(length=50)).next_item_until == 0.5
+
+
+def test_short_histories_are_passed_over_less_often():
+    assert plan(log(length=49)).epochs == 20
+    assert plan(log(length=50)).epochs == 40
+
+
+def test_a_large_catalogue_takes_negatives():
+    assert plan(num_items=20_000).negatives is None
+    assert plan(num_items=20_001).negatives == NEGATIVES
+    assert plan(num_items=50, negatives=100).negatives is None  # more than there are
+
+
+def test_warm_up_is_a_twentieth_of_the_training():
+    chosen = plan(log(users=3200, length=10), epochs=10)
+    assert chosen.num_steps == 10 * 200
+    assert chosen.warmup_steps == 100
+    assert plan(log(users=3200, length=10), epochs=1000).warmup_steps == 1000
+
+
+def test_no_events_leave_something_to_follow():
+    assert plan(SequenceStore.from_lists([[], []])).num_steps == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("epochs", 3),
+        ("dropout", 0.0),
+        ("next_item_until", 0.0),
+        ("warmup_steps", 0),
+        ("negatives", 7),
+        ("batch_size", 16),
+    ],
+)
+def test_what_is_given_stays(name, value):
+    assert getattr(plan(log(users=MANY_EVENTS // 10, length=10), **{name: value}), name) == value
+
+
+def test_says_what_was_chosen():
+    assert str(plan(log(users=320, length=10), num_items=30_000, epochs=3)) == (
+        "3 epochs, 60 steps of up to 16 windows, 3 of warm-up; dropout 0.2; next-item steps for 100% of them; "
+        "2,048 items drawn a step compete"
+    )

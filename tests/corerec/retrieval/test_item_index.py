@@ -1,0 +1,332 @@
+from concurrent.futures import ThreadPoolExecutor
+from threading import Event
+
+import numpy as np
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from corerec.data.sequences import SequenceStore
+from corerec.retrieval import blocks
+from corerec.retrieval import item_index as retrieval
+from corerec.retrieval.int8_bounds import QuantizedTable
+from corerec.retrieval.item_index import ItemIndex
+from corerec.retrieval.score_edits import Boosts, Exclusions
+
+store = SequenceStore.from_lists
+
+
+@pytest.fixture(params=["one by one", "by bounds"])
+def way(request, monkeypatch) -> str:
+    """Each way to find a table's best items, in blocks so small that a thousand items are a large catalogue."""
+    small = {"STATES_AT_ONCE": 3, "SCORES_AT_ONCE": 2**9, "NARROWEST": 128, "GROUP": 8}
+    small |= {"SPARE_GROUPS": 3, "FLOATS_AT_ONCE": 2**10}
+    small["LARGE_CATALOGUE"] = 10**9 if request.param == "one by one" else 999
+    for name, value in small.items():
+        monkeypatch.setattr(blocks if hasattr(blocks, name) else retrieval, name, value)
+    monkeypatch.setattr(retrieval, "int8_is_fast", lambda device: True)
+    return request.param
+
+
+def random_table(num_items: int, dim: int = 16, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weights, some items' ten times as long as others', and biases as large as their scores."""
+    random = np.random.default_rng(seed)
+    lengths = random.lognormal(-2, 0.7, (num_items + 2, 1))
+    weights = torch.from_numpy(random.normal(size=(num_items + 2, dim)) * lengths).float()
+    return weights, torch.from_numpy(random.normal(size=num_items + 2)).float()
+
+
+def random_states(rows: int, dim: int = 16, seed: int = 0) -> torch.Tensor:
+    return torch.from_numpy(np.random.default_rng(seed).normal(size=(rows, dim))).float()
+
+
+def random_rows(rows: int, num_items: int, seed: int = 0) -> SequenceStore:
+    random = np.random.default_rng(seed)
+    return store([random.integers(1, num_items + 1, random.integers(0, 40)) for _ in range(rows)])
+
+
+def nothing(rows: int) -> SequenceStore:
+    return store([[]] * rows)
+
+
+def exact_scores(states: torch.Tensor, weights: torch.Tensor, biases: torch.Tensor) -> torch.Tensor:
+    """float64 (B, V + 1), padding last of all."""
+    scores = states.double() @ weights[:-1].double().T + biases[:-1].double()
+    scores[:, 0] = -torch.inf
+    return scores
+
+
+def plain_best(scores: torch.Tensor, k: int, excluded: SequenceStore) -> list[list[int]]:
+    scores = scores.numpy().copy()
+    for row, values in enumerate(scores):
+        values[excluded.row(row)] = -np.inf
+    order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+    return [row[values[row] > -np.inf].tolist() for row, values in zip(order, scores, strict=True)]
+
+
+def named(numbers: torch.Tensor) -> list[list[int]]:
+    return [[number for number in row if number] for row in numbers.tolist()]
+
+
+# --- best_items
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_best_items_are_those_of_a_plain_sort(way, seed):
+    weights, biases = random_table(3000 + seed, seed=seed)
+    states, excluded = random_states(7, seed=seed), random_rows(7, 3000, seed)
+    best = ItemIndex(weights, biases).search(states, 10, excluded)
+    scores = exact_scores(states, weights, biases)
+    assert named(best.numbers) == plain_best(scores, 10, excluded)
+    torch.testing.assert_close(best.scores, scores.gather(1, best.numbers).float())
+    assert best.log_normalizers is None
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_equal_scores_go_by_the_lower_number(way, seed):
+    random = np.random.default_rng(seed)
+    weights = torch.from_numpy(random.integers(-1, 2, (1502 + seed, 3))).float()  # scores are whole: hundreds tie
+    biases = torch.from_numpy(random.integers(-1, 2, 1502 + seed)).float()
+    states = torch.tensor([[1.0, 0, 0], [2, -1, 3], [0, 0, 0], [1, 1, 1]])
+    excluded = random_rows(4, 1500, seed)
+    best = ItemIndex(weights, biases).search(states, 6, excluded)
+    assert named(best.numbers) == plain_best(exact_scores(states, weights, biases), 6, excluded)
+
+
+def test_items_of_the_same_weights_tie_wherever_they_stand(way):
+    weights, biases = random_table(3000)
+    alike = torch.tensor([2999, 3, 1500, 777, 2048])
+    states = 3 * weights[[5, 5]] / weights[5].norm()
+    weights[alike], biases[alike] = states[0], 50.0
+    best = ItemIndex(weights, biases).search(states, 6, store([[777], []]))
+    assert best.numbers[0, :4].tolist() == [3, 1500, 2048, 2999]
+    assert best.numbers[1, :5].tolist() == [3, 777, 1500, 2048, 2999]
+    assert len(set(best.scores[1, :5].tolist())) == 1
+
+
+def test_a_catalogue_without_differences_is_named_in_order(way):
+    table = ItemIndex(torch.zeros(2002, 4), torch.zeros(2002))
+    assert table.search(torch.ones(2, 4), 3, store([[2], []])).numbers.tolist() == [[1, 3, 4], [1, 2, 3]]
+
+
+def test_neither_padding_nor_mask_is_ever_named(way):
+    weights, biases = random_table(2000)
+    biases[[0, -1]] = 1000.0
+    numbers = ItemIndex(weights, biases).search(random_states(3), 20, nothing(3)).numbers
+    assert numbers.min() >= 1
+    assert numbers.max() <= 2000
+
+
+def test_0_stands_where_a_row_has_no_item_left(way):
+    weights, biases = random_table(1200)
+    excluded = store([np.arange(1, 1199), np.arange(1, 1201), []])
+    best = ItemIndex(weights, biases).search(random_states(3), 4, excluded)
+    assert sorted(best.numbers[0, :2].tolist()) == [1199, 1200]
+    assert best.numbers[0, 2:].tolist() == [0, 0]
+    assert best.numbers[1].tolist() == [0] * 4
+    assert (best.numbers[2] > 0).all()
+
+
+def test_as_many_as_the_catalogue_holds_may_be_asked_for(way):
+    weights, biases = random_table(1100)
+    states, excluded = random_states(2), store([[7], []])
+    numbers = ItemIndex(weights, biases).search(states, 5000, excluded).numbers
+    assert named(numbers) == plain_best(exact_scores(states, weights, biases), 5000, excluded)
+
+
+def test_a_state_is_answered_alike_alone_and_in_any_company(way):
+    table, states, excluded = ItemIndex(*random_table(3000)), random_states(8), random_rows(8, 3000)
+    together = table.search(states, 10, excluded, with_normalizers=True)
+    for row in range(8):
+        alone = table.search(states[[row]], 10, excluded.select(np.array([row])), with_normalizers=True)
+        assert torch.equal(alone.numbers[0], together.numbers[row])
+        torch.testing.assert_close(alone.scores[0], together.scores[row])
+        torch.testing.assert_close(alone.log_normalizers[0], together.log_normalizers[row])
+
+
+def test_no_states_have_no_best_items(way):
+    best = ItemIndex(*random_table(2000)).search(torch.zeros(0, 16), 5, nothing(0), with_normalizers=True)
+    assert len(best.numbers) == len(best.scores) == len(best.log_normalizers) == 0
+
+
+# --- candidates
+
+
+@pytest.mark.parametrize("count", [1, 5, 700])
+def test_only_allowed_items_are_named(way, count):
+    weights, biases = random_table(2000)
+    states, excluded = random_states(5), random_rows(5, 2000)
+    allowed = np.random.default_rng(1).integers(1, 2001, count)  # in no order, some twice
+    exclusions = np.setdiff1d(np.arange(1, 2001), allowed)
+    others = store([np.concatenate([exclusions, excluded.row(row)]) for row in range(5)])
+    best = ItemIndex(weights, biases).search(states, 10, excluded, allowed)
+    assert named(best.numbers) == plain_best(exact_scores(states, weights, biases), 10, others)
+
+
+def test_no_candidates_leave_nothing_to_name(way):
+    best = ItemIndex(*random_table(2000)).search(random_states(2), 3, store([[1], []]), np.zeros(0, np.int64))
+    assert named(best.numbers) == [[], []]
+
+
+# --- boosts
+
+
+def random_gains(rows: int, num_items: int, seed: int = 0) -> Boosts:
+    """Of up to 40 items of each row: some gain more than any probability, some next to nothing."""
+    random = np.random.default_rng(seed)
+    counts = random.integers(0, 40, rows)
+    columns = [np.sort(random.choice(num_items, count, replace=False)) + 1 for count in counts]
+    amounts = random.uniform(-15, 1, counts.sum()).astype(np.float32)
+    return Boosts(np.repeat(np.arange(rows), counts), np.concatenate(columns), amounts)
+
+
+@pytest.mark.parametrize("known", [False, True])
+@pytest.mark.parametrize("count", [None, 700])
+@pytest.mark.parametrize(("rows", "seed"), [(1, 3), (7, 0), (7, 1), (80, 2)])
+def test_items_that_gain_are_ranked_by_what_they_are_raised_to(way, known, count, rows, seed):
+    weights, biases = random_table(3000)
+    states, excluded = random_states(rows, seed=seed), random_rows(rows, 3000, seed)
+    boosts = random_gains(rows, 3000, seed)
+    scores = exact_scores(states, weights, biases)
+    totals = scores.logsumexp(1)
+    at = torch.from_numpy(boosts.rows), torch.from_numpy(boosts.columns)
+    scores[at] = torch.logaddexp(scores[at], totals[at[0]] + torch.from_numpy(boosts.amounts))
+    allowed = None if count is None else np.random.default_rng(1).integers(1, 3001, count)
+    exclusions = [] if allowed is None else np.setdiff1d(np.arange(1, 3001), allowed)
+    others = store([np.concatenate([exclusions, excluded.row(row)]).astype(int) for row in range(rows)])
+    best = ItemIndex(weights, biases).search(
+        states, 10, excluded, allowed, log_normalizers=totals.float() if known else None, boosts=boosts
+    )
+    assert named(best.numbers) == plain_best(scores, 10, others)
+    torch.testing.assert_close(best.scores, scores.gather(1, best.numbers).float())
+    torch.testing.assert_close(best.log_normalizers, totals.float())
+    rose = [np.intersect1d(row, boosts.columns[boosts.rows == at]) for at, row in enumerate(best.numbers.numpy())]
+    assert sum(map(len, rose)) > 0
+
+
+def test_what_gains_most_leads_a_catalogue_without_differences(way):
+    table = ItemIndex(torch.zeros(2002, 4), torch.zeros(2002))
+    boosts = Boosts(
+        np.array([0, 1, 2, 2]), np.array([900, 1600, 2, 7]), np.log([0.1, 0.2, 0.3, 0.4]).astype(np.float32)
+    )
+    best = table.search(torch.ones(3, 4), 3, store([[1], [], [7]]), boosts=boosts)  # no bound proves anything
+    assert best.numbers.tolist() == [[900, 2, 3], [1600, 1, 2], [2, 1, 3]]
+    torch.testing.assert_close(best.scores.exp()[:, 0], torch.tensor([1 + 200.0, 1 + 400, 1 + 600]))
+
+
+# --- probabilities
+
+
+def test_log_totals_are_of_the_whole_catalogue(way):
+    weights, biases = random_table(3000)
+    table, states, excluded = ItemIndex(weights, biases), random_states(7), random_rows(7, 3000)
+    expected = exact_scores(states, weights, biases).logsumexp(1).float()
+    allowed = np.arange(1, 9)
+    torch.testing.assert_close(table.log_normalizers(states), expected)
+    torch.testing.assert_close(table.search(states, 3, excluded, with_normalizers=True).log_normalizers, expected)
+    torch.testing.assert_close(
+        table.search(states, 3, excluded, allowed, with_normalizers=True).log_normalizers, expected
+    )
+    best = table.search(states, 3, excluded, with_normalizers=True)
+    assert torch.equal(best.numbers, table.search(states, 3, excluded).numbers)
+
+
+def test_scores_far_below_the_best_add_nothing_to_the_log_total():
+    biases = torch.full((3002,), -1000.0)
+    biases[5], biases[0] = 300.0, 900.0
+    assert ItemIndex(torch.zeros(3002, 2), biases).log_normalizers(torch.ones(1, 2)).item() == 300.0
+
+
+def test_single_scores_are_those_of_the_whole_catalogue(way):
+    weights, biases = random_table(1500)
+    states, rows, numbers = random_states(4), torch.tensor([3, 0, 0, 2] * 40), torch.arange(1341, 1501)
+    scores = ItemIndex(weights, biases).scores_of(states.numpy(), rows.numpy(), numbers.numpy())
+    torch.testing.assert_close(torch.from_numpy(scores), exact_scores(states, weights, biases)[rows, numbers].float())
+
+
+# --- why it may be believed
+
+
+@pytest.mark.parametrize("way", ["by bounds"], indirect=True)
+@pytest.mark.parametrize("case", ["random", "tiny states", "huge biases", "one long state", "items all but zero"])
+def test_no_score_exceeds_its_group_s_bound(way, case):
+    weights, biases = random_table(2000)
+    states = random_states(6)
+    if case == "tiny states":
+        states *= 1e-6
+    elif case == "huge biases":
+        biases *= 1e5
+    elif case == "one long state":
+        states[0] *= 1e4
+    elif case == "items all but zero":
+        weights[100:900] *= 1e-20
+        weights[300:500] = biases[300:500] = 0
+    table = ItemIndex(weights, biases)
+    scores = torch.nn.functional.pad(exact_scores(states, weights, biases), (0, 7), value=-torch.inf)
+    best_of_group = scores.unflatten(1, (-1, blocks.GROUP)).amax(2)
+    bounds = table._quantized_table().bounds(states, Exclusions.of(nothing(6)))
+    assert (bounds.double() >= best_of_group).all()
+    assert torch.isfinite(bounds).all()
+
+
+@pytest.mark.parametrize("way", ["by bounds"], indirect=True)
+@pytest.mark.parametrize("boosts", [None, random_gains(20, 20_000)])
+def test_most_answers_are_proven_by_their_bounds(way, monkeypatch, boosts):
+    monkeypatch.setattr(ItemIndex, "_block_by_block", None)  # asked in vain where they are not
+    monkeypatch.setattr(retrieval, "SPARE_GROUPS", 36)
+    (weights, biases), states = random_table(20_000), random_states(20)
+    seen = exact_scores(states, weights, biases).topk(200, dim=1).indices  # a good model's user has met its best
+    ItemIndex(weights, biases).search(states, 10, store(list(seen.numpy())), boosts=boosts)
+
+
+def test_int8_is_within_half_a_step_of_the_weights():
+    weights, biases = random_table(999)
+    rough = QuantizedTable.of(weights[:-1], biases[:-1])
+    steps = rough.scales.repeat_interleave(blocks.GROUP)[:1000, None]
+    assert ((rough.weights[:1000] * steps - weights[:-1]).abs() <= steps * 0.5001).all()
+    assert not rough.weights[1000:].any()
+
+
+class Largest(TorchDispatchMode):
+    """Notes the largest tensor that any operation makes, in bytes."""
+
+    def __init__(self, *known: torch.Tensor) -> None:
+        super().__init__()
+        self.known = {tensor.untyped_storage().data_ptr() for tensor in known}
+        self.bytes = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        made = func(*args, **(kwargs or {}))
+        for tensor in made if isinstance(made, tuple | list) else [made]:
+            if isinstance(tensor, torch.Tensor) and tensor.untyped_storage().data_ptr() not in self.known:
+                self.bytes = max(self.bytes, tensor.untyped_storage().nbytes())
+        return made
+
+
+@pytest.mark.parametrize("with_normalizers", [False, True])
+def test_never_holds_more_than_a_block_of_scores(way, with_normalizers):
+    weights, biases = random_table(20_000)
+    table, states, excluded = ItemIndex(weights, biases), random_states(64), random_rows(64, 20_000)
+    table.search(states[:1], 3, nothing(1))  # the int8 copy is made once, not for each question
+    with Largest(weights, biases, states, *(vars(table._rough).values() if table._rough else ())) as largest:
+        table.search(states, 3, excluded, with_normalizers=with_normalizers)
+    assert largest.bytes <= 20_000 * 16  # all scores of 64 states are 20,000 * 256
+
+
+@pytest.mark.parametrize("way", ["by bounds"], indirect=True)
+def test_threads_that_ask_first_share_what_is_derived(way, monkeypatch):
+    calls, of, second_call = [], QuantizedTable.of, Event()
+
+    def slow_of(*args) -> QuantizedTable:
+        calls.append(args)
+        if len(calls) > 1:
+            second_call.set()
+        second_call.wait(timeout=0.2)  # long enough for another thread to come, were it let in
+        return of(*args)
+
+    monkeypatch.setattr(QuantizedTable, "of", slow_of)
+    table, states, excluded = ItemIndex(*random_table(3000)), random_states(3), random_rows(3, 3000)
+    with ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(lambda _: table.search(states, 10, excluded).numbers, range(8)))
+    assert all(torch.equal(answer, answers[0]) for answer in answers)
+    assert len(calls) == 1
