@@ -76,7 +76,7 @@ def large_catalogue(clock: Clock, num_items: int, batch: int, rounds: int) -> di
     random = np.random.default_rng(0)
     histories = SequenceStore.from_lists([random.integers(1, num_items + 1, LENGTH) for _ in range(batch)])
     states = next_states(network, histories)
-    weights, biases = network.item_embedding.weight.detach(), network.item_bias.detach()
+    weights, biases = network.item_vectors().detach(), network.item_bias.detach()
 
     def plain(some: torch.Tensor) -> torch.Tensor:
         return torch.topk(torch.addmm(biases[1:-1], some, weights[1:-1].T), 10, dim=1).indices + 1

@@ -35,6 +35,7 @@ from corerec.engines.bert4rec import Bert4Rec
 from corerec.engines.bert4rec.encoding import NetworkScorer
 from corerec.engines.bert4rec.plan import TrainPlan
 from corerec.engines.bert4rec.training import EpochResult, build_network, train_epochs
+from corerec.engines.bert4rec.training_state import TrainingState
 from corerec.evaluation.evaluate import Scorer, evaluate
 from machine import describe
 
@@ -75,7 +76,7 @@ def train_and_measure(
     scorer = NetworkScorer(network, transitions=TransitionModel.of(split.train, num_items))
     curve, seconds, early, weights = [], 0.0, 0.0, {}
     last_epoch = 0
-    for result in train_epochs(network, split.train, config):
+    for result in train_epochs(TrainingState.start(network, split.train, config), split.train):
         if isinstance(result, TrainPlan):
             last_epoch = result.epochs
         if not isinstance(result, EpochResult):

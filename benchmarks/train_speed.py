@@ -37,6 +37,7 @@ from corerec.data.tables import read_events
 from corerec.engines.bert4rec.config import ModelConfig, TrainConfig
 from corerec.engines.bert4rec.plan import TrainPlan
 from corerec.engines.bert4rec.training import EpochResult, build_network, train_epochs
+from corerec.engines.bert4rec.training_state import TrainingState
 from machine import describe
 
 
@@ -70,7 +71,7 @@ def epoch_seconds(
     settings = {"next_item_share": 1.0, "next_item_until": 1.0} if next_item else {"next_item_until": 0.0}
     # Next-item steps fade within the epochs of a run: a run of many epochs keeps the second all but free of fading.
     train = TrainConfig(epochs=1000, batch_size=batch_size, whole_history=False, **settings)
-    for result in train_epochs(build_network(config, seed=0), store, train):
+    for result in train_epochs(TrainingState.start(build_network(config, seed=0), store, train), store):
         if isinstance(result, EpochResult) and result.epoch == 2:
             return result.seconds, result.num_events
     raise AssertionError("the second epoch never came")

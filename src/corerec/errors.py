@@ -21,6 +21,10 @@ class NotFittedError(CorerecError, RuntimeError):
     """The model has to be fitted or loaded first."""
 
 
+class DivergedError(CorerecError, ArithmeticError):
+    """A training's loss, gradients or weights are no longer finite."""
+
+
 class CheckpointError(CorerecError, ValueError):
     """A file is not a model that this version can read: cut short, of another kind, or of a newer format."""
 

@@ -6,11 +6,12 @@ B queries.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Hashable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import numpy as np
+import pandas as pd
 
 from corerec.data.columns import id_column
 from corerec.data.histories import Histories
@@ -19,10 +20,10 @@ from corerec.data.vocabulary import Vocabulary
 from corerec.errors import CorerecError, DataError, NotFittedError, UnknownIdWarning
 
 ItemId = Any
-Scored = list[tuple[ItemId, float]]  # best first
+Basis = Literal["history", "popularity"]
+WITHOUT_USERS = "this model was saved without histories, so it knows no users; pass history=[item ids] to recommend"
 SKIPPED = "they are skipped in the history"
 NO_ITEMS = np.zeros(0, np.int64)
-WITHOUT_USERS = "this model was saved without histories, so it knows no users; pass history=[item ids] to recommend"
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,53 @@ class Query:
     """The only item ids that may be named; None means all."""
     min_rating: float | None = None
     """Name only items whose expected rating reaches it."""
+
+
+@dataclass(frozen=True)
+class Recommendations:
+    """The answer to one query: items, best first, and what they were chosen from.
+
+    >>> answer = Recommendations(["a", "b"], [0.5, 0.25], "history", user_id="ann")
+    >>> list(answer), answer.pairs()
+    (['a', 'b'], [('a', 0.5), ('b', 0.25)])
+    """
+
+    items: list[ItemId]
+    scores: list[float]
+    """A probability over the whole catalogue for each item; NaN where none was asked for."""
+    basis: Basis
+    """Whether the history decided, or, where it holds no known item, popularity."""
+    unknown_items: list[ItemId] = field(default_factory=list)
+    """Items of the given history that `fit` never saw; they were skipped."""
+    user_id: Hashable = None
+    """None where a history was given."""
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __iter__(self) -> Iterator[ItemId]:
+        return iter(self.items)
+
+    def pairs(self) -> list[tuple[ItemId, float]]:
+        """(item id, score), best first."""
+        return list(zip(self.items, self.scores, strict=True))
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row an item: columns user_id, item_id, rank (from 1) and score."""
+        return recommendations_frame([self])
+
+
+def recommendations_frame(answers: Sequence[Recommendations]) -> pd.DataFrame:
+    """Many answers as one table: a row for each recommended item, columns user_id, item_id, rank (from 1), score."""
+    lengths = [len(answer) for answer in answers]
+    return pd.DataFrame(
+        {
+            "user_id": [answer.user_id for answer, length in zip(answers, lengths, strict=True) for _ in range(length)],
+            "item_id": [item_id for answer in answers for item_id in answer.items],
+            "rank": np.concatenate([np.arange(1, length + 1) for length in lengths] or [NO_ITEMS]),
+            "score": np.array([score for answer in answers for score in answer.scores], np.float64),
+        }
+    )
 
 
 @dataclass(frozen=True)
@@ -97,14 +145,14 @@ def resolve(
     histories: Histories | None,
     well_rated: Callable[[int, float, np.ndarray | None], np.ndarray],
     return_errors: bool,
-) -> tuple[QueryBatch, dict[int, CorerecError], list[ItemId]]:
+) -> tuple[QueryBatch, dict[int, CorerecError], list[list[ItemId]]]:
     """Queries in ids -> queries in numbers.
 
     Args:
         well_rated: (user number or 0, min_rating, item numbers or None) -> those of them whose rating reaches it.
     Returns:
         the good queries, in order; the error of each bad one, by its place in the list (with `return_errors`); and
-        the unknown items of all histories.
+        the unknown items of each good query's history.
     Raises:
         CorerecError: the first bad query's, without `return_errors`.
     """
@@ -114,7 +162,7 @@ def resolve(
     excluded: list[np.ndarray] = []
     candidates: dict[int, np.ndarray] = {}
     errors: dict[int, CorerecError] = {}
-    unknown: list[ItemId] = []
+    unknown: list[list[ItemId]] = []
     for place, query in enumerate(queries):
         try:
             check_top_k(query.top_k)
@@ -134,7 +182,7 @@ def resolve(
         users.append(user)
         given.append(numbers)
         excluded.append(out[out > 0])
-        unknown += strangers
+        unknown.append(strangers)
     rows = _rows(np.array(users, np.int64), given, histories)
     if not all(query.exclude_seen for query in good) or any(map(len, excluded)):
         seen = (rows.row(at) if query.exclude_seen else NO_ITEMS for at, query in enumerate(good))
@@ -213,7 +261,7 @@ def numbers_with_blanks(history: Iterable[ItemId | None], items: Vocabulary, mas
     unknown = np.flatnonzero(numbers == 0)
     if len(unknown):
         warn_of_unknown([given[at] for at in unknown], items, SKIPPED, stacklevel=4)
-    return numbers[numbers > 0]
+    return numbers[numbers != 0]
 
 
 def warn_of_unknown(item_ids: Sequence[ItemId], items: Vocabulary, consequence: str, stacklevel: int = 3) -> None:
@@ -232,11 +280,6 @@ def ids_of(numbers: np.ndarray, items: Vocabulary) -> list[list[ItemId]]:
     counts = (numbers > 0).sum(1)
     ids = items.decode(numbers[numbers > 0])
     return [ids[end - count : end] for end, count in zip(np.cumsum(counts).tolist(), counts.tolist(), strict=True)]
-
-
-def pair_with_scores(rows: list[list[ItemId]], scores: np.ndarray) -> list[Scored]:
-    """Rows of ids, each with its score from the start of the row of scores."""
-    return [list(zip(row, values, strict=False)) for row, values in zip(rows, scores.tolist(), strict=True)]
 
 
 def check_top_k(top_k: Any, name: str = "top_k") -> None:

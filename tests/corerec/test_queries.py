@@ -55,7 +55,7 @@ def test_questions_become_arrays(histories):
     assert rows(asked.excluded) == [[1, 2], [4, 3, 1], [], []]
     assert asked.top_k.tolist() == [4, 2, 4, 1]  # at most all items
     assert (asked.limited.tolist(), rows(asked.candidates)) == ([2, 3], [[4, 1], []])
-    assert (errors, unknown) == ({}, ["?"])
+    assert (errors, unknown) == ({}, [[], ["?"], [], []])
 
 
 def test_a_users_ratings_stay_with_the_history_and_a_raw_one_has_none(histories):

@@ -93,6 +93,15 @@ class Histories:
         self._view = _View(store, np.zeros(len(store), bool), {})
         self._lock = threading.Lock()
 
+    def __getstate__(self) -> dict[str, Any]:
+        """All but the lock, of no `append` a part."""
+        users, store = self.snapshot()
+        return {"users": users, "_newest": self._newest, "store": store}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(state["store"], state["users"])
+        self._newest = state["_newest"]
+
     def items(self, user: int) -> np.ndarray:
         """int32 (events,): what one user did, oldest first. A view, not a copy."""
         store, _, rows = self._view

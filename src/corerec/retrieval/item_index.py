@@ -24,7 +24,7 @@ import math
 import threading
 from collections.abc import Iterator
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -37,7 +37,7 @@ from corerec.retrieval import blocks
 from corerec.retrieval.blocks import BlockTopK
 from corerec.retrieval.int8_bounds import QuantizedTable
 from corerec.retrieval.score_edits import Boosts, Exclusions, look_up
-from corerec.retrieval.topk import EXCLUDED, places, top_k
+from corerec.retrieval.topk import EXCLUDED, exclude_, places, top_k
 
 LARGE_CATALOGUE = 2**17  # items from which bounds pay
 FEWEST_STATES = 32  # ranked at once, so that an item's weights are read for many
@@ -67,11 +67,11 @@ class ItemIndex:
 
     def __init__(self, weights: Tensor, biases: Tensor) -> None:
         """Args:
-        weights: float32 (V + 2, D); row i is item number i, the first is padding and the last the mask.
-        biases: float32 (V + 2,).
+        weights: float32 (V + 1, D); row i is item number i, row 0 is padding.
+        biases: float32 (V + 1,).
         """
-        self.num_items = len(weights) - 2
-        self._weights, self._biases = weights.detach()[:-1], biases.detach()[:-1]
+        self.num_items = len(weights) - 1
+        self._weights, self._biases = weights.detach(), biases.detach()
         self._rough: QuantizedTable | None = None
         self._deriving = threading.Lock()
 
@@ -134,6 +134,19 @@ class ItemIndex:
         )
         return TopItems(numbers, scores, log_normalizers if sums is None else sums)
 
+    @torch.no_grad()
+    def nearest(self, number: int, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """The k items whose weights point most nearly the same way as one item's, best first, without that item.
+
+        Returns:
+            item numbers, int64 (k,), and cosines, float32 (k,); fewer in a catalogue of fewer.
+        """
+        directions = F.normalize(self._weights, dim=1)
+        cosines = (directions @ directions[number])[None]
+        exclude_(cosines, SequenceStore.from_lists([[number]]))
+        numbers, best = top_k(cosines, min(k, self.num_items - 1))
+        return numbers[0].cpu().numpy(), best[0].cpu().numpy()
+
     def log_normalizers(self, states: Tensor) -> Tensor:
         """float32 (B, D) -> (B,): what turns scores into log-probabilities over the catalogue when taken off."""
         if len(states) > STATES_AT_ONCE:
@@ -158,6 +171,13 @@ class ItemIndex:
             pairs = slice(first, first + pairs_at_once)
             scores[pairs] += np.einsum("pd,pd->p", self._host_weights[numbers[pairs]], states[rows[pairs]])
         return scores
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy needs: not the lock, nor what is derived from the weights."""
+        return {"_weights": self._weights, "_biases": self._biases}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(state["_weights"], state["_biases"])
 
     @cached_property
     def _host_weights(self) -> np.ndarray:

@@ -152,12 +152,12 @@ async def recommend(asked: schemas.RecommendRequest, request: Request) -> schema
     model, title = served.model, served.catalogue.title
     history, places, unknown = (None, None, []) if asked.history is None else _known_items(model, asked.history)
     query = RecommendQuery(asked.user_id, history, asked.top_k, asked.exclude_seen, asked.exclude, asked.candidates)
-    ranked = await server.ask(server.recommend, Ask(served, query), request)
+    answer = await server.ask(server.recommend, Ask(served, query), request)
     items = [
         schemas.Recommendation.model_construct(
             rank=rank, item_id=item_id, title=title(item_id), probability=probability
         )
-        for rank, (item_id, probability) in enumerate(ranked, 1)
+        for rank, (item_id, probability) in enumerate(answer.pairs(), 1)
     ]
     if asked.explain:
         work = partial(reasons_for, model, [item.item_id for item in items], asked.user_id, history)
@@ -171,9 +171,7 @@ async def recommend(asked: schemas.RecommendRequest, request: Request) -> schema
                 )
                 for reason in reasons
             ]
-    return schemas.Recommendations.model_construct(
-        basis="popularity" if history == [] else "history", recommendations=items, unknown_items=unknown
-    )
+    return schemas.Recommendations.model_construct(basis=answer.basis, recommendations=items, unknown_items=unknown)
 
 
 @router.post("/v1/fill-in", tags=["recommendations"], responses=_problems(*BODY, 503))

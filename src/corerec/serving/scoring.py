@@ -10,12 +10,12 @@ from typing import Any
 from corerec.engines.bert4rec import Bert4Rec, Query
 from corerec.engines.bert4rec.explain import Reason, event_weights, reasons
 from corerec.errors import CorerecError
+from corerec.queries import Recommendations
 from corerec.serving.live import Served
 
 log = logging.getLogger(__name__)
 REASONS = 3
 EXPLAINED = 50  # newest events: older ones were among the first three reasons once in thirty, at four times the cost
-Ranked = list[tuple[Any, float]]
 
 
 @dataclass(frozen=True)
@@ -26,10 +26,10 @@ class Ask:
     query: Query
 
 
-def answer_all(asks: Sequence[Ask]) -> list[Ranked | Exception]:
-    """Every query's ranked (item id, probability) pairs, or its own error, in the order asked.
+def answer_all(asks: Sequence[Ask]) -> list[Recommendations | Exception]:
+    """Every query's recommendations, or its own error, in the order asked.
 
-    Queries to the same model are pair_with_scores together; just after a reload there may be two.
+    Queries to the same model are scored together; just after a reload there may be two.
     """
     answers: list[Any] = [None] * len(asks)
     for served in {id(ask.served): ask.served for ask in asks}.values():
@@ -46,7 +46,7 @@ def answer_all(asks: Sequence[Ask]) -> list[Ranked | Exception]:
     return answers
 
 
-def _alone(served: Served, query: Query) -> Ranked | Exception:
+def _alone(served: Served, query: Query) -> Recommendations | Exception:
     try:
         return served.model.answer([query])[0]
     except Exception as error:
@@ -72,5 +72,5 @@ def reasons_for(
     if not events:
         return [[] for _ in item_ids]
     numbers, asked = model.items.encode(events), model.items.encode(list(item_ids))
-    weights = event_weights(model.scorer.network, numbers, asked, newest=EXPLAINED)
+    weights = event_weights(model.fitted.network, numbers, asked, newest=EXPLAINED)
     return [[reason for reason in reasons(events, row)[:REASONS] if reason.weight > 0] for row in weights]

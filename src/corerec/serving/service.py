@@ -18,6 +18,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from corerec.errors import CorerecError, UnknownIdError
+from corerec.queries import Recommendations
 from corerec.serving.batching import Batcher, ClientLeftError, QueueFullError, TooLateError, running
 from corerec.serving.events import LoggedEvent
 from corerec.serving.live import LiveModel
@@ -43,7 +44,7 @@ class Server:
             {name: lambda name=name: self.batchers[name].depth for name in ("recommend", "single", "events")}
         )
         bounds = {"queue_size": settings.queue_size, "deadline_s": settings.deadline_s}
-        self.recommend: Batcher[Ask, list[tuple[Any, float]]] = Batcher(
+        self.recommend: Batcher[Ask, Recommendations] = Batcher(
             answer_all,
             self._model_thread,
             batch_size=settings.batch_size,

@@ -31,9 +31,9 @@ def way(request, monkeypatch) -> str:
 def random_table(num_items: int, dim: int = 16, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
     """Weights, some items' ten times as long as others', and biases as large as their scores."""
     random = np.random.default_rng(seed)
-    lengths = random.lognormal(-2, 0.7, (num_items + 2, 1))
-    weights = torch.from_numpy(random.normal(size=(num_items + 2, dim)) * lengths).float()
-    return weights, torch.from_numpy(random.normal(size=num_items + 2)).float()
+    lengths = random.lognormal(-2, 0.7, (num_items + 1, 1))
+    weights = torch.from_numpy(random.normal(size=(num_items + 1, dim)) * lengths).float()
+    return weights, torch.from_numpy(random.normal(size=num_items + 1)).float()
 
 
 def random_states(rows: int, dim: int = 16, seed: int = 0) -> torch.Tensor:
@@ -51,7 +51,7 @@ def nothing(rows: int) -> SequenceStore:
 
 def exact_scores(states: torch.Tensor, weights: torch.Tensor, biases: torch.Tensor) -> torch.Tensor:
     """float64 (B, V + 1), padding last of all."""
-    scores = states.double() @ weights[:-1].double().T + biases[:-1].double()
+    scores = states.double() @ weights.double().T + biases.double()
     scores[:, 0] = -torch.inf
     return scores
 
@@ -105,11 +105,11 @@ def test_items_of_the_same_weights_tie_wherever_they_stand(way):
 
 
 def test_a_catalogue_without_differences_is_named_in_order(way):
-    table = ItemIndex(torch.zeros(2002, 4), torch.zeros(2002))
+    table = ItemIndex(torch.zeros(2001, 4), torch.zeros(2001))
     assert table.search(torch.ones(2, 4), 3, store([[2], []])).numbers.tolist() == [[1, 3, 4], [1, 2, 3]]
 
 
-def test_neither_padding_nor_mask_is_ever_named(way):
+def test_padding_is_never_named(way):
     weights, biases = random_table(2000)
     biases[[0, -1]] = 1000.0
     numbers = ItemIndex(weights, biases).search(random_states(3), 20, nothing(3)).numbers
@@ -205,7 +205,7 @@ def test_items_that_gain_are_ranked_by_what_they_are_raised_to(way, known, count
 
 
 def test_what_gains_most_leads_a_catalogue_without_differences(way):
-    table = ItemIndex(torch.zeros(2002, 4), torch.zeros(2002))
+    table = ItemIndex(torch.zeros(2001, 4), torch.zeros(2001))
     boosts = Boosts(
         np.array([0, 1, 2, 2]), np.array([900, 1600, 2, 7]), np.log([0.1, 0.2, 0.3, 0.4]).astype(np.float32)
     )
@@ -281,9 +281,9 @@ def test_most_answers_are_proven_by_their_bounds(way, monkeypatch, boosts):
 
 def test_int8_is_within_half_a_step_of_the_weights():
     weights, biases = random_table(999)
-    rough = QuantizedTable.of(weights[:-1], biases[:-1])
+    rough = QuantizedTable.of(weights, biases)
     steps = rough.scales.repeat_interleave(blocks.GROUP)[:1000, None]
-    assert ((rough.weights[:1000] * steps - weights[:-1]).abs() <= steps * 0.5001).all()
+    assert ((rough.weights[:1000] * steps - weights).abs() <= steps * 0.5001).all()
     assert not rough.weights[1000:].any()
 
 

@@ -1,7 +1,11 @@
-"""States -> the best items of each query: transitions blended in, candidates and exclusions applied."""
+"""Queries in numbers -> the best items of each: states, transitions blended in, candidates, the popularity fallback.
+
+B queries, k the most items that one of them asks for, D hidden_dim, V items.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -9,13 +13,97 @@ import torch
 from torch import Tensor
 
 from corerec.basic.transitions import TransitionModel
-from corerec.data.sequences import last_items
-from corerec.queries import QueryBatch
+from corerec.data.sequences import SequenceStore, last_items
+from corerec.engines.bert4rec.config import MASK
+from corerec.engines.bert4rec.encoding import blank_states, encode
+from corerec.engines.bert4rec.fitted import FittedModel
+from corerec.queries import Basis, ItemId, QueryBatch, Recommendations, ids_of
 from corerec.retrieval.item_index import ItemIndex
 
 
 class Answers(NamedTuple):
-    """The best items of B queries; k is the most that one of them asks for.
+    """The best items of B queries, in numbers.
+
+    `numbers` int64 (B, k), best first, 0 from the place on where a row has ended; `probabilities` float (B, k), NaN
+    where they were not wanted; `has_history` bool (B,), False where popularity answered.
+    """
+
+    numbers: np.ndarray
+    probabilities: np.ndarray
+    has_history: np.ndarray
+
+    def recommendations(
+        self, model: FittedModel, unknown_items: Sequence[list[ItemId]] = (), user_ids: Sequence[ItemId] = ()
+    ) -> list[Recommendations]:
+        """The same in ids, one value a query."""
+        rows, scores = ids_of(self.numbers, model.items), self.probabilities.tolist()
+        bases: list[Basis] = ["history" if has else "popularity" for has in self.has_history.tolist()]
+        return [
+            Recommendations(
+                row,
+                scores[at][: len(row)],
+                bases[at],
+                unknown_items[at] if unknown_items else [],
+                user_ids[at] if len(user_ids) else None,
+            )
+            for at, row in enumerate(rows)
+        ]
+
+
+def answer(model: FittedModel, batch: QueryBatch, *, with_scores: bool = True) -> Answers:
+    """The best items of each query: by the model, or by popularity where there is no history."""
+    has_history = batch.histories.lengths > 0
+    if has_history.all():
+        return Answers(*_answer_by_model(model, batch, with_scores), has_history)
+    numbers = np.zeros((len(batch), max(1, min(int(batch.top_k.max(initial=1)), len(model.items)))), np.int64)
+    probabilities = np.zeros(numbers.shape)
+    for rows, part in (
+        (np.flatnonzero(has_history), lambda some: _answer_by_model(model, some, with_scores)),
+        (np.flatnonzero(~has_history), model.popularity.answer),
+    ):
+        if len(rows):
+            found, chances = part(batch.select(rows))
+            numbers[rows, : found.shape[1]], probabilities[rows, : found.shape[1]] = found, chances
+    return Answers(numbers, probabilities, has_history)
+
+
+def _answer_by_model(model: FittedModel, batch: QueryBatch, with_scores: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Numbers and probabilities (B, k); new states are kept for the users' next query."""
+    states, normalizers = encode(model.network, model.states, batch.users, batch.histories)
+    on_device = torch.from_numpy(states).to(model.network.device)
+    best = rank_states(
+        model.index, on_device, batch, normalizers, with_normalizers=with_scores, transitions=model.transitions
+    )
+    new = np.flatnonzero(np.isnan(normalizers))
+    model.states.keep(batch.users[new], batch.histories.lengths[new], states[new], best.log_normalizers[new])
+    return best.numbers, best.probabilities
+
+
+def fill_blanks(
+    model: FittedModel, numbers: np.ndarray, top_k: int, *, exclude_seen: bool, with_scores: bool
+) -> Answers:
+    """The best items of each blank of one sequence, seen from both sides, by the network alone.
+
+    Args:
+        numbers: int64 (L,), item numbers, MASK at each blank. Of a sequence longer than max_seq_len, each blank is
+            asked from the events around it.
+    """
+    blanks, longest = np.flatnonzero(numbers == MASK), model.config.max_seq_len
+    if len(numbers) <= longest:
+        states = blank_states(model.network, numbers, blanks)
+    else:
+        starts = np.clip(blanks - longest // 2, 0, len(numbers) - longest)
+        around = zip(starts, blanks, strict=True)
+        states = torch.cat([blank_states(model.network, numbers[at : at + longest], [it - at]) for at, it in around])
+    seen = numbers[numbers != MASK] if exclude_seen else numbers[:0]
+    excluded = SequenceStore.from_lists([seen] * len(blanks))
+    batch, unknown = QueryBatch.of(excluded, excluded, top_k), np.full(len(blanks), np.nan, np.float32)
+    best = rank_states(model.index, states, batch, unknown, with_normalizers=with_scores)
+    return Answers(best.numbers, best.probabilities, np.ones(len(blanks), bool))
+
+
+class RankedItems(NamedTuple):
+    """The best items of B states.
 
     `numbers` int64 (B, k), best first, 0 from the place on where a row has ended; `scores` float32 (B, k), which are
     log-probabilities once `log_normalizers`, float32 (B,), are taken off; NaN among these where they were not needed.
@@ -32,7 +120,7 @@ class Answers(NamedTuple):
         return np.exp(self.scores - self.log_normalizers[:, None])
 
 
-def answer(
+def rank_states(
     index: ItemIndex,
     states: Tensor,
     batch: QueryBatch,
@@ -40,15 +128,15 @@ def answer(
     *,
     with_normalizers: bool = True,
     transitions: TransitionModel | None = None,
-) -> Answers:
-    """The best items for each query; those with the same candidates, or none, are ranked together.
+) -> RankedItems:
+    """The best items of each state; queries with the same candidates, or none, are ranked together.
 
     Args:
-        states: float32 (B, D), on the table's device.
+        states: float32 (B, D), on the index's device.
         log_normalizers: float32 (B,), NaN where not known.
         with_normalizers: compute those that are not known.
-        transitions: blend these in; needs the totals of the queries whose last item has any. None asks the network
-            alone.
+        transitions: blend these in; needs the normalizers of the queries whose last item has any. None asks the
+            network alone.
     """
     last = last_items(batch.histories)
     weights = np.zeros(len(batch)) if transitions is None else transitions.weights(batch.histories.lengths, last)
@@ -81,7 +169,7 @@ def answer(
     if transitions is not None:
         scores += np.log1p(-weights)[:, None]  # the network's part of the mixture
     numbers[np.arange(width) >= batch.top_k[:, None]] = 0
-    return Answers(numbers, scores, log_normalizers)
+    return RankedItems(numbers, scores, log_normalizers)
 
 
 def _alike(batch: QueryBatch, lacking: np.ndarray) -> list[tuple[np.ndarray | slice, np.ndarray | None]]:

@@ -83,12 +83,22 @@ def pad(items: np.ndarray, starts: np.ndarray, ends: np.ndarray, width: int | No
 
 
 def epoch_batches(
-    store: SequenceStore, max_seq_len: int, batch_size: int, whole_history: bool, random: np.random.Generator
+    store: SequenceStore,
+    max_seq_len: int,
+    batch_size: int,
+    whole_history: bool,
+    random: np.random.Generator,
+    first: int = 0,
 ) -> Iterator[Tensor]:
-    """One pass over the store in batches of `batch_size` windows: int64 (B, L), left-padded with 0."""
+    """One pass over the store in batches of `batch_size` windows: int64 (B, L), left-padded with 0.
+
+    Args:
+        first: batches to leave out at the start, as those were done before.
+    """
     starts, ends = windows(store.offsets, max_seq_len, whole_history, random)
-    for chosen in batch_order(ends - starts, batch_size, random):
-        width = rounded_length(int((ends - starts)[chosen].max()), max_seq_len)
+    lengths = ends - starts
+    for chosen in batch_order(lengths, batch_size, random)[first:]:
+        width = rounded_length(int(lengths[chosen].max()), max_seq_len)
         yield pad(store.items, starts[chosen], ends[chosen], width)
 
 

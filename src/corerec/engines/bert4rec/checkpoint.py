@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 
@@ -16,77 +16,66 @@ from safetensors.torch import save as to_bytes
 
 from corerec.basic.rating_model import RatingModel
 from corerec.basic.transitions import TransitionModel
+from corerec.data.histories import Histories
 from corerec.data.sequences import SequenceStore
 from corerec.data.vocabulary import Vocabulary
 from corerec.engines.bert4rec.config import ModelConfig, TrainConfig
-from corerec.engines.bert4rec.model import Bert4RecNetwork
-from corerec.engines.bert4rec.training import build_network
+from corerec.engines.bert4rec.fitted import FittedModel
+from corerec.engines.bert4rec.training import EpochResult, build_network
 from corerec.errors import CheckpointError, ConfigError, DataError
 
 FORMAT = "corerec.bert4rec"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 SAVABLE_IDS = (str, int, float, bool)
 
 
-@dataclass(frozen=True)
-class Checkpoint:
-    """All that a fitted model is.
-
-    `users` and `histories`, one row a user with what was observed since, are None when histories were left out.
-    `ratings` is None for a log without any.
-    """
-
-    name: str
-    network: Bert4RecNetwork
-    train_config: TrainConfig
-    items: Vocabulary
-    transitions: TransitionModel
-    users: Vocabulary | None
-    histories: SequenceStore | None
-    ratings: RatingModel | None
-
-
-def save(checkpoint: Checkpoint, path: str | os.PathLike[str]) -> None:
+def save(model: FittedModel, path: str | os.PathLike[str], *, name: str, histories: bool = True) -> None:
     """Write the file whole or not at all: beside its place first, then renamed into it.
 
+    Args:
+        name: what the model calls itself.
+        histories: False leaves the users and their events out.
     Raises:
         DataError: an id is neither text nor a number.
     """
     path = Path(path)
-    tensors = {f"network.{name}": tensor for name, tensor in checkpoint.network.state_dict().items()}
-    tensors |= _vocabulary_tensors(checkpoint.items)
-    tensors["item_counts"] = torch.from_numpy(checkpoint.transitions.item_counts)
-    tensors |= {f"transitions.{field}": array for field, array in checkpoint.transitions.tensors().items()}
-    if checkpoint.users is not None and checkpoint.histories is not None:
-        tensors |= _vocabulary_tensors(checkpoint.users)
-        for field, array in vars(checkpoint.histories).items():
+    tensors = {f"network.{key}": tensor for key, tensor in model.network.state_dict().items()}
+    tensors |= _vocabulary_tensors(model.items)
+    tensors["item_counts"] = torch.from_numpy(model.transitions.item_counts)
+    tensors |= {f"transitions.{field}": array for field, array in model.transitions.tensors().items()}
+    if histories and model.histories is not None:
+        users, store = model.histories.snapshot()
+        tensors |= _vocabulary_tensors(users)
+        for field, array in vars(store).items():
             if array is not None:
                 tensors[f"histories.{field}"] = torch.from_numpy(np.ascontiguousarray(array))
-    if checkpoint.ratings is not None:
-        tensors |= {f"ratings.{field}": array for field, array in checkpoint.ratings.tensors().items()}
+    if model.ratings is not None:
+        tensors |= {f"ratings.{field}": array for field, array in model.ratings.tensors().items()}
     about = {
         "format": FORMAT,
         "format_version": str(FORMAT_VERSION),
         "corerec_version": metadata.version("corerec-bert4rec"),
-        "name": checkpoint.name,
-        "model_config": json.dumps(asdict(checkpoint.network.config)),
-        "train_config": json.dumps(asdict(checkpoint.train_config)),
+        "name": name,
+        "fitted_at": model.fitted_at,
+        "model_config": json.dumps(asdict(model.config)),
+        "train_config": json.dumps(asdict(model.train_config)),
+        "training_log": json.dumps([asdict(result) for result in model.training_log]),
     }
     if not path.parent.is_dir():
         raise FileNotFoundError(f"cannot save to {path}: the folder {path.parent} does not exist; create it first")
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
         unfinished = Path(folder, "model")
         # Not safetensors' own save_file: its files can be read by nobody but their owner.
-        unfinished.write_bytes(to_bytes({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, about))
+        unfinished.write_bytes(to_bytes({key: t.detach().cpu().contiguous() for key, t in tensors.items()}, about))
         os.replace(unfinished, path)
 
 
-def load(path: str | os.PathLike[str]) -> Checkpoint:
-    """Read what `save` wrote, onto the CPU.
+def load(path: str | os.PathLike[str], device: torch.device | str = "cpu") -> FittedModel:
+    """Read what `save` wrote. No random weight is drawn: the network is built without memory, and filled.
 
     Raises:
         FileNotFoundError: there is no such file.
-        CheckpointError: the file is cut short, is no model of ours, or was written by a newer format.
+        CheckpointError: the file is cut short, is no model of ours, or was written by another format.
     """
     path = Path(path)
     if not path.exists():
@@ -95,33 +84,28 @@ def load(path: str | os.PathLike[str]) -> Checkpoint:
         with safe_open(path, framework="pt") as file:
             about = file.metadata() or {}
             _check_format(path, about)
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        shape = json.loads(about["model_config"])
-        dropout = {"dropout": shape.pop("dropout")} if "dropout" in shape else {}  # format 1 had it here
-        config = ModelConfig(**shape)
-        network = build_network(config, seed=0)
-        network.load_state_dict(_part(tensors, "network."))
-        network.eval()
+            # Copies: the file may be replaced, and aligned memory gives the same sums as before saving.
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+        config = ModelConfig(**json.loads(about["model_config"]))
+        network = build_network(config, seed=None)
+        network.load_state_dict(_part(tensors, "network."), assign=True)
         stored = {field: tensor.numpy() for field, tensor in _part(tensors, "histories.").items()}
-        users, histories = (_vocabulary(tensors, "user"), SequenceStore(**stored)) if stored else (None, None)
-        items = _vocabulary(tensors, "item")
-        if "item_counts" not in tensors and histories is not None:  # not in the first files
-            tensors["item_counts"] = torch.from_numpy(histories.item_counts(len(items)))
-        counts = tensors["item_counts"].numpy()
-        if not len(items) == len(counts) - 1 == config.num_items:
-            raise ValueError(f"{len(items):,} items, counts of {len(counts) - 1:,}, weights of {config.num_items:,}")
-        if users is not None and histories is not None and len(users) != len(histories):
-            raise ValueError(f"{len(users):,} users and {len(histories):,} histories")
-        train_config = TrainConfig(**(dropout | json.loads(about["train_config"])))
-        followed = _part(tensors, "transitions.")
-        # Not in the first files.
-        transitions = TransitionModel.of_tensors(followed, counts) if followed else TransitionModel.none(counts)
+        histories = Histories(SequenceStore(**stored), _vocabulary(tensors, "user")) if stored else None
         rated = _part(tensors, "ratings.")
-        ratings = RatingModel.of(rated, config.num_items) if rated else None
-        return Checkpoint(about["name"], network, train_config, items, transitions, users, histories, ratings)
+        return FittedModel(
+            about["name"],
+            network.to(device),
+            TrainConfig(**json.loads(about["train_config"])),
+            _vocabulary(tensors, "item"),
+            TransitionModel.of_tensors(_part(tensors, "transitions."), tensors["item_counts"].numpy()),
+            histories,
+            RatingModel.of(rated, config.num_items) if rated else None,
+            tuple(EpochResult(**result) for result in json.loads(about["training_log"])),
+            about["fitted_at"],
+        )
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path} is not a saved Bert4Rec model: {_what_it_is(path)} ({error})") from None
-    except (KeyError, TypeError, ValueError, RuntimeError, ConfigError) as error:
+    except (KeyError, TypeError, ValueError, RuntimeError, ConfigError, AssertionError) as error:
         if isinstance(error, CheckpointError):
             raise
         raise CheckpointError(f"{path} does not hold together as a Bert4Rec model ({error}); save it again") from None
@@ -138,10 +122,12 @@ def _check_format(path: Path, about: dict[str, str]) -> None:
             f"{path} is a safetensors file, but not a saved Bert4Rec model (its format says {about.get('format')!r})"
         )
     version = about.get("format_version", "")
-    if not version.isdigit() or int(version) > FORMAT_VERSION:
+    if version != str(FORMAT_VERSION):
+        is_older = version.isdigit() and int(version) < FORMAT_VERSION
         raise CheckpointError(
             f"{path} has format version {version}, written by corerec-bert4rec {about.get('corerec_version')}; this "
-            f"one reads up to {FORMAT_VERSION}: pip install --upgrade corerec-bert4rec"
+            f"version reads format {FORMAT_VERSION}: "
+            + ("fit the model again" if is_older else "install a newer corerec-bert4rec")
         )
 
 

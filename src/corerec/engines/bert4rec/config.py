@@ -2,10 +2,41 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+import math
+import numbers
+from dataclasses import dataclass, fields
+from typing import Any, Literal
+
+import numpy as np
 
 from corerec.errors import ConfigError
+
+MASK = -1  # stands for a hidden item; item numbers run 1..V, and 0 is padding
+
+
+def _check_types(config: Any) -> None:
+    """Make plain numbers of NumPy's, and refuse what a field cannot hold, such as 1.5 epochs.
+
+    Raises:
+        ConfigError: a value is of another type than its field.
+    """
+    for field in fields(config):
+        value, kind = getattr(config, field.name), str(field.type)
+        if value is None and "None" in kind:
+            continue
+        if kind.startswith("int") and isinstance(value, numbers.Integral) and not isinstance(value, bool):
+            plain: Any = int(value)
+        elif kind.startswith("float") and isinstance(value, numbers.Real) and not isinstance(value, bool):
+            plain = value if type(value) in (int, float) else float(value)
+            _require(math.isfinite(plain), f"{field.name} must be a finite number, not {value!r}")
+        elif kind == "bool" and isinstance(value, bool | np.bool_):
+            plain = bool(value)
+        elif kind.startswith("Literal") and isinstance(value, str):
+            plain = value
+        else:
+            wanted = {"i": "a whole number", "f": "a number", "b": "True or False", "L": "text"}[kind[0]]
+            raise ConfigError(f"{field.name} must be {wanted}, not {value!r}")
+        object.__setattr__(config, field.name, plain)
 
 
 def _require(holds: bool, message: str) -> None:
@@ -33,6 +64,7 @@ class ModelConfig:
     """Position embeddings: trained, or the fixed sines of Vaswani et al. 2017."""
 
     def __post_init__(self) -> None:
+        _check_types(self)
         for name in ("num_items", "hidden_dim", "num_layers", "num_heads"):
             _require(getattr(self, name) >= 1, f"{name} must be at least 1, not {getattr(self, name)}")
         _require(self.max_seq_len >= 2, f"max_seq_len must be at least 2 (an event, a blank), not {self.max_seq_len}")
@@ -52,11 +84,6 @@ class ModelConfig:
             self.positions == "learned" or self.hidden_dim % 2 == 0,
             f"sinusoidal positions need an even hidden_dim, not {self.hidden_dim}",
         )
-
-    @property
-    def mask_number(self) -> int:
-        """The number that stands for a hidden item."""
-        return self.num_items + 1
 
 
 @dataclass(frozen=True)
@@ -93,7 +120,7 @@ class TrainConfig:
     users have 50 events or more on average; with fewer, all of it, since a short history asks little in a cloze."""
     whole_history: bool = True
     """Windows over all of a longer history; False trains on its newest max_seq_len events only."""
-    negatives: int | None = None
+    num_negatives: int | None = None
     """Items, besides the answers of its step, that an answer competes with in the loss, drawn anew each step. None: the
     whole catalogue up to 20,000 items, 2,048 above."""
     bfloat16: bool = True
@@ -104,13 +131,14 @@ class TrainConfig:
     """Decides initial weights, order, masks and dropout; the same seed, data and thread count give the same weights."""
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "negatives"):
+        _check_types(self)
+        for name in ("epochs", "batch_size", "num_negatives"):
             value = getattr(self, name)
             _require(value is None or value >= 1, f"{name} must be at least 1, not {value}")
         for name in ("learning_rate", "gradient_clip"):
             _require(getattr(self, name) > 0, f"{name} must be above 0, not {getattr(self, name)}")
         _require(self.weight_decay >= 0, f"weight_decay must not be negative, and is {self.weight_decay}")
-        for name in ("warmup_steps", "ema_steps", "patience"):
+        for name in ("warmup_steps", "ema_steps", "patience", "seed"):
             value = getattr(self, name)
             _require(value is None or value >= 0, f"{name} must not be negative, and is {value}")
         _require(self.dropout is None or 0 <= self.dropout < 1, f"dropout must be in [0, 1), not {self.dropout}")

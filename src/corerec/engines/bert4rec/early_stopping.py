@@ -2,28 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterator
+from dataclasses import replace
 
 from corerec.data.splitting import Holdout
 from corerec.engines.bert4rec.encoding import NetworkScorer
-from corerec.engines.bert4rec.model import Bert4RecNetwork
 from corerec.engines.bert4rec.plan import TrainPlan
 from corerec.engines.bert4rec.training import EpochResult, StepResult
+from corerec.engines.bert4rec.training_state import BestEpoch, TrainingState
 from corerec.evaluation.evaluate import evaluate
 
 
 def train_with_early_stopping(
-    network: Bert4RecNetwork, results: Iterable[TrainPlan | StepResult | EpochResult], valid: Holdout, patience: int
-) -> None:
-    """Train until `patience` epochs brought no better validation NDCG@10; leaves the best weights in the network."""
-    best, best_epoch, weights = -1.0, 0, {}
-    for result in results:
-        if not isinstance(result, EpochResult):
-            continue
-        score = evaluate(NetworkScorer(network), valid).value("NDCG", 10)
-        if score > best:
-            best, best_epoch = score, result.epoch
-            weights = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-        elif result.epoch - best_epoch >= patience:
-            break
-    network.load_state_dict(weights)
+    state: TrainingState,
+    results: Iterator[TrainPlan | StepResult | EpochResult],
+    valid: Holdout,
+    patience: int,
+) -> Iterator[TrainPlan | StepResult | EpochResult]:
+    """Pass training results on, each EpochResult with its validation NDCG@10, until none was better for `patience`.
+
+    The network is left with the weights of the best epoch, wherever the caller stops.
+    """
+    try:
+        for result in results:
+            if not isinstance(result, EpochResult):
+                yield result
+                continue
+            score = evaluate(NetworkScorer(state.network), valid).value("NDCG", 10)
+            is_best = state.best is None or score > state.best.score
+            if is_best:
+                weights = {name: tensor.clone() for name, tensor in state.network.state_dict().items()}
+                state.best = BestEpoch(result.epoch, score, weights)
+            yield replace(result, ndcg=score, is_best=is_best)
+            assert state.best is not None
+            if result.epoch - state.best.epoch >= patience:
+                break
+    finally:
+        if state.best is not None:
+            state.ema.use_average()
+            state.network.load_state_dict(state.best.weights)

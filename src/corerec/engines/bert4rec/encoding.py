@@ -14,6 +14,7 @@ from torch import Tensor
 from corerec.basic.transitions import TransitionModel
 from corerec.data.sequences import SequenceStore
 from corerec.engines.bert4rec.batches import pad, rounded_lengths
+from corerec.engines.bert4rec.config import MASK
 from corerec.engines.bert4rec.model import Bert4RecNetwork
 from corerec.engines.bert4rec.state_cache import StateCache
 
@@ -32,7 +33,7 @@ def next_states(network: Bert4RecNetwork, histories: SequenceStore) -> Tensor:
     """
     if network.training:  # eval() visits every module: a fifth of a short history's time
         network.eval()
-    device = network.item_embedding.weight.device
+    device = network.device
     recent = histories.last(network.config.max_seq_len - 1)
     states = torch.empty(len(recent), network.config.hidden_dim, device=device)
     if recent.num_events > PLACES_AT_ONCE:
@@ -46,7 +47,7 @@ def next_states(network: Bert4RecNetwork, histories: SequenceStore) -> Tensor:
         count = max(1, int(np.searchsorted(area, PLACES_AT_ONCE, side="right")))
         rows = by_length[first : first + count]
         items = pad(recent.items, recent.offsets[rows], recent.offsets[rows + 1], widths[first + count - 1] - 1)
-        blank = torch.full((len(rows), 1), network.config.mask_number)
+        blank = torch.full((len(rows), 1), MASK)
         inputs = torch.cat([items, blank], dim=1).to(device)
         positions = torch.full((len(rows), 1), inputs.shape[1] - 1, device=device)
         states[torch.from_numpy(rows).to(device)] = network(inputs, positions)[:, 0].float()
@@ -63,7 +64,7 @@ def _keep_freed_memory() -> None:
     torch.empty(KEPT_BYTES, dtype=torch.uint8)
 
 
-def cached_states(
+def encode(
     network: Bert4RecNetwork, cache: StateCache, users: np.ndarray, histories: SequenceStore
 ) -> tuple[np.ndarray, np.ndarray]:
     """The states of users' histories: those kept, and the others computed together.
@@ -71,7 +72,7 @@ def cached_states(
     Args:
         users: int64 (B,), whose histories they are; 0 for nobody's.
     Returns:
-        states, float32 (B, D); log totals, float32 (B,), NaN where not known. `cache.keep` takes the new ones in.
+        states, float32 (B, D); log normalizers, float32 (B,), NaN where not known. `cache.keep` takes the new ones in.
     """
     found, kept_states, kept_totals = cache.get_many(users, histories.lengths)
     states = np.empty((len(users), network.config.hidden_dim), np.float32)
@@ -90,19 +91,19 @@ def blank_states(network: Bert4RecNetwork, items: np.ndarray, positions: Sequenc
     """The hidden states at some places of one sequence, float32 (places, D).
 
     Args:
-        items: int64 (L,), L at most max_seq_len, the mask number at each blank.
+        items: int64 (L,), L at most max_seq_len, MASK at each blank.
         positions: the places, 0..L - 1.
     """
     if network.training:  # eval() visits every module: a fifth of a short history's time
         network.eval()
-    device = network.item_embedding.weight.device
+    device = network.device
     return network(torch.from_numpy(items)[None].to(device), torch.tensor(positions)[None].to(device))[0].float()
 
 
 @torch.no_grad()
 def score_states(network: Bert4RecNetwork, states: Tensor) -> Tensor:
     """float32 (B, D) -> (B, V + 1): log-probability of each item number up to a constant; column 0 is padding."""
-    return torch.addmm(network.item_bias[:-1], states, network.item_embedding.weight[:-1].T)
+    return torch.addmm(network.item_bias, states, network.item_vectors().T)
 
 
 class NetworkScorer:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from corerec.data.sequences import SequenceStore
+from corerec.engines.bert4rec.config import MASK
 from corerec.engines.bert4rec.encoding import next_states
 from corerec.engines.bert4rec.model import Bert4RecNetwork
 from corerec.retrieval.item_index import ItemIndex
@@ -65,11 +66,11 @@ def event_weights(
     read = np.flatnonzero(numbers > 0)[-(network.config.max_seq_len - 1) :]
     hidden = np.arange(0 if newest is None else max(0, len(read) - newest), len(read))
     variants = np.tile(numbers[read], (len(hidden) + 1, 1))  # the last row hides nothing
-    variants[np.arange(len(hidden)), hidden] = network.config.mask_number
+    variants[np.arange(len(hidden)), hidden] = MASK
     states = next_states(network, SequenceStore(variants.ravel(), np.arange(len(variants) + 1) * len(read)))
     chosen = torch.as_tensor(np.asarray(items, np.int64), device=states.device)
-    scores = torch.addmm(network.item_bias[chosen], states, network.item_embedding.weight[chosen].T)
-    totals = ItemIndex(network.item_embedding.weight, network.item_bias).log_normalizers(states)
+    scores = torch.addmm(network.item_bias[chosen], states, network.item_vectors(chosen).T)
+    totals = ItemIndex(network.item_vectors(), network.item_bias).log_normalizers(states)
     log_probabilities = (scores - totals[:, None]).T.cpu().numpy()  # (K, hidden + 1)
     weights = np.zeros((len(chosen), len(numbers)), np.float32)
     weights[:, numbers == 0] = weights[:, read] = np.nan

@@ -23,10 +23,10 @@ from torch import Tensor, nn
 
 from corerec.basic.transitions import UNCERTAINTY_EXPONENT, TransitionModel
 from corerec.engines.bert4rec.checkpoint import writable_ids
-from corerec.engines.bert4rec.config import ModelConfig
+from corerec.engines.bert4rec.config import MASK, ModelConfig
 from corerec.engines.bert4rec.model import Bert4RecNetwork
 from corerec.engines.bert4rec.recommender import Bert4Rec
-from corerec.engines.bert4rec.training import build_network
+from corerec.engines.bert4rec.training import copy_of
 from corerec.errors import DataError, MissingPackageError
 
 FORMAT = "corerec.bert4rec.onnx"
@@ -105,9 +105,9 @@ class NextItem(nn.Module):
         """
         super().__init__()
         self.network = network
-        # Padding and the mask are no items: they never rank, and count for nothing in the softmax.
+        # Padding is no item: it never ranks, and counts for nothing in the softmax.
         bias = network.item_bias.detach().clone()
-        bias[[0, -1]] = -torch.inf
+        bias[0] = -torch.inf
         self.register_buffer("item_bias", bias)
         self.register_buffer("without_history", without_history)
         for name, table in zip(("transitions", "shares"), transitions.pad(), strict=True):
@@ -118,11 +118,11 @@ class NextItem(nn.Module):
     def forward(self, histories: Tensor) -> Tensor:
         """int64 (B, L), left-padded with 0 -> float32 (B, V + 1), log-probabilities."""
         network = self.network
-        blank = histories.new_full((histories.shape[0], 1), network.config.mask_number)
+        blank = histories.new_full((histories.shape[0], 1), MASK)
         items = torch.cat([histories[:, -(network.config.max_seq_len - 1) :], blank], dim=1)
         state = network(items, torch.full_like(blank, items.shape[1] - 1))[:, 0]  # (B, D)
-        scores = F.linear(state, network.item_embedding.weight, self.item_bias)  # (B, V + 2)
-        logs = self._blended(scores.log_softmax(1)[:, :-1], histories)
+        scores = F.linear(state, network.item_vectors(), self.item_bias)  # (B, V + 1)
+        logs = self._blended(scores.log_softmax(1), histories)
         has_items = (items != 0).sum(1, keepdim=True) > 1  # besides the blank
         return torch.where(has_items, logs, self.without_history)
 
@@ -151,8 +151,7 @@ def _without_history(model: Bert4Rec) -> Tensor:
 
 def _traced(network: Bert4RecNetwork, without_history: Tensor, transitions: TransitionModel) -> torch.onnx.ONNXProgram:
     # A copy on the CPU: others may be asking the network meanwhile, or it may live on a GPU.
-    copy = build_network(network.config, seed=0)
-    copy.load_state_dict(network.state_dict())
+    copy = copy_of(network).cpu()
     example = torch.ones(2, 3, dtype=torch.int64)  # neither axis 1, which would be taken for a constant
     axes = {0: torch.export.Dim("batch"), 1: torch.export.Dim("length", min=0)}
     with _without_notes_to_torch_itself():

@@ -1,19 +1,21 @@
 """The whole network, read top to bottom: embeddings, blocks, head, and the loss.
 
-B batch, L sequence length, M places to predict, D hidden_dim, H heads, V items; item numbers run 0..V + 1
-(0 padding, V + 1 mask). Sequences are left-padded, and positions count back from the end, so the newest event
-always has the same one.
+B batch, L sequence length, M positions to predict, D hidden_dim, H heads, V items. Item numbers run 0..V, where 0 is
+padding; MASK (-1) stands for a hidden item. Sequences are left-padded, and positions count back from the end, so the
+newest event always has the same one.
 """
 
 from __future__ import annotations
 
 import math
+from functools import cache
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from corerec.engines.bert4rec.config import ModelConfig
+from corerec.engines.bert4rec.config import MASK, ModelConfig
 from corerec.engines.bert4rec.loss import ChunkedCrossEntropy, SampledItems
 from corerec.kernels import linear
 
@@ -22,22 +24,20 @@ class Bert4RecNetwork(nn.Module):
     """Item and position embeddings, bidirectional pre-norm blocks, and a head tied to the item embeddings.
 
     Source: Sun et al. 2019, arXiv:1904.06690, with the norm before each branch (Xiong et al. 2020), which trains at
-    higher rates.
+    higher rates. The mask has a vector of its own outside the item table, so the table can grow.
     """
 
-    def __init__(self, config: ModelConfig, generator: torch.Generator) -> None:
-        """Args:
-        generator: a CPU generator; decides the initial weights and, later, dropout.
-        """
+    def __init__(self, config: ModelConfig) -> None:
+        """Allocates the weights; `initialise` or `load_state_dict` fills them."""
         super().__init__()
         self.config = config
         dim = config.hidden_dim
-        self.item_embedding = nn.Embedding(config.num_items + 2, dim, padding_idx=0)
+        self.item_embedding = nn.Parameter(torch.empty(config.num_items + 1, dim))
+        self.item_bias = nn.Parameter(torch.empty(config.num_items + 1))
+        self.mask_embedding = nn.Parameter(torch.empty(1, dim))
         if config.positions == "learned":
             self.position_embedding = nn.Parameter(torch.empty(config.max_seq_len, dim))
-        else:
-            self.register_buffer("position_embedding", sinusoids(config.max_seq_len, dim), persistent=False)
-        self.dropout = Dropout(0.0, generator)  # `train_epochs` sets how much
+        self.dropout = Dropout()  # training sets how much
         self.embedding_norm = nn.LayerNorm(dim)
         self.blocks = nn.ModuleList(
             Block(dim, config.num_heads, config.feedforward_dim or 4 * dim, self.dropout)
@@ -45,64 +45,90 @@ class Bert4RecNetwork(nn.Module):
         )
         self.head = Linear(dim, dim)
         self.head_norm = nn.LayerNorm(dim)
-        self.item_bias = nn.Parameter(torch.zeros(config.num_items + 2))
-        self._initialise(generator)
 
-    def _initialise(self, generator: torch.Generator) -> None:
+    @torch.no_grad()
+    def initialise(self, generator: torch.Generator) -> Bert4RecNetwork:
+        """Draw the initial weights from a CPU generator; returns the network itself."""
         for name, parameter in self.named_parameters():
             if parameter.ndim == 2:
                 # Embeddings start small, as BERT's; matrices so that a branch keeps the scale of its input.
                 std = 0.02 if "embedding" in name else math.sqrt(2 / sum(parameter.shape))
                 nn.init.trunc_normal_(parameter, std=std, a=-3 * std, b=3 * std, generator=generator)
-            elif name.endswith("bias"):
-                nn.init.zeros_(parameter)
-        with torch.no_grad():
-            self.item_embedding.weight[0] = 0
+            else:
+                nn.init.constant_(parameter, 0.0 if name.endswith("bias") else 1.0)
+        self.item_embedding[0] = 0
+        return self
+
+    @property
+    def device(self) -> torch.device:
+        return self.item_embedding.device
 
     def forward(self, items: Tensor, positions: Tensor | None = None, *, causal: bool = False) -> Tensor:
-        """Hidden states at the places to predict.
+        """Hidden states at the positions to predict.
 
         Args:
-            items: int64 (B, L), L at most max_seq_len, left-padded with 0; the mask number hides an item.
-            positions: int64 (B, M), the places wanted, 0..L - 1; the last block computes nothing else. None: all L.
-            causal: let no place see what follows it (for next-item steps, which ask about all L; a cloze sees both
-                sides).
+            items: int64 (B, L), L at most max_seq_len, left-padded with 0; MASK hides an item.
+            positions: int64 (B, M), the positions wanted, 0..L - 1; the last block computes nothing else. None: all L.
+            causal: no position sees what follows it (next-item steps, which hide nothing and predict at all L); a
+                cloze sees both sides.
         Returns:
-            float (B, M, D), ready for `logits`; meaningless where a padding place was to predict.
+            float (B, M, D), ready for `logits`; meaningless at padding.
         """
         assert positions is None or not causal
         mask = attention_mask(items != 0, causal)
-        x = self.item_embedding(items) + self.position_embedding[-items.shape[1] :]  # (B, L, D)
+        x = self.embed(items, may_hide=not causal)  # (B, L, D)
+        x = x + self.position_vectors(items.shape[1])
         x = self.dropout(self.embedding_norm(x))
         for block in self.blocks[:-1]:
             x = block(x, mask)
         x = self.blocks[-1](x, mask, positions)  # (B, M, D)
         return self.head_norm(x + self.head(x, gelu=True))
 
-    def logits(self, hidden: Tensor) -> Tensor:
-        """float (..., D) -> (..., V + 2): one unnormalised log-probability for each item number."""
-        return F.linear(hidden, self.item_embedding.weight, self.item_bias)
+    def embed(self, items: Tensor, may_hide: bool = True) -> Tensor:
+        """Item numbers (or MASK, or 0) as vectors: int64 (...) -> float (..., D); padding is zeros."""
+        if not may_hide:
+            return self.item_vectors(items)
+        return self.item_vectors(items.clamp(min=0)) + (items == MASK)[..., None] * self.mask_embedding
 
-    def loss(self, hidden: Tensor, targets: Tensor, negatives: SampledItems | None = None) -> Tensor:
+    def item_vectors(self, items: Tensor | None = None) -> Tensor:
+        """The vectors of items: of all, float (V + 1, D), or of some numbers 0..V, int64 (...) -> (..., D).
+
+        The only place that knows where an item's vector comes from.
+        """
+        if items is None:
+            return self.item_embedding
+        return F.embedding(items, self.item_embedding, padding_idx=0)
+
+    def position_vectors(self, length: int) -> Tensor:
+        """float (L, D): the vectors of the newest `length` positions, oldest first."""
+        if self.config.positions == "learned":
+            return self.position_embedding[-length:]
+        return sinusoids(self.config.max_seq_len, self.config.hidden_dim, self.device)[-length:]
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """float (..., D) -> (..., V + 1): one unnormalised log-probability for each item number."""
+        return F.linear(hidden, self.item_vectors(), self.item_bias)
+
+    def loss(self, hidden: Tensor, targets: Tensor, sampled: SampledItems | None = None) -> Tensor:
         """Mean cross-entropy over the catalogue 1..V, the logits computed in chunks and never all held.
 
         Args:
             hidden: float (B, M, D), from `forward`.
-            targets: int64 (B, M), item numbers; IGNORE where a place does not count.
-            negatives: the only items to compete, every target among them; None means all.
+            targets: int64 (B, M), item numbers; IGNORE where a position does not count.
+            sampled: the only items to compete, every target among them; None means all.
         """
         wanted = targets.flatten()
-        if negatives is None:
-            weight, bias = self.item_embedding.weight[1:-1], self.item_bias[1:-1]
+        if sampled is None:
+            weight, bias = self.item_vectors()[1:], self.item_bias[1:]
             wanted = wanted - 1  # IGNORE, too, stays below 0
             own_log_q = None
         else:
-            weight = F.embedding(negatives.items, self.item_embedding.weight)
-            bias = self.item_bias[negatives.items] - negatives.log_q
+            weight = self.item_vectors(sampled.items)
+            bias = self.item_bias[sampled.items] - sampled.log_q
             place = torch.full_like(self.item_bias, -1, dtype=torch.int64)
-            place[negatives.items] = torch.arange(len(negatives.items), device=place.device)
+            place[sampled.items] = torch.arange(len(sampled.items), device=place.device)
             wanted = torch.where(wanted > 0, place[wanted.clamp(min=0)], -1)
-            own_log_q = negatives.log_q[wanted.clamp(min=0)]
+            own_log_q = sampled.log_q[wanted.clamp(min=0)]
         return ChunkedCrossEntropy.apply(hidden.flatten(0, 1), weight, bias, wanted, own_log_q)  # pyright: ignore[reportReturnType]
 
 
@@ -195,38 +221,54 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Te
     return scores.softmax(-1) @ value
 
 
-def sinusoids(length: int, dim: int) -> Tensor:
+@cache
+def sinusoids(length: int, dim: int, device: torch.device | None = None) -> Tensor:
     """float (length, dim): sin(p / 10000^(2i / dim)) and cos of the same, in turns (arXiv:1706.03762, 3.5)."""
     angles = torch.arange(length)[:, None] / 10000 ** (torch.arange(0, dim, 2) / dim)
-    return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1)
+    return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1).to(device)
 
 
 class Dropout(nn.Module):
     """Dropout that multiplies by a random stretch of ready-made noise.
 
-    A Bernoulli draw for each value costs a CPU as much as a block's matrix products. The noise here is drawn once,
-    from a generator of our own, and each call starts at another random place of it; `renew` draws it anew.
+    A Bernoulli draw for each value costs a CPU as much as a block's matrix products. The noise here is drawn once an
+    epoch, in blocks, and each call starts at another random place of it. `seed_epoch` and `seed_step` decide all, so
+    that a training that is resumed at a step drops the same values.
     """
 
-    LENGTH = 2**22
+    BLOCK = 2**22  # values of noise
 
-    def __init__(self, p: float, generator: torch.Generator) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.p = p
-        self.generator = generator
+        self.p = 0.0
+        self._noise_seed = 0
+        self._blocks: list[Tensor] = []  # bool, what is kept
         self._noise: dict[tuple[torch.device, torch.dtype], Tensor] = {}
+        self._starts = np.random.default_rng(0)
 
-    def renew(self) -> None:
-        """Forget the noise, so that the next call draws fresh."""
+    def seed_epoch(self, seed: np.random.SeedSequence) -> None:
+        """Forget the noise; that of this seed is drawn at the next call."""
+        self._noise_seed = int(seed.generate_state(1, np.uint64)[0]) % 2**62
+        self._blocks.clear()
         self._noise.clear()
+
+    def seed_step(self, seed: np.random.SeedSequence) -> None:
+        """Decide where the calls of one step start."""
+        self._starts = np.random.default_rng(seed)
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or self.p == 0:
             return x
+        room = max(self.BLOCK, 2 * x.numel())
         noise = self._noise.get((x.device, x.dtype))
-        if noise is None or len(noise) < 2 * x.numel():
-            length = max(self.LENGTH, 2 * x.numel())
-            kept = torch.rand(length, generator=self.generator) >= self.p
-            noise = self._noise[x.device, x.dtype] = (kept / (1 - self.p)).to(x.device, x.dtype)
-        start = int(torch.randint(len(noise) - x.numel() + 1, (), generator=self.generator))
+        if noise is None or len(noise) < room:
+            noise = self._noise[x.device, x.dtype] = self._drawn(room).to(x.device, x.dtype) / (1 - self.p)
+        start = int(self._starts.integers(room - x.numel() + 1))
         return x * noise[start : start + x.numel()].view_as(x)
+
+    def _drawn(self, length: int) -> Tensor:
+        """bool (length or more,): each block of a seed of its own, so that more noise leaves the first as it was."""
+        while len(self._blocks) * self.BLOCK < length:
+            generator = torch.Generator().manual_seed(self._noise_seed + len(self._blocks))
+            self._blocks.append(torch.rand(self.BLOCK, generator=generator) >= self.p)
+        return torch.cat(self._blocks)

@@ -17,7 +17,7 @@ def cloze_mask(
     mask_number: int,
     mask_prob: float,
     generator: torch.Generator,
-    bert_replacement: bool = False,
+    num_items: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Hide random items for the model to recover (BERT4Rec, arXiv:1904.06690, section 3.6).
 
@@ -28,10 +28,11 @@ def cloze_mask(
 
     Args:
         items: int64 (B, L), item numbers pad with 0, at least one item in each row.
-        mask_number: V + 1.
+        mask_number: what stands for a hidden item.
         mask_prob: share, in (0, 1], of a row's items that is hidden. Padding never is.
         generator: a CPU generator.
-        bert_replacement: show 80% of the hidden places as the mask, 10% as a random item, 10% as they were.
+        num_items: V, to show 80% of the hidden places as the mask, 10% as a random item of 1..V and 10% as they were
+            (BERT); None shows the mask at all of them.
     Returns:
         inputs: int64 (B, L), `items` with the hidden places replaced.
         targets: int64 (B, L), the hidden items; IGNORE elsewhere.
@@ -47,10 +48,10 @@ def cloze_mask(
     bar = keys.sort(dim=1).values.gather(1, num_hidden - 1)
     hidden = (keys <= bar) & is_item
     targets = items.masked_fill(~hidden, IGNORE)
-    if not bert_replacement:
+    if num_items is None:
         return items.masked_fill(hidden, mask_number), targets
     fate = torch.rand(items.shape, generator=generator)
-    random_items = torch.randint(1, mask_number, items.shape, generator=generator)
+    random_items = torch.randint(1, num_items + 1, items.shape, generator=generator)
     inputs = torch.where(hidden & (fate < 0.9), random_items, items)
     return inputs.masked_fill(hidden & (fate < 0.8), mask_number), targets
 

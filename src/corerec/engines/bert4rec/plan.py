@@ -31,7 +31,7 @@ class TrainPlan:
     warmup_steps: int
     dropout: float
     next_item_until: float
-    negatives: int | None
+    num_negatives: int | None
     """None: every item competes."""
 
     @classmethod
@@ -42,11 +42,11 @@ class TrainPlan:
         long = store.num_events >= LONG_HISTORY * np.count_nonzero(store.lengths)
         epochs = config.epochs or (40 if long else 20)
         num_steps = epochs * -(-num_windows // batch_size)
-        dropout, until, warmup, negatives = (
+        dropout, until, warmup, num_negatives = (
             config.dropout,
             config.next_item_until,
             config.warmup_steps,
-            config.negatives or (None if model.num_items <= FULL_SOFTMAX_ITEMS else NEGATIVES),
+            config.num_negatives or (None if model.num_items <= FULL_SOFTMAX_ITEMS else NEGATIVES),
         )
         if dropout is None:
             dropout = 0.2 if model.hidden_dim >= WIDE and store.num_events < MANY_EVENTS else 0.1
@@ -54,12 +54,14 @@ class TrainPlan:
             until = 0.5 if long else 1.0
         if warmup is None:
             warmup = min(1000, num_steps // 20)
-        if negatives is not None and negatives >= model.num_items:
-            negatives = None
-        return cls(epochs, batch_size, num_steps, warmup, dropout, until, negatives)
+        if num_negatives is not None and num_negatives >= model.num_items:
+            num_negatives = None
+        return cls(epochs, batch_size, num_steps, warmup, dropout, until, num_negatives)
 
     def __str__(self) -> str:
-        compete = "all items compete" if self.negatives is None else f"{self.negatives:,} items drawn a step compete"
+        compete = (
+            "all items compete" if self.num_negatives is None else f"{self.num_negatives:,} items drawn a step compete"
+        )
         return (
             f"{self.epochs} epochs, {self.num_steps:,} steps of up to {self.batch_size} windows, "
             f"{self.warmup_steps:,} of warm-up; dropout {self.dropout:g}; "

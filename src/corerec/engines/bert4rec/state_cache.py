@@ -35,6 +35,13 @@ class StateCache:
         self._num_events = np.empty(0, np.int64)  # of the history, -1 in a row not yet filled
         self._lock = threading.Lock()
 
+    def __getstate__(self) -> tuple[int, DTypeLike, int]:
+        """A copy starts empty."""
+        return self._states.shape[1], self._states.dtype, self.capacity
+
+    def __setstate__(self, state: tuple[int, DTypeLike, int]) -> None:
+        self.__init__(*state)
+
     def get(self, user: int, num_events: int) -> tuple[np.ndarray, float] | None:
         """The state (D,) of the user's history of so many events, and its log total, if kept."""
         with self._lock:

@@ -11,21 +11,20 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
-from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from corerec.data.sequences import SequenceStore
 from corerec.engines.bert4rec.batches import epoch_batches, rounded_length
-from corerec.engines.bert4rec.config import ModelConfig, TrainConfig
+from corerec.engines.bert4rec.config import MASK, ModelConfig, TrainConfig
 from corerec.engines.bert4rec.loss import sample_items
 from corerec.engines.bert4rec.model import Bert4RecNetwork
 from corerec.engines.bert4rec.objectives import IGNORE, cloze_mask, next_item_targets
 from corerec.engines.bert4rec.plan import TrainPlan
-from corerec.errors import ConfigError
+from corerec.engines.bert4rec.training_state import EMA_EVERY, TrainingState, seed_for, torch_generator
+from corerec.errors import ConfigError, DivergedError
 from corerec.kernels import bfloat16_is_fast
 
-BETAS = (0.9, 0.98)  # a shorter memory of squared gradients than AdamW's default: the loss leaves its plateau sooner
 FINAL_RATE = 0.03  # of the peak learning rate, reached with the last step
-EMA_EVERY = 10  # steps between two updates of the averaged weights: each reads and writes all of them
+CHECK_EVERY = 10  # steps between two looks at whether all is finite, where a look waits for the device
 
 
 @dataclass(frozen=True)
@@ -44,108 +43,110 @@ class StepResult:
 
 @dataclass(frozen=True)
 class EpochResult:
-    """One epoch done: its mean loss (nats), its seconds, its steps, and the real (not padding) events it read."""
+    """One epoch done: its steps, its mean loss (nats), its seconds, and the real (not padding) events it read."""
 
     epoch: int
     num_steps: int
     loss: float
     seconds: float
     num_events: int
+    learning_rate: float
+    """Of the epoch's last step."""
+    ndcg: float | None = None
+    """Validation NDCG@10 of the averaged weights, where there was a validation."""
+    is_best: bool = False
+    """Whether no epoch before had a better one."""
 
 
-def build_network(config: ModelConfig, seed: int) -> Bert4RecNetwork:
-    """A network with the initial weights of this seed, on the CPU."""
-    with torch.random.fork_rng(devices=[]):  # torch's layers draw from the global generator before we set them anew
-        return Bert4RecNetwork(config, _torch_generator(seed, "weights and dropout"))
+def build_network(config: ModelConfig, seed: int | None) -> Bert4RecNetwork:
+    """A network on the CPU: with the initial weights of a seed, or on the meta device, without any, for None."""
+    with torch.device("meta"):
+        network = Bert4RecNetwork(config)
+    if seed is None:
+        return network
+    return network.to_empty(device="cpu").initialise(torch_generator(seed_for(seed, "weights")))
 
 
-def train_epochs(
-    network: Bert4RecNetwork, store: SequenceStore, config: TrainConfig
-) -> Iterator[TrainPlan | StepResult | EpochResult]:
-    """Train in place: yields the TrainPlan it follows, a StepResult after each step, an EpochResult after each epoch.
+def copy_of(network: Bert4RecNetwork) -> Bert4RecNetwork:
+    """A network of the same weights, in memory of its own."""
+    twin = build_network(network.config, seed=None)
+    weights = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
+    twin.load_state_dict(weights, assign=True)
+    return twin
 
-    With each EpochResult the network holds the averaged weights, to be validated, kept or copied; they are also what
-    leaving the loop there, which is how to stop early, leaves in it. Training goes on from the plain ones. The network
-    is in training mode while this runs; the caller may switch it to evaluate between epochs.
+
+def train_epochs(state: TrainingState, store: SequenceStore) -> Iterator[TrainPlan | StepResult | EpochResult]:
+    """Train in place: yields the plan it follows, a StepResult after each step, an EpochResult after each epoch.
+
+    With each EpochResult the network holds the averaged weights, to be validated, kept or copied. Training goes on from
+    the plain ones. Whoever stops in the middle of an epoch calls `state.ema.use_average()`. The network is in training
+    mode while this runs; the caller may switch it to evaluate between epochs.
 
     Args:
-        network: on the device to train on.
-        store: training sequences; rows of a single event count too.
+        state: where to begin: a fresh `TrainingState.start`, or one that was saved after any step.
+        store: training sequences, those that the state was started with; rows of a single event count too.
+    Raises:
+        DivergedError: the loss or the gradients are not finite.
     """
-    device = network.item_embedding.weight.device
-    order = _numpy_generator(config.seed, "order")
-    masks = _torch_generator(config.seed, "masks")
-    max_seq_len = network.config.max_seq_len
-    plan = TrainPlan.of(config, network.config, store)
+    network, config, plan, device = state.network, state.config, state.plan, state.network.device
     yield plan
     shares = None
-    if plan.negatives is not None:
+    if plan.num_negatives is not None:
         counts = torch.from_numpy(store.item_counts(network.config.num_items))
         shares = (counts / counts.sum()).float()
-    network.dropout.p = plan.dropout
-    optimizer = _optimizer(network, config)
-    average = EmaWeights(network, config.ema_steps)
-    step = 0
-    for epoch in range(1, plan.epochs + 1):
-        started, losses, num_events = time.perf_counter(), [], 0
-        network.dropout.renew()
-        for items in epoch_batches(store, max_seq_len, plan.batch_size, config.whole_history, order):
+    all_finite = torch.ones((), dtype=torch.bool, device=device)
+    while state.epoch <= plan.epochs:
+        state.ema.use_plain()
+        started = time.perf_counter() - state.seconds
+        network.dropout.seed_epoch(seed_for(config.seed, "dropout noise", state.epoch))
+        order = np.random.default_rng(seed_for(config.seed, "order", state.epoch))
+        batches = epoch_batches(
+            store, network.config.max_seq_len, plan.batch_size, config.whole_history, order, first=state.batch
+        )
+        rate = 0.0
+        for items in batches:
             network.train()
-            rate = config.learning_rate * learning_rate_factor(step, plan.num_steps, plan.warmup_steps)
-            for group in optimizer.param_groups:
+            network.dropout.seed_step(seed_for(config.seed, "dropout", state.step))
+            masks = torch_generator(seed_for(config.seed, "masks", state.step))
+            rate = config.learning_rate * learning_rate_factor(state.step, plan.num_steps, plan.warmup_steps)
+            for group in state.optimizer.param_groups:
                 group["lr"] = rate
-            share = config.next_item_share * fading(step / plan.num_steps, plan.next_item_until)
+            share = config.next_item_share * fading(state.step / plan.num_steps, plan.next_item_until)
             causal = items.shape[1] > 1 and bool(torch.rand((), generator=masks) < share)
             with mixed_precision(device, config.bfloat16):
-                loss = batch_loss(network, items, config, causal, masks, plan.negatives, shares)
-            optimizer.zero_grad()
+                loss = batch_loss(network, items, config, causal, masks, plan.num_negatives, shares)
+            state.optimizer.zero_grad()
             loss.backward()
-            torch.nn.utils.clip_grad_norm_(network.parameters(), config.gradient_clip)
-            optimizer.step()
-            step += 1
-            if step % EMA_EVERY == 0:
-                average.update()
-            losses.append(loss.detach())
-            num_events += int(torch.count_nonzero(items))
-            yield StepResult(epoch, step, plan.num_steps, losses[-1], num_events)
-        mean = float(torch.stack(losses).mean())
-        average.update()
-        average.swap()
-        yield EpochResult(epoch, len(losses), mean, time.perf_counter() - started, num_events)
-        if epoch < plan.epochs:
-            average.swap()
+            norm = torch.nn.utils.clip_grad_norm_(network.parameters(), config.gradient_clip)
+            all_finite &= torch.isfinite(norm.detach() + loss.detach())
+            if (device.type == "cpu" or state.step % CHECK_EVERY == 0) and not all_finite:
+                raise _diverged(state, rate)
+            state.optimizer.step()
+            state.step += 1
+            state.batch += 1
+            if state.step % EMA_EVERY == 0:
+                state.ema.update()
+            state.loss_sum += loss.detach()
+            state.num_events += int(torch.count_nonzero(items))
+            state.seconds = time.perf_counter() - started
+            yield StepResult(state.epoch, state.step, plan.num_steps, loss.detach(), state.num_events)
+        if not all_finite:
+            raise _diverged(state, rate)
+        state.ema.update()
+        state.ema.use_average()
+        seconds = time.perf_counter() - started
+        mean = float(state.loss_sum) / max(1, state.batch)
+        result = EpochResult(state.epoch, state.batch, mean, seconds, state.num_events, rate)
+        state.finish_epoch()
+        yield result
 
 
-class EmaWeights:
-    """An exponential moving average of a network's weights (Polyak & Juditsky 1992; Morales-Brotons et al. 2024).
-
-    It stands where the weights, thrown about by each step, are about to settle as the learning rate falls: in the
-    middle of a training it is as good as the end (`benchmarks/LAB.md`), and no worse at the end.
-    """
-
-    def __init__(self, network: Bert4RecNetwork, num_steps: int) -> None:
-        """Args:
-        num_steps: over which to average; never more than a ninth of those done. 0 keeps no average.
-        """
-        self._weights = [parameter.detach() for parameter in network.parameters()]
-        self._means = [weight.clone() for weight in self._weights] if num_steps else []
-        self._decay = max(0.0, 1 - EMA_EVERY / num_steps) if num_steps else 0.0
-        self._num_updates = 0
-
-    def update(self) -> None:
-        """Take the weights, as they are now, in."""
-        if self._means:
-            decay = min(self._decay, self._num_updates / (self._num_updates + 9))
-            get_ema_multi_avg_fn(decay)(self._means, self._weights, self._num_updates)  # pyright: ignore[reportArgumentType]
-            self._num_updates += 1
-
-    @torch.no_grad()
-    def swap(self) -> None:
-        """Put the average into the network and keep the weights, or the other way round."""
-        for mean, weight in zip(self._means, self._weights, strict=False):
-            kept = weight.clone()
-            weight.copy_(mean)
-            mean.copy_(kept)
+def _diverged(state: TrainingState, rate: float) -> DivergedError:
+    return DivergedError(
+        f"training diverged in epoch {state.epoch}, step {state.step + 1}, at a learning rate of {rate:g}: the loss or "
+        f"its gradients are not finite, and nothing was kept. Try a learning_rate below {state.config.learning_rate:g} "
+        "(the default is 0.001), more warmup_steps, or bfloat16=False"
+    )
 
 
 def batch_loss(
@@ -167,17 +168,17 @@ def batch_loss(
     else:
         inputs, targets = cloze_mask(
             items,
-            mask_number=network.config.mask_number,
+            mask_number=MASK,
             mask_prob=config.mask_prob,
             generator=generator,
-            bert_replacement=config.bert_replacement,
+            num_items=network.config.num_items if config.bert_replacement else None,
         )
         # The last block works at the hidden places only: gather them to the left of each row.
         hidden = targets != IGNORE
         most = rounded_length(int(hidden.sum(1).max()), items.shape[1])
         positions = (~hidden).byte().argsort(dim=1, stable=True)[:, :most]
         targets = targets.gather(1, positions)
-    device = network.item_embedding.weight.device
+    device = network.device
     states = network(inputs.to(device), None if positions is None else positions.to(device), causal=causal)
     if num_negatives is None:
         return network.loss(states, targets.to(device))
@@ -224,25 +225,3 @@ def choose_device(device: str | torch.device) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         raise ConfigError(f'device {str(device)!r} cannot be used here ({error}); "auto" takes what there is') from None
     return chosen
-
-
-def _optimizer(network: Bert4RecNetwork, config: TrainConfig) -> torch.optim.Optimizer:
-    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    groups = [
-        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": config.weight_decay},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    fused = parameters[0].device.type in ("cpu", "cuda")
-    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=BETAS, fused=fused)
-
-
-def _seed_of(seed: int, purpose: str) -> np.random.SeedSequence:
-    return np.random.SeedSequence([seed, *purpose.encode()])
-
-
-def _numpy_generator(seed: int, purpose: str) -> np.random.Generator:
-    return np.random.default_rng(_seed_of(seed, purpose))
-
-
-def _torch_generator(seed: int, purpose: str) -> torch.Generator:
-    return torch.Generator().manual_seed(int(_seed_of(seed, purpose).generate_state(1, np.uint64)[0]) % 2**63)

@@ -1,5 +1,7 @@
+import math
 from dataclasses import asdict
 
+import numpy as np
 import pytest
 
 from corerec.engines.bert4rec.config import ModelConfig, TrainConfig
@@ -56,5 +58,16 @@ def test_settings_round_trip_through_a_dict():
     assert TrainConfig(**asdict(config)) == config
 
 
-def test_mask_is_the_number_after_the_last_item():
-    assert ModelConfig(num_items=10).mask_number == 11
+@pytest.mark.parametrize(
+    "wrong",
+    [{"epochs": 1.5}, {"seed": -1}, {"seed": True}, {"learning_rate": math.nan}, {"bfloat16": 1}, {"mask_prob": "a"}],
+)
+def test_values_of_another_type_are_refused_at_construction(wrong):
+    with pytest.raises(ConfigError, match=next(iter(wrong))):
+        TrainConfig(**wrong)
+
+
+def test_numpy_numbers_are_plain_numbers_afterwards():
+    config = ModelConfig(num_items=np.int64(10), hidden_dim=np.int32(8))
+    assert [type(value) for value in (config.num_items, config.hidden_dim)] == [int, int]
+    assert type(TrainConfig(learning_rate=np.float32(0.5)).learning_rate) is float

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 from corerec.data.sequences import SequenceStore
 from corerec.engines.bert4rec import encoding as inference
-from corerec.engines.bert4rec.answers import answer
-from corerec.engines.bert4rec.config import ModelConfig
-from corerec.engines.bert4rec.encoding import cached_states, next_states, score_states
+from corerec.engines.bert4rec.answers import rank_states
+from corerec.engines.bert4rec.config import MASK, ModelConfig
+from corerec.engines.bert4rec.encoding import encode, next_states, score_states
 from corerec.engines.bert4rec.state_cache import StateCache
 from corerec.engines.bert4rec.training import build_network
 from corerec.queries import QueryBatch
@@ -36,7 +36,7 @@ def test_state_is_the_same_alone_and_in_any_company(monkeypatch, network, places
 def test_state_is_that_of_a_blank_after_the_newest_events(network):
     history = HISTORIES[3]
     with torch.no_grad():
-        expected = network(torch.tensor([[*history[-15:], 21]]))[0, -1]
+        expected = network(torch.tensor([[*history[-15:], MASK]]))[0, -1]
     torch.testing.assert_close(next_states(network, SequenceStore.from_lists([history]))[0], expected)
 
 
@@ -52,7 +52,7 @@ def test_histories_of_all_lengths_are_read_in_few_widths():
 def test_log_totals_turn_scores_into_probabilities(monkeypatch, network):
     monkeypatch.setattr(retrieval, "STATES_AT_ONCE", 2)
     states = next_states(network, SequenceStore.from_lists(HISTORIES))
-    totals = ItemIndex(network.item_embedding.weight, network.item_bias).log_normalizers(states)
+    totals = ItemIndex(network.item_vectors(), network.item_bias).log_normalizers(states)
     probabilities = (score_states(network, states) - totals[:, None]).exp()
     torch.testing.assert_close(probabilities[:, 1:].sum(1), torch.ones(len(HISTORIES)))
 
@@ -79,8 +79,8 @@ wishes = st.tuples(
 def test_best_items_are_those_of_a_plain_sort(asked_for, known, with_normalizers):
     """Each question has its own scores: its state is a row of the unit matrix, its scores a column of the weights."""
     states = torch.eye(max(1, len(asked_for)))[: len(asked_for)]
-    columns = [torch.tensor([9.0, *scores, 9.0]) for *_, scores in asked_for] or [torch.zeros(8)]
-    table = ItemIndex(torch.stack(columns, dim=1), torch.zeros(8))
+    columns = [torch.tensor([9.0, *scores]) for *_, scores in asked_for] or [torch.zeros(7)]
+    table = ItemIndex(torch.stack(columns, dim=1), torch.zeros(7))
     limited = [at for at, (_, candidates, *_) in enumerate(asked_for) if candidates is not None]
     excluded = SequenceStore.from_lists([excluded for excluded, *_ in asked_for])
     asked = QueryBatch(
@@ -93,7 +93,7 @@ def test_best_items_are_those_of_a_plain_sort(asked_for, known, with_normalizers
     )
     totals = np.array([math.log(sum(map(math.exp, scores))) for *_, scores in asked_for], np.float32)
     given = totals if known else np.full(len(asked_for), np.nan, np.float32)
-    best = answer(table, states, asked, given, with_normalizers=with_normalizers)
+    best = rank_states(table, states, asked, given, with_normalizers=with_normalizers)
     for row, (excluded, candidates, top_k, scores) in enumerate(asked_for):
         expected = best_by_hand([9, *scores], excluded, candidates, top_k)
         numbers = best.numbers[row]
@@ -110,7 +110,7 @@ def test_best_items_are_those_of_a_plain_sort(asked_for, known, with_normalizers
 def test_kept_states_are_not_computed_again(network, monkeypatch):
     cache, histories = StateCache(128), SequenceStore.from_lists(HISTORIES)
     users = np.array([1, 2, 3, 0, 5])
-    states, totals = cached_states(network, cache, users, histories)
+    states, totals = encode(network, cache, users, histories)
     assert np.isnan(totals).all()
     cache.keep(users, histories.lengths, states, totals)
     cache.keep(users, histories.lengths, states, np.arange(5, dtype=np.float32))
@@ -121,9 +121,9 @@ def test_kept_states_are_not_computed_again(network, monkeypatch):
         return next_states(network, histories)
 
     monkeypatch.setattr(inference, "next_states", watched)
-    again, totals = cached_states(network, cache, users, histories)
+    again, totals = encode(network, cache, users, histories)
     assert computed == [1]  # nobody's history
     np.testing.assert_allclose(again, states, atol=1e-5)
     np.testing.assert_array_equal(totals, [0, 1, 2, np.nan, 4])
-    cached_states(network, cache, users[:3], histories.select(np.arange(3)))
+    encode(network, cache, users[:3], histories.select(np.arange(3)))
     assert computed == [1]

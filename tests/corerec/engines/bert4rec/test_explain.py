@@ -12,10 +12,11 @@ import torch
 
 from corerec.data.sequences import SequenceStore
 from corerec.engines.bert4rec import encoding as inference
-from corerec.engines.bert4rec.config import ModelConfig, TrainConfig
+from corerec.engines.bert4rec.config import MASK, ModelConfig, TrainConfig
 from corerec.engines.bert4rec.encoding import next_states, score_states
 from corerec.engines.bert4rec.explain import Reason, event_weights, reasons
 from corerec.engines.bert4rec.training import build_network, train_epochs
+from corerec.engines.bert4rec.training_state import TrainingState
 from corerec.retrieval.item_index import ItemIndex
 
 FIRSTS = 8
@@ -32,7 +33,9 @@ def pairs():
     config = ModelConfig(num_items=2 * FIRSTS, max_seq_len=10, hidden_dim=16, num_heads=2)
     network = build_network(config, seed=0)
     training = TrainConfig(epochs=8, batch_size=16, learning_rate=0.02, mask_prob=0.3)
-    for _ in train_epochs(network, SequenceStore.from_lists(rows), training):
+    for _ in train_epochs(
+        TrainingState.start(network, SequenceStore.from_lists(rows), training), SequenceStore.from_lists(rows)
+    ):
         pass
     return network.eval()
 
@@ -46,7 +49,7 @@ def log_probability(network, history, item):
     states = next_states(network, SequenceStore.from_lists([history]))
     return float(
         score_states(network, states)[0, item]
-        - ItemIndex(network.item_embedding.weight, network.item_bias).log_normalizers(states)[0]
+        - ItemIndex(network.item_vectors(), network.item_bias).log_normalizers(states)[0]
     )
 
 
@@ -77,7 +80,7 @@ def test_weight_is_the_loss_of_log_probability_behind_the_mask(network):
     history = [4, 5, 4, 6]
     (weights,) = event_weights(network, history, [7])
     for hidden in range(len(history)):
-        without = [*history[:hidden], network.config.mask_number, *history[hidden + 1 :]]
+        without = [*history[:hidden], MASK, *history[hidden + 1 :]]
         loss = log_probability(network, history, 7) - log_probability(network, without, 7)
         assert weights[hidden] == pytest.approx(loss, abs=1e-5)
 

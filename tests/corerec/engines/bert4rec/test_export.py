@@ -32,7 +32,7 @@ def fitted(**settings) -> Bert4Rec:
         generator = torch.Generator().manual_seed(0)
         for parameter in model.scorer.network.parameters():
             parameter += 0.3 * torch.randn(parameter.shape, generator=generator)
-        model.scorer.network.item_embedding.weight[0] = 0
+        model.scorer.network.item_embedding[0] = 0
     return model
 
 

@@ -52,7 +52,7 @@ def test_same_seed_same_masks_and_other_seed_others():
 
 def test_bert_replacement_shows_80_10_10():
     items = torch.full((500, 100), 8)
-    inputs, targets = draw(mask_prob=0.5, items=items, bert_replacement=True)
+    inputs, targets = draw(mask_prob=0.5, items=items, num_items=MASK - 1)
     shown = inputs[targets != IGNORE]
     assert abs((shown == MASK).float().mean() - 0.8) < 0.015
     # a tenth is kept, and an eighth of the random tenth happens to be the item itself

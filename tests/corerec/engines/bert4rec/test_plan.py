@@ -45,9 +45,9 @@ def test_short_histories_are_passed_over_less_often():
 
 
 def test_a_large_catalogue_takes_negatives():
-    assert plan(num_items=20_000).negatives is None
-    assert plan(num_items=20_001).negatives == NEGATIVES
-    assert plan(num_items=50, negatives=100).negatives is None  # more than there are
+    assert plan(num_items=20_000).num_negatives is None
+    assert plan(num_items=20_001).num_negatives == NEGATIVES
+    assert plan(num_items=50, num_negatives=100).num_negatives is None  # more than there are
 
 
 def test_warm_up_is_a_twentieth_of_the_training():
@@ -68,7 +68,7 @@ def test_no_events_leave_something_to_follow():
         ("dropout", 0.0),
         ("next_item_until", 0.0),
         ("warmup_steps", 0),
-        ("negatives", 7),
+        ("num_negatives", 7),
         ("batch_size", 16),
     ],
 )

@@ -16,6 +16,7 @@ from corerec.engines.bert4rec import Bert4Rec, Query
 from corerec.engines.bert4rec.encoding import next_states
 from corerec.engines.bert4rec.training import train_epochs
 from corerec.errors import CorerecError, DataError, DataWarning, NotFittedError, UnknownIdError, UnknownIdWarning
+from corerec.queries import Recommendations
 
 TINY = {"epochs": 1, "hidden_dim": 8, "max_seq_len": 8}
 RING = {"hidden_dim": 16, "max_seq_len": 8, "dropout": 0.0, "batch_size": 8, "learning_rate": 1e-2}
@@ -260,11 +261,11 @@ def test_patience_stops_and_keeps_the_best_weights(cycle_log, monkeypatch):
 def test_patience_validates_on_events_it_does_not_train_on(cycle_log, monkeypatch):
     trained_on = []
 
-    def watch(network, store, config):
+    def watch(state, store):
         trained_on.append(store.num_events)
-        return train_epochs(network, store, config)
+        return train_epochs(state, store)
 
-    monkeypatch.setattr("corerec.engines.bert4rec.recommender.train_epochs", watch)
+    monkeypatch.setattr("corerec.engines.bert4rec.fitting.train_epochs", watch)
     model = Bert4Rec(patience=1, **TINY).fit_interactions(cycle_log)
     assert trained_on == [420 - 84]
     assert model.history("user 0") == list("abcdefgh")  # what it answers from is whole all the same
@@ -305,6 +306,7 @@ def one_by_one(model, question):
 
 
 def same_answers(got, expected):
+    got, expected = ([getattr(one, "pairs", lambda one=one: one)() for one in answers] for answers in (got, expected))
     assert [[item for item, _ in answer] for answer in got] == [[item for item, _ in answer] for answer in expected]
     for answer, other in zip(got, expected, strict=True):
         assert [score for _, score in answer] == pytest.approx([score for _, score in other], rel=1e-4)
@@ -320,7 +322,7 @@ def test_answer_equals_recommend_one_by_one(model):
 def test_a_bad_question_spoils_no_other(model):
     good, bad = ring_questions(), [Query("nobody"), Query(history=["a", None])]
     answers = model.answer([bad[0], *good, bad[1]], return_errors=True)
-    assert [type(answer) for answer in answers] == [UnknownIdError, *[list] * len(good), DataError]
+    assert [type(answer) for answer in answers] == [UnknownIdError, *[Recommendations] * len(good), DataError]
     same_answers(answers[1:-1], model.answer(good))
     with pytest.raises(UnknownIdError, match="nobody"):
         model.answer([*good, bad[0]])
@@ -356,20 +358,21 @@ def test_a_user_without_events_is_answered_by_popularity():
     assert model.predict(2, "b") == 1 / 3
     assert model.batch_predict([(2, "a"), (1, "a")]) == pytest.approx([2 / 3, model.predict(1, "a")])
     assert model.batch_recommend([1, 2], exclude_seen=False) == [model.recommend(u, exclude_seen=False) for u in (1, 2)]
-    assert (model.basis(Query(2)), model.basis(Query(1))) == ("popularity", "history")
+    assert [answer.basis for answer in model.answer([Query(2), Query(1)])] == ["popularity", "history"]
     model.observe(2, "b")
-    assert model.basis(Query(2)) == "history"
+    assert model.answer([Query(2)])[0].basis == "history"
     assert model.recommend(2, exclude_seen=False, with_scores=True) == model.recommend(
         history=["b"], exclude_seen=False, with_scores=True
     )
 
 
-def test_the_basis_of_an_answer_is_told(model):
-    assert model.basis(Query("user 0")) == "history"
-    assert model.basis(Query(history=["?", "a"])) == "history"
-    assert model.basis(Query(history=["?"])) == model.basis(Query(history=[])) == "popularity"
-    with pytest.raises(UnknownIdError):
-        model.basis(Query("nobody"))
+def test_an_answer_tells_its_basis_and_the_unknown_items(model):
+    queries = [Query("user 0"), Query(history=["?", "a"]), Query(history=["?"]), Query(history=[])]
+    with pytest.warns(UnknownIdWarning):
+        answers = model.answer(queries)
+    assert [answer.basis for answer in answers] == ["history", "history", "popularity", "popularity"]
+    assert [answer.unknown_items for answer in answers] == [[], ["?"], ["?"], []]
+    assert [answer.user_id for answer in answers] == ["user 0", None, None, None]
 
 
 # -------------------------------------------------------------------------------------------------------- streaming
@@ -503,7 +506,7 @@ def test_readers_beside_a_writer_get_answers_of_whole_histories(live):
                 if walk not in "abcdefghijkl" * 5:
                     wrong.append(walk)
             answers = live.answer([*map(Query, users), Query("new 39")], return_errors=True)
-            wrong.extend(answer for answer in answers[:-1] if not isinstance(answer, list))
+            wrong.extend(answer for answer in answers[:-1] if not isinstance(answer, Recommendations))
             live.batch_predict([(user, "a") for user in users])
 
     threads = [threading.Thread(target=work) for work in (read, read, write)]

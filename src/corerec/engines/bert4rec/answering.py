@@ -1,0 +1,336 @@
+"""Answering: what a fitted model is asked, ids in and ids out; `Bert4Rec` is one."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Sequence
+from typing import Any, Literal, NamedTuple, overload
+
+import numpy as np
+import pandas as pd
+
+from corerec.data.sequences import SequenceStore
+from corerec.data.vocabulary import Vocabulary
+from corerec.engines.bert4rec import predictions
+from corerec.engines.bert4rec.answers import answer, fill_blanks
+from corerec.engines.bert4rec.config import MASK
+from corerec.engines.bert4rec.encoding import next_states
+from corerec.engines.bert4rec.explain import Reason, event_weights, reasons
+from corerec.engines.bert4rec.fitted import FittedModel
+from corerec.engines.bert4rec.predictions import Kind
+from corerec.errors import CorerecError, DataError
+from corerec.queries import (
+    SKIPPED,
+    ItemId,
+    Query,
+    QueryBatch,
+    Recommendations,
+    as_list,
+    check_top_k,
+    empty_rows,
+    numbers_with_blanks,
+    recommendations_frame,
+    resolve,
+    resolve_subject,
+    warn_of_unknown,
+)
+
+Ranked = list[Any]  # item ids, best first; or (item id, score) pairs where scores are asked for
+
+
+class Embeddings(NamedTuple):
+    """Vectors and what they stand for: `ids`, and float32 (ids, D) `vectors`, in the same order."""
+
+    ids: list[Any]
+    vectors: np.ndarray
+
+
+class Answering:
+    """Predictions, recommendations, blanks, explanations and vectors of `self.fitted`."""
+
+    _warned_of_unseen = False
+
+    @property
+    def fitted(self) -> FittedModel:
+        """What `fit` or `load` left."""
+        raise NotImplementedError
+
+    # ---------------------------------------------------------------------------------------------- predictions
+
+    def predict(self, user_id: Hashable, item_id: Hashable, *, kind: Kind | None = None) -> float:
+        """What the user would rate the item, or how probable it is to come next.
+
+        Args:
+            kind: "rating", the default where `fit` got ratings of two values or more: the expected rating, on their
+                scale and within their range. A user or an item never seen is an average one, with one warning a model.
+                "probability", the default otherwise: the chance, over the whole catalogue, that the item comes next. A
+                user without events gets the item's share of the fitted events; an item never seen the add-one
+                probability 1 / (events + items + 1), with one warning a model.
+        Raises:
+            UnknownIdError: the user was never seen and a probability is asked for (recommend takes history=... for
+                new users), or an id is of another type than all fitted ones, such as "7" among whole numbers.
+            DataError: a rating is asked for, and `fit` got none.
+            NotFittedError: neither fit nor loaded, or loaded from a file without histories.
+        """
+        return predictions.predict(self.fitted, user_id, item_id, kind, self._warn_of_unseen)
+
+    def batch_predict(self, pairs: Iterable[tuple[Hashable, Hashable]], *, kind: Kind | None = None) -> list[float]:
+        """`predict` for many (user id, item id) pairs, in their order.
+
+        Raises:
+            DataError: something in the list is not a pair; and as `predict`.
+            UnknownIdError: as `predict`.
+        """
+        return predictions.batch_predict(self.fitted, pairs, kind).tolist()
+
+    def _warn_of_unseen(self, ids: list[Any], known: Vocabulary, consequence: str) -> None:
+        if not self._warned_of_unseen:  # once a model: a random split's test rows meet many
+            self._warned_of_unseen = True
+            warn_of_unknown(ids, known, consequence, stacklevel=5)
+
+    # ------------------------------------------------------------------------------------------ recommendations
+
+    @overload
+    def recommend(
+        self,
+        user_id: Hashable = ...,
+        top_k: int = ...,
+        *,
+        history: Iterable[ItemId] | None = ...,
+        exclude_seen: bool = ...,
+        exclude: Iterable[ItemId] = ...,
+        candidates: Iterable[ItemId] | None = ...,
+        min_rating: float | None = ...,
+        with_scores: Literal[False] = ...,
+        as_frame: Literal[False] = ...,
+    ) -> list[ItemId]: ...
+    @overload
+    def recommend(
+        self,
+        user_id: Hashable = ...,
+        top_k: int = ...,
+        *,
+        history: Iterable[ItemId] | None = ...,
+        exclude_seen: bool = ...,
+        exclude: Iterable[ItemId] = ...,
+        candidates: Iterable[ItemId] | None = ...,
+        min_rating: float | None = ...,
+        with_scores: Literal[True],
+        as_frame: Literal[False] = ...,
+    ) -> list[tuple[ItemId, float]]: ...
+    @overload
+    def recommend(
+        self,
+        user_id: Hashable = ...,
+        top_k: int = ...,
+        *,
+        history: Iterable[ItemId] | None = ...,
+        exclude_seen: bool = ...,
+        exclude: Iterable[ItemId] = ...,
+        candidates: Iterable[ItemId] | None = ...,
+        min_rating: float | None = ...,
+        with_scores: bool = ...,
+        as_frame: Literal[True],
+    ) -> pd.DataFrame: ...
+    def recommend(
+        self,
+        user_id: Hashable = None,
+        top_k: int = 10,
+        *,
+        history: Iterable[ItemId] | None = None,
+        exclude_seen: bool = True,
+        exclude: Iterable[ItemId] = (),
+        candidates: Iterable[ItemId] | None = None,
+        min_rating: float | None = None,
+        with_scores: bool = False,
+        as_frame: bool = False,
+    ) -> Any:
+        """The items most likely to come next, best first.
+
+        Args:
+            user_id: a user of the fitted log, or one observed since; or
+            history: item ids, oldest first, of anyone, seen before or not. Unknown items in it are skipped with one
+                warning. Where none is left (or the user has no events) popularity answers: the probabilities are the
+                items' shares of the fitted events, and `answer` says so by its basis.
+            top_k: how many at most; fewer come back when fewer are left.
+            exclude_seen: leave out what stands anywhere in the history.
+            exclude: item ids to leave out besides; unknown ones need no leaving out.
+            candidates: the only item ids that may be named; None means all.
+            min_rating: name only items whose expected rating for the user reaches it; for a history, which carries no
+                ratings, the average user's. Needs a model fitted with ratings.
+            with_scores: return (item id, probability) pairs, the probability being `predict`'s.
+            as_frame: return a DataFrame of the columns user_id, item_id, rank and score.
+        Raises:
+            UnknownIdError: a user or a candidate was never seen.
+            DataError: both or neither of user_id and history given, or top_k below 1.
+            NotFittedError: neither fit nor loaded.
+        """
+        query = Query(
+            user_id,
+            None if history is None else as_list(history, "history"),
+            top_k,
+            exclude_seen,
+            as_list(exclude, "exclude"),
+            None if candidates is None else as_list(candidates, "candidates"),
+            min_rating,
+        )
+        answers, _ = self._answer([query], with_scores or as_frame)
+        return _shaped(answers, with_scores, as_frame)[0] if not as_frame else answers[0].to_frame()
+
+    def answer(self, queries: Iterable[Query], *, return_errors: bool = False) -> list[Recommendations | CorerecError]:
+        """`recommend` for many queries, scored together: items, probabilities, basis and unknown items of each.
+
+        Args:
+            return_errors: a bad query's place holds its error, and the others are answered all the same.
+        Raises:
+            CorerecError: the first bad query's, without `return_errors`.
+            NotFittedError: neither fit nor loaded.
+        """
+        queries = list(queries)
+        answers, errors = self._answer(queries, True, return_errors)
+        following = iter(answers)
+        return [errors[place] if place in errors else next(following) for place in range(len(queries))]
+
+    def _answer(
+        self, queries: Sequence[Query], with_scores: bool, return_errors: bool = False
+    ) -> tuple[list[Recommendations], dict[int, CorerecError]]:
+        """The answers of the good queries, in order, and the errors of the others by their place."""
+        model = self.fitted
+        batch, errors, unknown = resolve(queries, model.items, model.histories, self._well_rated, return_errors)
+        if any(unknown):
+            warn_of_unknown([item for items in unknown for item in items], model.items, SKIPPED, stacklevel=4)
+        user_ids = [query.user_id for place, query in enumerate(queries) if place not in errors]
+        return answer(model, batch, with_scores=with_scores).recommendations(model, unknown, user_ids), errors
+
+    def _well_rated(self, user: int, min_rating: float, among: np.ndarray | None) -> np.ndarray:
+        return predictions.well_rated(self.fitted, user, min_rating, among)
+
+    def batch_recommend(
+        self,
+        user_ids: Any,
+        top_k: int = 10,
+        *,
+        exclude_seen: bool = True,
+        with_scores: bool = False,
+        as_frame: bool = False,
+    ) -> Any:
+        """`recommend` for many users at once: one list each, in their order; or one DataFrame, as `recommend`'s.
+
+        Raises:
+            UnknownIdError: a user was never seen.
+            DataError: top_k below 1.
+        """
+        model = self.fitted
+        check_top_k(top_k)
+        users = model.known_histories().users.require(user_ids)
+        histories = model.known_histories().select(users)
+        excluded = histories if exclude_seen else empty_rows(len(users))
+        batch = QueryBatch.of(histories, excluded, top_k, users)
+        user_ids = model.known_histories().users.decode(users)
+        answers = answer(model, batch, with_scores=with_scores or as_frame).recommendations(model, (), user_ids)
+        return _shaped(answers, with_scores, as_frame)
+
+    def fill_in(
+        self, history: Sequence[ItemId | None], top_k: int = 10, *, exclude_seen: bool = True, with_scores: bool = False
+    ) -> list[Ranked]:
+        """What most likely stood at each blank (None) of a history, seen from both sides.
+
+        All blanks are asked at once, each as if the others were unknown too; the network alone answers. In a history
+        longer than max_seq_len, each blank is asked from the events around it.
+
+        Args:
+            history: item ids, oldest first, None at each blank. Unknown items are skipped with one warning.
+            exclude_seen: leave out what stands in the history already.
+        Returns:
+            one list for each blank, best first.
+        Raises:
+            DataError: there is no blank, or top_k is below 1.
+        """
+        model = self.fitted
+        check_top_k(top_k)
+        numbers = numbers_with_blanks(history, model.items, MASK)
+        if not (numbers == MASK).any():
+            raise DataError("fill_in needs a blank: put None where an item is missing, such as [1, None, 3]")
+        answers = fill_blanks(model, numbers, top_k, exclude_seen=exclude_seen, with_scores=with_scores)
+        return _shaped(answers.recommendations(model), with_scores)
+
+    def explain(
+        self,
+        item_id: Hashable,
+        *,
+        user_id: Hashable = None,
+        history: Iterable[ItemId] | None = None,
+        top: int | None = None,
+    ) -> list[Reason]:
+        """Which events of a history drove an item's probability, the weightiest first; how: `explain.event_weights`.
+
+        Of the network's probability, that is; what followed the last item in the log has no part in it.
+
+        Args:
+            user_id: a known user; or
+            history: item ids, oldest first. Unknown ones are skipped with one warning, and are no reasons.
+            top: how many reasons at most; None gives one for each event that the model reads.
+        Returns:
+            reasons whose positions count from the oldest event of the history, 0.
+        Raises:
+            UnknownIdError: the user or the item was never seen.
+            DataError: both or neither of user_id and history given, or `top` below 1.
+        """
+        model = self.fitted
+        if top is not None:
+            check_top_k(top, "top")
+        query = Query(user_id, None if history is None else as_list(history, "history"))
+        user, numbers, unknown = resolve_subject(query, model.items, model.histories)
+        if unknown:
+            warn_of_unknown(unknown, model.items, SKIPPED)
+        if user:
+            numbers = model.known_histories().items(user)
+        given = model.items.decode(numbers) if query.history is None else query.history
+        weights = np.full(len(given), np.nan, np.float32)
+        known = model.items.encode(given) > 0
+        weights[known] = event_weights(model.network, numbers, [model.items.number(item_id)])[0]
+        return reasons(given, weights)[:top]
+
+    def similar_items(self, item_id: Hashable, top_k: int = 10, *, with_scores: bool = False) -> Ranked:
+        """The items whose embeddings point most nearly the same way (cosine), best first, without the item itself.
+
+        Raises:
+            UnknownIdError: the item was never seen.
+            DataError: top_k below 1.
+        """
+        model = self.fitted
+        check_top_k(top_k)
+        numbers, cosines = model.index.nearest(model.items.number(item_id), top_k)
+        ids, scores = model.items.decode(numbers), cosines.tolist()
+        return list(zip(ids, scores, strict=True)) if with_scores else ids
+
+    def item_embeddings(self) -> Embeddings:
+        """The items' vectors: `ids`, and float32 (items, D) `vectors`. A state's score of an item adds `item_bias`."""
+        vectors = self.fitted.network.item_vectors()[1:].detach().cpu().numpy()
+        return Embeddings(self.fitted.items.ids.tolist(), vectors.copy())
+
+    def embed(self, histories: Iterable[Iterable[ItemId]]) -> Embeddings:
+        """What the model expects after each history, as a vector: its dot product with an item's ranks the items.
+
+        Args:
+            histories: item ids, oldest first; unknown ones are skipped with one warning.
+        Returns:
+            the places 0, 1, ... of the histories as `ids`, and float32 (histories, D) `vectors`.
+        """
+        model = self.fitted
+        given = [as_list(history, "history") for history in as_list(histories, "histories")]
+        flat = [item_id for history in given for item_id in history]
+        numbers = model.items.encode(flat)
+        unknown = [flat[at] for at in np.flatnonzero(numbers == 0).tolist()]
+        if unknown:
+            warn_of_unknown(unknown, model.items, SKIPPED)
+        offsets = np.cumsum([0, *map(len, given)])
+        kept = np.concatenate([[0], np.cumsum(numbers > 0)])
+        store = SequenceStore(numbers[numbers > 0].astype(np.int32), kept[offsets])
+        return Embeddings(list(range(len(given))), next_states(model.network, store).cpu().numpy())
+
+
+def _shaped(answers: Sequence[Recommendations], with_scores: bool, as_frame: bool = False) -> Any:
+    """Answers as the facade hands them out: lists of ids or pairs, or one table."""
+    if as_frame:
+        return recommendations_frame(answers)
+    return [one.pairs() if with_scores else one.items for one in answers]

@@ -1,0 +1,102 @@
+"""A log -> a FittedModel: train, validate, stop, then count and rate; what `Bert4Rec.fit` does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import numpy as np
+import torch
+
+from corerec.basic.rating_model import fit_ratings, is_a_scale
+from corerec.basic.transitions import TransitionModel
+from corerec.data.histories import Histories
+from corerec.data.interactions import Interactions
+from corerec.data.sequences import SequenceStore
+from corerec.data.splitting import Holdout, hold_out_last
+from corerec.engines.bert4rec.config import ModelConfig, TrainConfig
+from corerec.engines.bert4rec.early_stopping import train_with_early_stopping
+from corerec.engines.bert4rec.fitted import FittedModel
+from corerec.engines.bert4rec.progress import with_progress
+from corerec.engines.bert4rec.training import EpochResult, StepResult, build_network, train_epochs
+from corerec.engines.bert4rec.training_state import TrainingState
+from corerec.errors import DataError
+
+OnEvent = Callable[[StepResult | EpochResult], bool | None]
+
+
+def fit_model(
+    log: Interactions,
+    model_config: ModelConfig,
+    train_config: TrainConfig,
+    *,
+    device: torch.device,
+    name: str,
+    valid: Holdout | None = None,
+    on_event: OnEvent | None = None,
+    verbose: bool = False,
+) -> FittedModel:
+    """Train on a log.
+
+    Args:
+        model_config: its num_items is that of the log.
+        device: of torch.
+        valid: queries to validate on when `train_config.patience` is set; None holds each user's last event out.
+        on_event: called with every StepResult and EpochResult; returns True to stop the training there.
+    Raises:
+        DataError: `patience` is set and no user has two events.
+        DivergedError: the loss or the gradients are not finite.
+    """
+    train = log.sequences
+    if train_config.patience is not None and valid is None:
+        rows = np.flatnonzero(train.lengths >= 2)
+        if not len(rows):
+            raise DataError("patience needs users with two events or more to validate on; fit without it")
+        train, valid = hold_out_last(train, rows)
+    network = build_network(replace(model_config, num_items=len(log.items)), train_config.seed).to(device)
+    state = TrainingState.start(network, train, train_config)
+    training_log = run_training(state, train, valid, name=name, on_event=on_event, verbose=verbose)
+    ratings = None
+    if is_a_scale(log.sequences.ratings):
+        ratings = fit_ratings(log.sequences, network.item_vectors())
+    return FittedModel(
+        name,
+        network,
+        train_config,
+        log.items,
+        TransitionModel.of(log.sequences, len(log.items)),
+        Histories(log.sequences, log.users),
+        ratings,
+        training_log,
+        datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+
+def run_training(
+    state: TrainingState,
+    train: SequenceStore,
+    valid: Holdout | None,
+    *,
+    name: str,
+    on_event: OnEvent | None = None,
+    verbose: bool = False,
+) -> tuple[EpochResult, ...]:
+    """Run a training to its end, or until `on_event` stops it; the network is left with its best averaged weights."""
+    results = train_epochs(state, train)
+    if state.config.patience is not None:
+        assert valid is not None
+        results = train_with_early_stopping(state, results, valid, state.config.patience)
+    if verbose:
+        results = with_progress(results, name)
+    training_log: list[EpochResult] = []
+    for result in results:
+        if isinstance(result, EpochResult):
+            training_log.append(result)
+        if on_event is not None and isinstance(result, StepResult | EpochResult) and on_event(result):
+            break
+    if isinstance(results, Generator):
+        results.close()
+    if state.best is None:
+        state.ema.use_average()
+    return tuple(training_log)

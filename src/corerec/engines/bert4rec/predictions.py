@@ -1,0 +1,157 @@
+"""Single (user, item) pairs -> expected ratings, or next-item probabilities over the whole catalogue."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Hashable, Iterable
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from corerec.basic.rating_model import RatingModel
+from corerec.data.sequences import SequenceStore, last_items
+from corerec.data.vocabulary import Vocabulary
+from corerec.engines.bert4rec.encoding import encode
+from corerec.engines.bert4rec.fitted import FittedModel
+from corerec.errors import DataError
+from corerec.queries import as_list, warn_of_unknown
+
+Kind = Literal["rating", "probability"]
+OnUnseen = Callable[[list[Any], Vocabulary, str], None]  # ids, their vocabulary, and what follows from it
+UNRATED = "predict takes them for average ones"
+UNSEEN = "predict gives them the add-one probability of an item never met, 1 / (events + items + 1)"
+
+
+def rating_model(model: FittedModel, kind: Kind | None) -> RatingModel | None:
+    """What answers predictions of this kind: None for probabilities.
+
+    Raises:
+        DataError: another kind, or ratings are wanted and `fit` got none.
+    """
+    if kind not in (None, "rating", "probability"):
+        raise DataError(f'kind must be "rating" or "probability", not {kind!r}')
+    if kind == "rating" and model.ratings is None:
+        raise DataError("this model knows no ratings: fit with ratings= of at least two values to predict them")
+    return None if kind == "probability" else model.ratings
+
+
+def predict(model: FittedModel, user_id: Hashable, item_id: Hashable, kind: Kind | None, on_unseen: OnUnseen) -> float:
+    """One prediction, in some microseconds where the user's state is kept."""
+    histories, ratings = model.known_histories(), rating_model(model, kind)
+    item = model.items.number_or_zero(item_id)
+    if item == 0:
+        on_unseen([item_id], model.items, UNRATED if ratings else UNSEEN)
+    if ratings is not None:
+        user = histories.users.number_or_zero(user_id)
+        if user == 0:
+            on_unseen([user_id], histories.users, UNRATED)
+        return float(ratings.expected(user_factors(model, ratings, user), item))
+    user = histories.users.number(user_id)
+    if item == 0:
+        return model.unseen_probability
+    history = histories.items(user)
+    if not len(history):
+        return float(model.popularity.shares[item])
+    kept = model.states.get(user, len(history))
+    if kept is None or math.isnan(kept[1]):
+        newest = histories.select(np.array([user]))
+        history = newest.row(0)
+        (state,), (log_normalizer,) = _normalized_states(model, np.array([user]), newest)
+    else:
+        state, log_normalizer = kept
+    probability = np.exp(model.index.score_of(state, item) - log_normalizer)
+    return float(model.transitions.blended(probability, len(history), int(history[-1]), item))
+
+
+def batch_predict(model: FittedModel, pairs: Iterable[tuple[Hashable, Hashable]], kind: Kind | None) -> np.ndarray:
+    """float64 (pairs,): `predict` for many (user id, item id) pairs.
+
+    Raises:
+        DataError: something in the list is not a pair.
+        UnknownIdError: as `predict`.
+    """
+    histories, ratings = model.known_histories(), rating_model(model, kind)
+    pairs = as_list(pairs, "pairs")
+    if any(isinstance(pair, str) or not hasattr(pair, "__len__") or len(pair) != 2 for pair in pairs):
+        raise DataError("batch_predict takes (user id, item id) pairs; try list(zip(user_ids, item_ids))")
+    if not pairs:
+        return np.zeros(0)
+    user_ids, item_ids = [user for user, _ in pairs], [item for _, item in pairs]
+    numbers = _numbers_or_zero(item_ids, model.items, UNSEEN if ratings is None else UNRATED)
+    if ratings is None:
+        return _probabilities(model, histories.users.require(user_ids), numbers)
+    found = _numbers_or_zero(user_ids, histories.users, UNRATED)
+    users, which = np.unique(found, return_inverse=True)
+    factors = ratings.user_vectors(histories.select(users[users > 0]))
+    if users[0] == 0:
+        factors = np.concatenate([np.zeros_like(factors, shape=(1, factors.shape[1])), factors])
+    return ratings.expected(factors[which], numbers)
+
+
+def user_factors(model: FittedModel, ratings: RatingModel, user: int) -> np.ndarray:
+    """float64 (J,) of a user number, kept for the next prediction; of the average user for 0."""
+    if user == 0:
+        return ratings.average_user
+    histories = model.known_histories()
+    kept = model.user_factors.get(user, len(histories.items(user)))
+    if kept is not None:
+        return kept[0]
+    history = histories.select(np.array([user]))
+    factors = ratings.user_vectors(history)
+    model.user_factors.keep(np.array([user]), history.lengths, factors, np.zeros(1))
+    return factors[0]
+
+
+def well_rated(model: FittedModel, user: int, min_rating: float, among: np.ndarray | None) -> np.ndarray:
+    """int64 (items,): the items, of all or `among` some, that a user (0: the average one) is expected to like.
+
+    Raises:
+        DataError: `fit` got no ratings, or min_rating is no finite number.
+    """
+    ratings = rating_model(model, "rating")
+    assert ratings is not None
+    if not isinstance(min_rating, int | float | np.number) or not math.isfinite(min_rating):
+        raise DataError(f"min_rating must be a finite number, not {min_rating!r}")
+    numbers = np.arange(1, len(model.items) + 1) if among is None else among
+    return numbers[ratings.expected(user_factors(model, ratings, user), numbers) >= min_rating]
+
+
+def _probabilities(model: FittedModel, users: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+    """float64 (pairs,): next-item probabilities of (user number, item number) pairs; 0 is an item never seen."""
+    distinct, which = np.unique(users, return_inverse=True)
+    histories = model.known_histories().select(distinct)
+    states, normalizers = _normalized_states(model, distinct, histories)
+    by_network = np.exp(model.index.scores_of(states, which, numbers) - normalizers[which])
+    lengths, last = histories.lengths[which], last_items(histories)[which]
+    answers = model.transitions.blended(by_network, lengths, last, numbers)
+    answers = np.where(lengths == 0, model.popularity.shares[numbers], answers)
+    return np.where(numbers == 0, model.unseen_probability, answers)
+
+
+def _normalized_states(
+    model: FittedModel, users: np.ndarray, histories: SequenceStore
+) -> tuple[np.ndarray, np.ndarray]:
+    """float32 (B, D) states and (B,) log normalizers of users' histories, kept for the next prediction."""
+    states, normalizers = encode(model.network, model.states, users, histories)
+    new = np.flatnonzero(np.isnan(normalizers))
+    if len(new):
+        on_device = torch.from_numpy(states[new]).to(model.network.device)
+        normalizers[new] = model.index.log_normalizers(on_device).cpu().numpy()
+        model.states.keep(users[new], histories.lengths[new], states[new], normalizers[new])
+    return states, normalizers
+
+
+def _numbers_or_zero(ids: list[Any], known: Vocabulary, consequence: str) -> np.ndarray:
+    """int64 (ids,), 0 for those never seen, with one warning.
+
+    Raises:
+        UnknownIdError: an id is of a type that no known one has.
+    """
+    numbers = known.encode(ids)
+    unseen = [ids[at] for at in np.flatnonzero(numbers == 0).tolist()]
+    if unseen:
+        for an_id in unseen:
+            known.number_or_zero(an_id)  # raises at the first of a foreign type
+        warn_of_unknown(unseen, known, consequence, stacklevel=5)
+    return numbers

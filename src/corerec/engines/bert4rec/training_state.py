@@ -1,0 +1,189 @@
+"""TrainingState: everything that the next training step needs, so that a training can stop after any step and go on.
+
+There is no random state in it: the order of an epoch, and the masks, dropout and sampled items of a step, are drawn
+from seeds that depend on the seed, the purpose and the number of the epoch or step alone (`seed_for`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+from corerec.data.sequences import SequenceStore
+from corerec.engines.bert4rec.config import TrainConfig
+from corerec.engines.bert4rec.model import Bert4RecNetwork
+from corerec.engines.bert4rec.plan import TrainPlan
+
+BETAS = (0.9, 0.98)  # a shorter memory of squared gradients than AdamW's default: the loss leaves its plateau sooner
+EMA_EVERY = 10  # steps between two updates of the averaged weights: each reads and writes all of them
+
+
+@dataclass(frozen=True)
+class BestEpoch:
+    """The epoch of the best validation so far, and the averaged weights that it left."""
+
+    epoch: int
+    score: float
+    weights: dict[str, Tensor]
+
+
+@dataclass
+class TrainingState:
+    """A training in progress. `train_epochs` advances it; the network in it is the one being trained.
+
+    `epoch` counts from 1 and is the one being trained, `batch` how many of its batches are done, `step` the steps done
+    in all. `loss_sum` (on the device), `num_events` and `seconds` are of the epoch so far.
+    """
+
+    network: Bert4RecNetwork
+    config: TrainConfig
+    plan: TrainPlan
+    log_digest: str
+    """`SequenceStore.digest` of the training sequences."""
+    optimizer: torch.optim.Optimizer
+    ema: EmaWeights
+    epoch: int = 1
+    batch: int = 0
+    step: int = 0
+    loss_sum: Tensor = field(default_factory=lambda: torch.zeros(()))
+    num_events: int = 0
+    seconds: float = 0.0
+    best: BestEpoch | None = None
+
+    @classmethod
+    def start(cls, network: Bert4RecNetwork, store: SequenceStore, config: TrainConfig) -> TrainingState:
+        """The state before the first step, on the network's device."""
+        plan = TrainPlan.of(config, network.config, store)
+        network.dropout.p = plan.dropout
+        optimizer, ema = make_optimizer(network, config), EmaWeights(network, config.ema_steps)
+        loss_sum = torch.zeros((), device=network.device)
+        return cls(network, config, plan, store.digest(), optimizer, ema, loss_sum=loss_sum)
+
+    def finish_epoch(self) -> None:
+        """Count the epoch as done and stand before the first batch of the next."""
+        self.epoch, self.batch, self.num_events, self.seconds = self.epoch + 1, 0, 0, 0.0
+        self.loss_sum = torch.zeros_like(self.loss_sum)
+
+    def state_dict(self) -> dict[str, Any]:
+        """All of it as tensors and plain values; `load_state_dict` reads it back. Copies nothing."""
+        was_averaged = self.ema.is_swapped
+        self.ema.use_plain()
+        try:
+            optimizer = self.optimizer.state_dict()
+            state = {
+                "network": {name: tensor.clone() for name, tensor in self.network.state_dict().items()},
+                "optimizer": {
+                    f"{index}.{name}": value
+                    for index, part in optimizer["state"].items()
+                    for name, value in part.items()
+                },
+                "ema": dict(self.ema.means),
+                "best": {} if self.best is None else dict(self.best.weights),
+                "loss_sum": self.loss_sum,
+            }
+        finally:
+            if was_averaged:
+                self.ema.use_average()
+        values = {name: getattr(self, name) for name in ("epoch", "batch", "step", "num_events", "seconds")}
+        values |= {"log_digest": self.log_digest, "ema_updates": self.ema.num_updates}
+        values |= {"config": asdict(self.config), "plan": asdict(self.plan), "model": asdict(self.network.config)}
+        if self.best is not None:
+            values |= {"best_epoch": self.best.epoch, "best_score": self.best.score}
+        return state | {"values": values}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take the place of the training that `state_dict` was asked of; this one has to be of the same settings."""
+        self.ema.use_plain()
+        values = state["values"]
+        self.network.load_state_dict(state["network"])
+        parts: dict[int, dict[str, Any]] = {}
+        for key, value in state["optimizer"].items():
+            index, name = key.split(".", 1)
+            parts.setdefault(int(index), {})[name] = value
+        self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": parts})
+        self.ema.load(state["ema"], values["ema_updates"])
+        self.loss_sum = state["loss_sum"].to(self.network.device)
+        self.epoch, self.batch, self.step = values["epoch"], values["batch"], values["step"]
+        self.num_events, self.seconds = values["num_events"], values["seconds"]
+        self.best = None
+        if "best_epoch" in values:
+            self.best = BestEpoch(values["best_epoch"], values["best_score"], dict(state["best"]))
+
+
+class EmaWeights:
+    """An exponential moving average of a network's weights (Polyak & Juditsky 1992; Morales-Brotons et al. 2024).
+
+    The average approximates where the weights settle once the learning rate has decayed: in the middle of a training
+    it ranks as well as plain weights do much later (`benchmarks/LAB.md`), and no worse at the end.
+    """
+
+    def __init__(self, network: Bert4RecNetwork, num_steps: int) -> None:
+        """Args:
+        num_steps: over which to average; never more than a ninth of those done. 0 keeps no average.
+        """
+        self._weights = {name: parameter.detach() for name, parameter in network.named_parameters()}
+        self._decay = max(0.0, 1 - EMA_EVERY / num_steps) if num_steps else 0.0
+        self.means = {name: weight.clone() for name, weight in self._weights.items()} if num_steps else {}
+        self.num_updates = 0
+        self.is_swapped = False
+        """Whether the network holds the average, and `means` the plain weights."""
+
+    def update(self) -> None:
+        """Take the weights, as they are now, into the average."""
+        assert not self.is_swapped
+        if self.means:
+            decay = min(self._decay, self.num_updates / (self.num_updates + 9))
+            means, weights = list(self.means.values()), list(self._weights.values())
+            get_ema_multi_avg_fn(decay)(means, weights, self.num_updates)  # pyright: ignore[reportArgumentType]
+            self.num_updates += 1
+
+    def use_average(self) -> None:
+        """Leave the average in the network; training goes on after `use_plain`."""
+        if not self.is_swapped:
+            self._swap()
+
+    def use_plain(self) -> None:
+        """Put the plain weights back into the network."""
+        if self.is_swapped:
+            self._swap()
+
+    def load(self, means: dict[str, Tensor], num_updates: int) -> None:
+        """Take over an average that was saved beside plain weights."""
+        for name, mean in self.means.items():
+            mean.copy_(means[name])
+        self.num_updates = num_updates
+
+    @torch.no_grad()
+    def _swap(self) -> None:
+        for name, mean in self.means.items():
+            weight = self._weights[name]
+            kept = weight.clone()
+            weight.copy_(mean)
+            mean.copy_(kept)
+        self.is_swapped = not self.is_swapped
+
+
+def make_optimizer(network: Bert4RecNetwork, config: TrainConfig) -> torch.optim.Optimizer:
+    """AdamW that decays matrices and embeddings, but no biases or norms."""
+    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    groups = [
+        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": config.weight_decay},
+        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    fused = network.device.type in ("cpu", "cuda")
+    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=BETAS, fused=fused)
+
+
+def seed_for(seed: int, purpose: str, number: int = 0) -> np.random.SeedSequence:
+    """One seed, split by purpose and by the number of an epoch or a step."""
+    return np.random.SeedSequence([seed, number, *purpose.encode()])
+
+
+def torch_generator(seed: np.random.SeedSequence) -> torch.Generator:
+    """A CPU generator of this seed."""
+    return torch.Generator().manual_seed(int(seed.generate_state(1, np.uint64)[0]) % 2**63)
