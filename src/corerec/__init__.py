@@ -1,1 +1,92 @@
-"""CoreRec: sequential recommendations."""
+"""Sequential recommendation with BERT4Rec.
+
+>>> import corerec
+>>> corerec.Bert4Rec
+<class 'corerec.engines.bert4rec.recommender.Bert4Rec'>
+
+Names are imported when they are first used, so `import corerec` loads neither torch nor pandas.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from importlib.metadata import version
+
+    from corerec.basic.popularity import Popularity
+    from corerec.basic.transitions import LastItemMarkov
+    from corerec.data.histories import Histories
+    from corerec.data.interactions import Interactions
+    from corerec.data.sequences import SequenceStore
+    from corerec.data.splitting import Holdout, Split, by_time, leave_one_out
+    from corerec.data.tables import read_events, read_titles
+    from corerec.data.vocabulary import Vocabulary
+    from corerec.engines.bert4rec.export import export_onnx
+    from corerec.engines.bert4rec.recommender import Bert4Rec
+    from corerec.evaluation.evaluate import evaluate
+    from corerec.evaluation.report import Report
+    from corerec.queries import Query, Recommendations
+
+    __version__ = version("corerec-bert4rec")
+
+_HOMES = {
+    "Bert4Rec": "engines.bert4rec.recommender",
+    "Histories": "data.histories",
+    "Holdout": "data.splitting",
+    "Interactions": "data.interactions",
+    "LastItemMarkov": "basic.transitions",
+    "Popularity": "basic.popularity",
+    "Query": "queries",
+    "Recommendations": "queries",
+    "Report": "evaluation.report",
+    "SequenceStore": "data.sequences",
+    "Split": "data.splitting",
+    "Vocabulary": "data.vocabulary",
+    "by_time": "data.splitting",
+    "evaluate": "evaluation.evaluate",
+    "export_onnx": "engines.bert4rec.export",
+    "leave_one_out": "data.splitting",
+    "read_events": "data.tables",
+    "read_titles": "data.tables",
+}
+
+__all__ = [  # as _HOMES, which a test holds it to
+    "Bert4Rec",
+    "Histories",
+    "Holdout",
+    "Interactions",
+    "LastItemMarkov",
+    "Popularity",
+    "Query",
+    "Recommendations",
+    "Report",
+    "SequenceStore",
+    "Split",
+    "Vocabulary",
+    "__version__",
+    "by_time",
+    "evaluate",
+    "export_onnx",
+    "leave_one_out",
+    "read_events",
+    "read_titles",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        value: Any = version("corerec-bert4rec")
+    elif name in _HOMES:
+        value = getattr(import_module(f"corerec.{_HOMES[name]}"), name)
+    else:
+        raise AttributeError(f"module 'corerec' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

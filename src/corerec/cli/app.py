@@ -1,4 +1,4 @@
-"""The command line: corerec demo | fit | evaluate | recommend | export | serve | info.
+"""The command line: corerec demo | fit | evaluate | recommend | serve | info | plot | export.
 
 Results go to stdout, everything else to stderr. Commands import torch when they run, so `--help` comes in a fifth of
 the time.
@@ -19,6 +19,7 @@ from corerec.cli.evaluate import evaluate
 from corerec.cli.export import export
 from corerec.cli.fit import fit
 from corerec.cli.info import info
+from corerec.cli.plot import plot
 from corerec.cli.recommend import recommend
 from corerec.cli.serve import serve
 from corerec.errors import CorerecError, DataWarning
@@ -50,7 +51,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (demo, fit, evaluate, recommend, serve, info, export):
+for command in (demo, fit, evaluate, recommend, serve, info, plot, export):
     app.command()(command)
 
 

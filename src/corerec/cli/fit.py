@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from corerec.cli.console import err, file_size, out, say
+from corerec.cli.console import file_size, out, say
 from corerec.cli.options import (
     Device,
     Header,
@@ -88,7 +88,7 @@ def fit(
         "seed": seed,
     }
     settings: dict[str, Any] = {setting: value for setting, value in given.items() if value is not None}
-    model = Bert4Rec(**settings, device=device, verbose=err.is_terminal and not quiet)
+    model = Bert4Rec(**settings, device=device, verbose=not quiet)
     log = read_log(log_file, user_column, item_column, rating_column, time_column, header, quiet).interactions()
     started = time.perf_counter()
     if holdout:

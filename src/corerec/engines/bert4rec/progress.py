@@ -31,18 +31,29 @@ def with_progress(
         disable=not console.is_terminal,
     ) as bars:
         bar = bars.add_task(name, total=None, loss="")
-        num_epochs = 0
+        num_epochs, best = 0, None
         for result in results:
             if isinstance(result, TrainPlan):
                 num_epochs = result.epochs
                 console.print(f"{name}  {result}", highlight=False, soft_wrap=True)
             elif isinstance(result, EpochResult):
+                best = result if result.is_best else best
                 console.print(
                     f"{name}  epoch {result.epoch}/{num_epochs}  loss {result.loss:.4f}  {result.seconds:.1f} s  "
-                    f"{result.num_steps:,} steps  {result.num_events / result.seconds:,.0f} events/s",
+                    f"{result.num_steps:,} steps  {result.num_events / result.seconds:,.0f} events/s"
+                    + _validation(result),
                     highlight=False,
+                    soft_wrap=True,
                 )
             elif result.step % READ_LOSS_EVERY == 0 or result.step == result.num_steps:
                 text = f"epoch {result.epoch}/{num_epochs}  loss {float(result.loss):.4f}"
                 bars.update(bar, completed=result.step, total=result.num_steps, loss=text)
             yield result
+        if best is not None:
+            console.print(f"{name}  kept epoch {best.epoch}, validation NDCG@10 {best.ndcg:.4f}", highlight=False)
+
+
+def _validation(result: EpochResult) -> str:
+    if result.ndcg is None:
+        return ""
+    return f"  validation NDCG@10 {result.ndcg:.4f}{' (best so far)' if result.is_best else ''}"

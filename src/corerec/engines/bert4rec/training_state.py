@@ -70,19 +70,24 @@ class TrainingState:
         self.loss_sum = torch.zeros_like(self.loss_sum)
 
     def state_dict(self) -> dict[str, Any]:
-        """All of it as tensors and plain values; `load_state_dict` reads it back. Copies nothing."""
+        """All of it as tensors and plain values, for `load_state_dict`; write it before the next step changes them."""
         was_averaged = self.ema.is_swapped
         self.ema.use_plain()
+
+        def taken(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+            # The exchange below writes into these.
+            return {name: tensor.clone() if was_averaged else tensor for name, tensor in tensors.items()}
+
         try:
             optimizer = self.optimizer.state_dict()
             state = {
-                "network": {name: tensor.clone() for name, tensor in self.network.state_dict().items()},
+                "network": taken(self.network.state_dict()),
                 "optimizer": {
                     f"{index}.{name}": value
                     for index, part in optimizer["state"].items()
                     for name, value in part.items()
                 },
-                "ema": dict(self.ema.means),
+                "ema": taken(self.ema.means),
                 "best": {} if self.best is None else dict(self.best.weights),
                 "loss_sum": self.loss_sum,
             }

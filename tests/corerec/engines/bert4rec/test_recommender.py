@@ -1,7 +1,10 @@
+import copy
+import pickle
 import subprocess
 import sys
 import threading
 import warnings
+from dataclasses import fields
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,13 +12,25 @@ import pandas as pd
 import polars as pl
 import pyarrow as pa
 import pytest
+from sklearn.base import clone
 
 from corerec.data.interactions import Interactions
 from corerec.data.sequences import SequenceStore
 from corerec.engines.bert4rec import Bert4Rec, Query
-from corerec.engines.bert4rec.encoding import next_states
-from corerec.engines.bert4rec.training import train_epochs
-from corerec.errors import CorerecError, DataError, DataWarning, NotFittedError, UnknownIdError, UnknownIdWarning
+from corerec.engines.bert4rec.config import ModelConfig, TrainConfig
+from corerec.engines.bert4rec.encoding import NetworkScorer, next_states
+from corerec.engines.bert4rec.recommender import DEFAULTS
+from corerec.engines.bert4rec.training import EpochResult, StepResult, train_epochs
+from corerec.errors import (
+    ConfigError,
+    CorerecError,
+    DataError,
+    DataWarning,
+    DivergedError,
+    NotFittedError,
+    UnknownIdError,
+    UnknownIdWarning,
+)
 from corerec.queries import Recommendations
 
 TINY = {"epochs": 1, "hidden_dim": 8, "max_seq_len": 8}
@@ -656,3 +671,97 @@ def test_ratings_asked_of_a_model_without_any_are_an_error(rated):
         rated.predict(0, 110, kind="stars")
     with pytest.raises(DataError, match="min_rating must be a finite number"):
         rated.recommend(0, min_rating=float("nan"))
+
+
+# ----------------------------------------------------------------------------------------------- the public surface
+
+
+def test_each_default_has_one_source():
+    for config in (ModelConfig, TrainConfig):
+        for field in fields(config):
+            if field.name != "num_items":
+                assert DEFAULTS[field.name] == field.default
+
+
+def test_settings_can_be_read_changed_and_cloned():
+    model = Bert4Rec("a name", epochs=3, hidden_dim=np.int64(8))
+    assert model.get_params()["hidden_dim"] == 8
+    twin = clone(model)
+    assert twin.get_params() == model.get_params()
+    assert model.set_params(epochs=5, hidden_dim=16) is model
+    assert (model.train_config.epochs, twin.train_config.epochs) == (5, 3)
+    with pytest.raises(ConfigError, match="no setting 'hiden_dim'"):
+        model.set_params(hiden_dim=8)
+    with pytest.raises(ConfigError, match=r"hidden_dim \(7\)"):
+        model.set_params(hidden_dim=7)
+    assert model.get_params()["hidden_dim"] == 16
+
+
+@pytest.mark.parametrize("name", [None, "", 7])
+def test_a_name_is_text(name):
+    with pytest.raises(ConfigError, match="name"):
+        Bert4Rec(name)
+
+
+def test_repr_shows_what_differs_from_the_defaults(model):
+    assert repr(Bert4Rec(epochs=3)) == "Bert4Rec(epochs=3; not fitted)"
+    assert repr(Bert4Rec()) == "Bert4Rec(not fitted)"
+    assert "84 users, 12 items, 420 events" in repr(model)
+    assert Bert4Rec("<b>")._repr_html_().startswith("<table><caption>&lt;b&gt;")
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
+def test_a_fitted_model_can_be_copied_to_workers(model, copied):
+    twin = copied(model)
+    assert twin.recommend("user 0", with_scores=True) == model.recommend("user 0", with_scores=True)
+    twin.observe("user 0", "i")
+    assert len(twin.history("user 0")) == len(model.history("user 0")) + 1
+
+
+def test_on_event_sees_every_result_and_may_stop_the_training(cycle_log):
+    seen = []
+
+    def two_epochs(event):
+        seen.append(event)
+        return isinstance(event, EpochResult) and event.epoch == 2
+
+    model = Bert4Rec(**{**TINY, "epochs": 5}).fit_interactions(cycle_log, on_event=two_epochs)
+    steps = [event for event in seen if isinstance(event, StepResult)]
+    assert [event.epoch for event in seen if isinstance(event, EpochResult)] == [1, 2]
+    assert [step.step for step in steps] == list(range(1, len(steps) + 1))
+    assert list(model.training_log["epoch"]) == [1, 2]
+
+
+def test_the_training_log_is_kept_in_the_file(cycle_log, tmp_path):
+    model = Bert4Rec(patience=2, **{**TINY, "epochs": 3}).fit_interactions(cycle_log)
+    log = model.training_log
+    assert list(log.columns) == ["epoch", "seconds", "loss", "learning_rate", "ndcg"]
+    assert log["ndcg"].between(0, 1).all()
+    model.save(tmp_path / "model")
+    pd.testing.assert_frame_equal(Bert4Rec.load(tmp_path / "model").training_log, log)
+
+
+def test_recommendations_as_a_table(model):
+    frame = model.recommend("user 0", top_k=3, as_frame=True)
+    assert list(frame.columns) == ["user_id", "item_id", "rank", "score"]
+    assert list(zip(frame["item_id"], frame["score"], strict=True)) == model.recommend("user 0", 3, with_scores=True)
+    many = model.batch_recommend(["user 1", "user 0"], top_k=3, as_frame=True)
+    assert many["user_id"].tolist() == ["user 1"] * 3 + ["user 0"] * 3
+    assert many["rank"].tolist() == [1, 2, 3, 1, 2, 3]
+
+
+def test_vectors_score_as_the_model_does(model):
+    ids, vectors = model.item_embeddings()
+    assert (ids, vectors.shape) == (model.items.ids.tolist(), (12, 16))
+    states = model.embed([["a", "b"], ["c"]]).vectors
+    scores = states @ vectors.T + model.fitted.network.item_bias[1:].detach().numpy()
+    expected = NetworkScorer(model.fitted.network).score(SequenceStore.from_lists([[1, 2], [3]]))[:, 1:]
+    np.testing.assert_allclose(scores, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_training_that_diverges_stops_with_what_to_try(cycle_log):
+    model = Bert4Rec(learning_rate=1e9, **TINY)
+    with pytest.raises(DivergedError, match=r"epoch 1, step \d+.*learning_rate"):
+        model.set_params(epochs=50, warmup_steps=0).fit_interactions(cycle_log)
+    with pytest.raises(NotFittedError):
+        model.recommend("user 0")
