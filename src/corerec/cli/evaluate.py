@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from enum import StrEnum
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -25,6 +24,7 @@ from corerec.cli.options import (
     read_log,
     use_threads,
 )
+from corerec.files import atomic_file, check_writable
 
 if TYPE_CHECKING:
     pass
@@ -99,6 +99,8 @@ def evaluate(
     from corerec.evaluation import report
 
     use_threads(threads)
+    if json_file not in (None, "-"):
+        check_writable(json_file, inputs=[model_file, log_file])
     model = Bert4Rec.load(model_file, device=device)
     log = read_log(log_file, user_column, item_column, rating_column, time_column, header, quiet).interactions()
     number_of = np.concatenate([[0], model.items.encode(ids_like(log.items.ids.tolist(), model.items))])
@@ -144,7 +146,8 @@ def evaluate(
         if json_file == "-":
             typer.echo(text)
             return
-        Path(json_file).write_text(text + "\n", encoding="utf-8")
+        with atomic_file(json_file, "w") as file:
+            file.write(text + "\n")
     whole = [column[-1] for column in columns]
     out.print(report.table(whole, title=f"{split_by.value}, {on.value} events of {escape(log_file.name)}"))
     if by_history:

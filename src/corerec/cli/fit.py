@@ -22,7 +22,7 @@ from corerec.cli.options import (
     read_log,
     use_threads,
 )
-from corerec.errors import DataError
+from corerec.files import check_writable
 
 if TYPE_CHECKING:
     pass
@@ -71,8 +71,7 @@ def fit(
     from corerec.engines.bert4rec import Bert4Rec
 
     use_threads(threads)
-    if not model_file.parent.is_dir():
-        raise DataError(f"cannot write {model_file}: the folder {model_file.parent} does not exist; create it first")
+    check_writable(model_file, inputs=[log_file])
     given = {
         "name": name,
         "epochs": epochs,

@@ -1,6 +1,8 @@
 import json
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -46,6 +48,51 @@ def test_fit_sums_up_what_it_did(log_file, tmp_path):
     assert "20 users, 10 items, 120 events" in words(result.stdout)
     assert "user = user_id, item = item_id, time = timestamp" in words(result.stderr)
     assert run("fit", log_file, "-o", tmp_path / "m", "--quiet", *SMALL).output == ""
+
+
+@pytest.fixture
+def untrained(monkeypatch):
+    """Whatever trains, fails: what is refused has to be refused before."""
+
+    def fail(*_, **__):
+        pytest.fail("it was trained")
+
+    monkeypatch.setattr("corerec.engines.bert4rec.Bert4Rec.fit_interactions", fail)
+
+
+@pytest.mark.usefixtures("untrained")
+@pytest.mark.parametrize(
+    ("output", "text"),
+    [
+        (".", "cannot write .: it is a folder; name a file"),
+        ("absent/model", "cannot write absent/model: the folder absent does not exist; create it first"),
+        ("log.csv", "cannot write log.csv: it is the file that is read (log.csv); name another file"),
+        ("link", "cannot write link: it is the file that is read (log.csv); name another file"),
+        ("/dev/null", "cannot write /dev/null: it is a device, not a file; name another file"),
+    ],
+)
+def test_a_place_that_cannot_be_written_is_refused_before_training(log_file, tmp_path, monkeypatch, output, text):
+    monkeypatch.chdir(tmp_path)
+    Path("log.csv").write_bytes(log_file.read_bytes())
+    Path("link").symlink_to("log.csv")
+    assert words(run("fit", "log.csv", "-o", output, *SMALL, code=2).stderr) == f"error: {text}"
+    assert sorted(os.listdir()) == ["link", "log.csv"]
+    assert Path("log.csv").read_bytes() == log_file.read_bytes()
+
+
+def test_fit_writes_the_file_that_a_link_leads_to(log_file, tmp_path):
+    (tmp_path / "live").symlink_to("model-1")
+    run("fit", log_file, "-o", tmp_path / "live", *SMALL)
+    assert (tmp_path / "live").is_symlink()
+    run("info", tmp_path / "model-1")
+
+
+def test_figures_are_not_written_over_what_they_are_about(model_file, log_file):
+    before = log_file.read_bytes(), model_file.read_bytes()
+    for path in (log_file, model_file):
+        result = run("evaluate", model_file, log_file, "--json", path, code=2)
+        assert "it is the file that is read" in words(result.stderr)
+    assert (log_file.read_bytes(), model_file.read_bytes()) == before
 
 
 def test_holdout_leaves_two_events_of_each_user_out(log_file, tmp_path):

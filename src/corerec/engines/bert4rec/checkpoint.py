@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
@@ -23,6 +22,7 @@ from corerec.engines.bert4rec.config import ModelConfig, TrainConfig
 from corerec.engines.bert4rec.fitted import FittedModel
 from corerec.engines.bert4rec.training import EpochResult, build_network
 from corerec.errors import CheckpointError, ConfigError, DataError
+from corerec.files import atomic_file
 
 FORMAT = "corerec.bert4rec"
 FORMAT_VERSION = 3
@@ -38,7 +38,6 @@ def save(model: FittedModel, path: str | os.PathLike[str], *, name: str, histori
     Raises:
         DataError: an id is neither text nor a number.
     """
-    path = Path(path)
     tensors = {f"network.{key}": tensor for key, tensor in model.network.state_dict().items()}
     tensors |= _vocabulary_tensors(model.items)
     tensors["item_counts"] = torch.from_numpy(model.transitions.item_counts)
@@ -61,13 +60,8 @@ def save(model: FittedModel, path: str | os.PathLike[str], *, name: str, histori
         "train_config": json.dumps(asdict(model.train_config)),
         "training_log": json.dumps([asdict(result) for result in model.training_log]),
     }
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"cannot save to {path}: the folder {path.parent} does not exist; create it first")
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
-        unfinished = Path(folder, "model")
-        # Not safetensors' own save_file: its files can be read by nobody but their owner.
-        unfinished.write_bytes(to_bytes({key: t.detach().cpu().contiguous() for key, t in tensors.items()}, about))
-        os.replace(unfinished, path)
+    with atomic_file(path) as file:
+        file.write(to_bytes({key: t.detach().cpu().contiguous() for key, t in tensors.items()}, about))
 
 
 def load(path: str | os.PathLike[str], device: torch.device | str = "cpu") -> FittedModel:

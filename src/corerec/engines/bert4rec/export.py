@@ -8,10 +8,9 @@ from __future__ import annotations
 import json
 import logging
 import os
-import tempfile
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType
@@ -28,6 +27,7 @@ from corerec.engines.bert4rec.model import Bert4RecNetwork
 from corerec.engines.bert4rec.recommender import Bert4Rec
 from corerec.engines.bert4rec.training import copy_of
 from corerec.errors import DataError, MissingPackageError
+from corerec.files import atomic_folder
 
 FORMAT = "corerec.bert4rec.onnx"
 FORMAT_VERSION = 1
@@ -49,43 +49,32 @@ def export_onnx(model: Bert4Rec, folder: str | os.PathLike[str]) -> list[Path]:
     says all this to whoever finds the folder. Weights of more than 1.5 GB stand beside the graph in model.onnx.data.
 
     Args:
-        folder: made if absent. Files of an earlier export in it are replaced once all new ones are complete; others
-            stay as they are.
+        folder: made if absent, and appears whole. Files of an earlier export in it are replaced once all new ones are
+            complete, metadata.json last; others stay as they are.
     Returns:
         the files written.
     Raises:
         NotFittedError: neither fit nor loaded.
         MissingPackageError: onnx or onnxscript is not installed.
-        DataError: the folder has files of these names from elsewhere, or is no folder; or an item id is neither text
-            nor a number.
-        FileNotFoundError: the folder to put it in does not exist.
+        DataError: the folder has files of these names from elsewhere, or an item id is neither text nor a number.
+        OSError: the folder cannot be written (`files.atomic_folder`); FileNotFoundError where its parent is missing,
+            NotADirectoryError where it is a file.
     """
     folder = Path(folder)
     scorer, ids = model.scorer, writable_ids(model.items)
     onnx = _onnx()
-    _check_place(folder)
+    _check_contents(folder)
     assert scorer.transitions is not None
-    program = _traced(scorer.network, _without_history(model), scorer.transitions)
-    about = _about(model.name, scorer.network.config)
-    is_new = not folder.exists()
-    folder.mkdir(exist_ok=True)
-    try:
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".export.") as name:
-            unfinished = Path(name)
-            program.save(unfinished / GRAPH)
-            onnx.checker.check_model(unfinished / GRAPH)
-            (unfinished / ITEMS).write_text(json.dumps(ids, ensure_ascii=False) + "\n", encoding="utf-8")
-            (unfinished / ABOUT).write_text(json.dumps(about, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-            written = [file for file in (GRAPH, WEIGHTS, ITEMS, ABOUT) if (unfinished / file).exists()]
-            for file in written:
-                os.replace(unfinished / file, folder / file)
-        if WEIGHTS not in written:
-            (folder / WEIGHTS).unlink(missing_ok=True)
-    except BaseException:
-        if is_new:
-            with suppress(OSError):  # what went wrong first is what should be told
-                folder.rmdir()
-        raise
+    with atomic_folder(folder, last=[ABOUT]) as unfinished:
+        program = _traced(scorer.network, _without_history(model), scorer.transitions)
+        program.save(unfinished / GRAPH)
+        onnx.checker.check_model(unfinished / GRAPH)
+        (unfinished / ITEMS).write_text(json.dumps(ids, ensure_ascii=False) + "\n", encoding="utf-8")
+        about = json.dumps(_about(model.name, scorer.network.config), indent=2, ensure_ascii=False)
+        (unfinished / ABOUT).write_text(about + "\n", encoding="utf-8")
+        written = [file for file in (GRAPH, WEIGHTS, ITEMS, ABOUT) if (unfinished / file).exists()]
+    if WEIGHTS not in written:
+        (folder / WEIGHTS).unlink(missing_ok=True)
     return [folder / file for file in written]
 
 
@@ -220,14 +209,8 @@ def _about(name: str, config: ModelConfig) -> dict[str, Any]:
     }
 
 
-def _check_place(folder: Path) -> None:
-    """Refuse a place where we would write over what is not ours."""
-    if folder.exists() and not folder.is_dir():
-        raise DataError(f"cannot export to {folder}: it is a file; name a folder")
-    if not folder.parent.is_dir():
-        raise FileNotFoundError(
-            f"cannot export to {folder}: the folder {folder.parent} does not exist; create it first"
-        )
+def _check_contents(folder: Path) -> None:
+    """Refuse a folder where we would write over what is not ours."""
     foreign = [file for file in (GRAPH, WEIGHTS, ITEMS, ABOUT) if (folder / file).exists()]
     if foreign and not _is_ours(folder / ABOUT):
         raise DataError(

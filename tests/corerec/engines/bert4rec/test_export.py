@@ -224,7 +224,7 @@ def test_a_missing_package_says_what_to_install(model, package, tmp_path, monkey
 
 def test_a_place_that_is_no_folder_says_so(model, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(DataError, match="it is a file; name a folder"):
+    with pytest.raises(NotADirectoryError, match="it is a file; name a folder"):
         export_onnx(model, tmp_path / "file")
     with pytest.raises(FileNotFoundError, match="create it first"):
         export_onnx(model, tmp_path / "no" / "onnx")
