@@ -1,0 +1,224 @@
+"""Tensors and texts in one safetensors file with a digest of all: what is read is what was written, or an error.
+
+Files are read into memory as a whole, never mapped: a process that answers from a map dies (SIGBUS) once somebody cuts
+the file short, as `cp new live` does.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import stat
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from corerec.errors import CheckpointError, DataError
+from corerec.files import AnyPath, atomic_path
+
+DIGEST = "digest"  # among the texts
+LEAF_BYTES = 2**22  # hashed at once: threads share a file
+LARGEST_HEADER = 2**22  # bytes: a thousand blocks and a thousand epochs take a third
+MOST_DIMENSIONS = 8
+DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "U8": torch.uint8,
+}
+
+
+class _Layout(NamedTuple):
+    """One tensor of a file: `begin` counts bytes from the end of the header."""
+
+    name: str
+    begin: int
+    end: int
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+
+
+def write_tensors(path: AnyPath, tensors: Mapping[str, Tensor], texts: Mapping[str, str]) -> None:
+    """Write the file whole or not at all (`files.atomic_path`), with a digest among the texts.
+
+    Args:
+        tensors: of the kinds in DTYPES.
+    Raises:
+        DataError: the path is a device or a pipe; or the texts are longer than `read_tensors` takes.
+        OSError: the file cannot be written.
+    """
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    with atomic_path(path) as unfinished:
+        save_file(plain, unfinished, {**texts, DIGEST: digest(plain, texts)})
+        with unfinished.open("rb") as file:
+            if int.from_bytes(file.read(8), "little") > LARGEST_HEADER:
+                raise DataError(f"{path} would hold more than {LARGEST_HEADER:,} bytes of settings and names")
+
+
+def read_tensors(
+    path: AnyPath, check_texts: Callable[[dict[str, str]], None]
+) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """Read what `write_tensors` wrote, onto the CPU. Never takes more memory than the file has bytes, and some MB.
+
+    Args:
+        check_texts: raises CheckpointError where the texts tell another kind of file, before more is read.
+    Returns:
+        the texts without the digest, and the tensors, which share memory with nothing.
+    Raises:
+        FileNotFoundError: there is no such file.
+        CheckpointError: the file is no safetensors file, was cut short, changed since it was written, or is unreadable.
+    """
+    path = Path(path)
+    try:
+        with _open_regular(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            header = _read_header(path, file, size)
+            texts = header.pop("__metadata__", {})
+            if not isinstance(texts, dict) or not all(isinstance(text, str) for text in texts.values()):
+                raise _damaged(path, "its texts are none")
+            check_texts(texts)
+            layouts = _layouts(path, header, size - file.tell())
+            tensors = {layout.name: _read_tensor(path, file, layout) for layout in layouts}
+    except OSError as error:
+        if isinstance(error, FileNotFoundError):
+            raise
+        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from None
+    written = texts.pop(DIGEST, None)
+    if written is None:
+        raise _damaged(path, "it has no digest")
+    if written != digest(tensors, texts):
+        raise _damaged(path, "its digest does not match what it holds")
+    return texts, tensors
+
+
+def digest(tensors: Mapping[str, Tensor], texts: Mapping[str, str]) -> str:
+    """BLAKE2b of the names, kinds, shapes and bytes of all tensors and of all texts, hexadecimal.
+
+    A tree of one level: stretches of LEAF_BYTES are hashed by as many threads as there are cores, about 1 GB/s each.
+    """
+    ordered = sorted(tensors.items())
+    root = blake2b(digest_size=32)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for leaf in pool.map(lambda part: blake2b(part, digest_size=32).digest(), _leaves(t for _, t in ordered)):
+            root.update(leaf)
+    described = [[name, str(tensor.dtype), list(tensor.shape)] for name, tensor in ordered]
+    root.update(json.dumps([described, sorted(texts.items())]).encode())
+    return root.hexdigest()
+
+
+def _leaves(tensors: Iterable[Tensor]) -> Iterable[np.ndarray]:
+    for tensor in tensors:
+        whole = _as_bytes(tensor)
+        yield from (whole[start : start + LEAF_BYTES] for start in range(0, len(whole), LEAF_BYTES))
+
+
+def _open_regular(path: Path) -> BinaryIO:
+    """Opens a file, and nothing that a read could wait for without end.
+
+    Raises:
+        CheckpointError: it is a folder, a device, a pipe or a socket.
+    """
+    try:
+        mode = path.stat().st_mode
+    except NotADirectoryError:
+        raise FileNotFoundError(str(path)) from None
+    except ValueError:
+        raise CheckpointError(f"{str(path)!r} is no name that a file can have") from None
+    if stat.S_ISDIR(mode):
+        raise CheckpointError(f"{path} is a folder, not a file")
+    if not stat.S_ISREG(mode):
+        raise CheckpointError(f"{path} is a device, pipe or socket, not a file")
+    return path.open("rb")
+
+
+def _read_header(path: Path, file: BinaryIO, size: int) -> dict[str, Any]:
+    head = file.read(9)
+    length = int.from_bytes(head[:8], "little")
+    if head[8:] != b"{":
+        raise CheckpointError(f"{path} is no safetensors file: {_what_it_is(head)}")
+    if length > size - 8:
+        raise _damaged(path, f"it was cut short within its header: {size:,} bytes are there")
+    if length > LARGEST_HEADER:
+        raise _damaged(path, f"its header claims {length:,} bytes")
+    try:
+        header = json.loads(b"{" + file.read(length - 1), object_pairs_hook=_without_repetition)
+    except (ValueError, RecursionError) as error:
+        raise _damaged(path, f"its header cannot be read ({error})") from None
+    return header
+
+
+def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) < len(pairs):
+        raise ValueError("a name stands twice")
+    return result
+
+
+def _layouts(path: Path, header: dict[str, Any], size: int) -> list[_Layout]:
+    """Where each tensor lies, in the order of the file: one after another without gaps, `size` bytes in all."""
+    layouts = []
+    for name, entry in header.items():
+        match entry:
+            case {"dtype": str(dtype), "shape": [*shape], "data_offsets": [int(begin), int(end)]} if dtype in DTYPES:
+                if len(shape) > MOST_DIMENSIONS or not all(type(n) is int and 0 <= n < 2**63 for n in shape):
+                    raise _damaged(path, f"{name} has the shape {shape}")
+                layout = _Layout(name, begin, end, DTYPES[dtype], tuple(shape))
+            case _:
+                raise _damaged(path, f"{name} is no tensor that a model has")
+        if end - begin != math.prod(shape) * layout.dtype.itemsize:
+            raise _damaged(path, f"{name} has {end - begin:,} bytes for the shape {shape}")
+        layouts.append(layout)
+    layouts.sort(key=lambda layout: (layout.begin, layout.end))
+    place = 0
+    for layout in layouts:
+        if layout.begin != place:
+            raise _damaged(path, f"{layout.name} does not begin where the tensor before it ends")
+        place = layout.end
+    if place > size:
+        raise _damaged(path, f"it was cut short: {place - size:,} bytes are missing")
+    if place < size:
+        raise _damaged(path, f"{size - place:,} bytes follow its end")
+    return layouts
+
+
+def _read_tensor(path: Path, file: BinaryIO, layout: _Layout) -> Tensor:
+    try:
+        tensor = torch.empty(layout.shape, dtype=layout.dtype)
+    except RuntimeError as error:  # no elements, and dimensions beyond all bounds
+        raise _damaged(path, f"{layout.name} has the shape {layout.shape} ({error})") from None
+    if file.readinto(_as_bytes(tensor)) != layout.end - layout.begin:  # pyright: ignore[reportAttributeAccessIssue]
+        raise _damaged(path, "it was cut short while it was read")
+    return tensor
+
+
+def _as_bytes(tensor: Tensor) -> np.ndarray:
+    """uint8 (bytes,): a view."""
+    return tensor.reshape(-1).view(torch.uint8).numpy()
+
+
+def _damaged(path: Path, why: str) -> CheckpointError:
+    return CheckpointError(f"{path} is damaged: {why}; copy it again or save it anew")
+
+
+def _what_it_is(head: bytes) -> str:
+    """A guess at what a file is that does not begin as one of ours."""
+    if not head:
+        return "it is empty"
+    if len(head) < 9:
+        return f"it has only {len(head)} bytes"
+    if head[:1] == b"\x80" and head[1] <= 5:
+        return "it looks like a Python pickle, which this library never opens, since that would run its code"
+    if head[:2] == b"PK":
+        return "it looks like a zip archive or a torch.save file, which this library never opens"
+    return "it is some other kind of file"
