@@ -182,6 +182,10 @@ class Pair(Request):
 class PredictRequest(Request):
     """What would a user rate an item, or how likely is it to be the next one?"""
 
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"pairs": [{"user_id": 1, "item_id": 50}], "kind": "probability"}]}
+    )
+
     pairs: Annotated[list[Pair], Field(max_length=MAX_PAIRS)]
     kind: Annotated[
         Literal["rating", "probability"] | None,
@@ -221,6 +225,12 @@ class Event(Request):
 
 class EventsRequest(Request):
     """What users did since the model was trained: taken all or none."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"events": [{"user_id": 31, "item_id": 50, "event_id": "order-1-line-1"}]}],
+        }
+    )
 
     events: Annotated[list[Event], Field(min_length=1, max_length=MAX_EVENTS)]
 

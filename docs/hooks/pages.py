@@ -1,0 +1,206 @@
+"""Parts of the site that are generated from the code: settings, command line, HTTP API, notebooks, benchmarks.
+
+MkDocs calls the functions `on_*`. A page asks for a generated part with a line such as
+
+    <!-- generated: settings corerec.engines.bert4rec.config ModelConfig -->
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import importlib
+import inspect
+import json
+import os
+import re
+import textwrap
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+MARKER = re.compile(r"^<!-- generated: (.+) -->$", re.MULTILINE)
+
+
+# -------------------------------------------------------------------------------------------- what MkDocs calls
+
+
+def on_files(files: Any, config: Any) -> Any:
+    """Add the executed notebooks and the pages and plots of benchmarks/ to the files of the site."""
+    from mkdocs.structure.files import File
+
+    for notebook in sorted((ROOT / "docs" / "notebooks").glob("*.ipynb")):
+        files.remove(files.get_file_from_path(f"notebooks/{notebook.name}"))
+        for name, content in executed(notebook).items():
+            files.append(File.generated(config, f"notebooks/{name}", content=content))
+    for path in sorted([*(ROOT / "benchmarks").glob("*.md"), *(ROOT / "benchmarks" / "results").iterdir()]):
+        files.append(File.generated(config, path.relative_to(ROOT).as_posix(), abs_src_path=str(path)))
+    return files
+
+
+def on_page_markdown(markdown: str, **_: Any) -> str:
+    """Put what the code says in the place of each marker."""
+    return with_generated_parts(markdown)
+
+
+def with_generated_parts(markdown: str) -> str:
+    return MARKER.sub(lambda marker: _generated(*marker[1].split()), markdown)
+
+
+def _generated(kind: str, *arguments: str) -> str:
+    kinds: dict[str, Callable[..., str]] = {"settings": settings, "command-line": command_line, "http-api": http_api}
+    return kinds[kind](*arguments)
+
+
+# ----------------------------------------------------------------------------------------------------- settings
+
+
+def settings(module: str, name: str) -> str:
+    """A table of a settings class: each field's name, type and default, and its docstring as the meaning."""
+    cls = getattr(importlib.import_module(module), name)
+    meanings = field_docstrings(cls)
+    rows = ["| setting | type | default | meaning |", "|---|---|---|---|"]
+    for field in dataclasses.fields(cls):
+        default = "required" if field.default is dataclasses.MISSING else f"`{field.default!r}`"
+        kind = str(field.type).replace("|", "\\|")
+        rows.append(f"| `{field.name}` | `{kind}` | {default} | {meanings[field.name].replace('|', chr(92) + '|')} |")
+    return "\n".join(rows)
+
+
+def field_docstrings(cls: type) -> dict[str, str]:
+    """Field name -> the string that stands under it in the source, on one line; a field without one is an error."""
+    body = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0].body  # type: ignore[attr-defined]
+    found = {}
+    for field, below in zip(body, body[1:], strict=False):
+        if isinstance(field, ast.AnnAssign) and isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant):
+            found[field.target.id] = " ".join(str(below.value.value).split())  # type: ignore[union-attr]
+    if missing := [field.name for field in dataclasses.fields(cls) if field.name not in found]:
+        raise ValueError(f"{cls.__name__} has fields without a docstring: {missing}; write a line under each")
+    return found
+
+
+# ------------------------------------------------------------------------------------------------- command line
+
+
+def command_line() -> str:
+    """What `corerec --help` and the help of each command print."""
+    os.environ["COLUMNS"] = "100"
+    import typer
+    from typer.testing import CliRunner
+
+    from corerec.cli import app
+
+    parts = []
+    for name in ["", *typer.main.get_group(app).commands]:
+        arguments = [name, "--help"] if name else ["--help"]
+        result = CliRunner().invoke(app, arguments, prog_name="corerec", terminal_width=100, color=False)
+        if result.exit_code != 0:
+            raise RuntimeError(f"corerec {' '.join(arguments)} ended with {result.exit_code}: {result.output}")
+        parts.append(f"## corerec {name}".rstrip() + f"\n\n```text\n{result.stdout.strip()}\n```")
+    return "\n\n".join(parts)
+
+
+# ----------------------------------------------------------------------------------------------------- HTTP API
+
+QUERIES = {"/v1/items": "?q=star&limit=2"}
+
+
+def http_api() -> str:
+    """Each route of the server with an example request and the answer that a small model gave to it."""
+    import httpx
+    from fastapi.testclient import TestClient
+
+    parts = []
+    with TestClient(example_app()) as client:
+        schema = client.get("/openapi.json").json()
+        for method, path, operation, body in operations(schema):
+            url = path + QUERIES.get(path, "")
+            answer: httpx.Response = client.request(method, url, json=body)
+            if answer.status_code != 200:
+                raise RuntimeError(f"the example of {method} {path} was answered {answer.status_code}: {answer.text}")
+            parts.append(_route(method, url, operation, body, answer))
+    return "\n\n".join(parts)
+
+
+def operations(schema: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any], Any]]:
+    """(method, path, operation, example body or None) of each route of an OpenAPI schema.
+
+    Raises:
+        ValueError: a route takes a body, and its schema gives no example.
+    """
+    for path, methods in schema["paths"].items():
+        for method, operation in methods.items():
+            body = None
+            if "requestBody" in operation:
+                reference = operation["requestBody"]["content"]["application/json"]["schema"]["$ref"]
+                examples = schema["components"]["schemas"][reference.rpartition("/")[2]].get("examples")
+                if not examples:
+                    raise ValueError(f"{path} has no example body: give its model json_schema_extra examples")
+                body = examples[0]
+            yield method.upper(), path, operation, body
+
+
+def _route(method: str, url: str, operation: dict[str, Any], body: Any, answer: Any) -> str:
+    path = url.partition("?")[0]
+    command = f"curl -s {'-X POST ' if method == 'POST' and body is None else ''}'http://127.0.0.1:8000{url}'"
+    if body is not None:
+        command += f" \\\n  -H 'content-type: application/json' \\\n  -d '{json.dumps(body)}'"
+    is_json = answer.headers["content-type"].startswith("application/json")
+    shown = json.dumps(answer.json(), indent=2) if is_json else _first_lines(answer.text)
+    statuses = [
+        f"| {status} | {response['description']} |"
+        for status, response in operation["responses"].items()
+        if status != "200"
+    ]
+    refusals = ["| status | when |", "|---|---|", *statuses] if statuses else []
+    text = [f"## {method} {path}", "", operation["description"], "", "```console", command, "```", ""]
+    text += ["```json" if is_json else "```text", shown, "```", "", *refusals]
+    return "\n".join(text)
+
+
+def _first_lines(text: str, count: int = 6) -> str:
+    return "\n".join([*text.splitlines()[:count], "..."])
+
+
+def example_app() -> Any:
+    """A server of a small model that knows the ids of the examples: users 1 to 30, items 50, 100, 172, 181 and more."""
+    import numpy as np
+    import torch
+
+    from corerec.engines.bert4rec import Bert4Rec
+    from corerec.serving import create_app
+
+    torch.set_num_threads(1)
+    titles = {"50": "Star Wars (1977)", "172": "The Empire Strikes Back (1980)", "181": "Return of the Jedi (1983)"}
+    ring = np.array([50, 172, 181, 210, 174, 100, 258, 127])  # each user walks it from a place of his own
+    users, steps = np.divmod(np.arange(30 * 6), 6)
+    model = Bert4Rec("Example", epochs=3, hidden_dim=16, max_seq_len=8, device="cpu")
+    path = ROOT / "site" / ".example.model"
+    path.parent.mkdir(exist_ok=True)
+    model.fit(users + 1, ring[(users + steps) % len(ring)], 1 + steps % 5, timestamps=880_000_000 + steps).save(path)
+    return create_app(Bert4Rec.load(path, device="cpu"), path=path, titles=titles)
+
+
+# ---------------------------------------------------------------------------------------------------- notebooks
+
+
+def executed(path: Path) -> dict[str, str | bytes]:
+    """Run a notebook from its folder and give its page, and the pictures that it drew, by file name.
+
+    Raises:
+        nbclient.exceptions.CellExecutionError: a cell failed.
+    """
+    import nbformat
+    from nbconvert import MarkdownExporter
+    from nbconvert.preprocessors import ExecutePreprocessor
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the Jupyter packages about one another
+        notebook = nbformat.read(path, as_version=4)
+        runner = ExecutePreprocessor(timeout=120, kernel_name="python3")
+        runner.preprocess(notebook, {"metadata": {"path": str(path.parent)}})
+        names = {"output_files_dir": path.stem, "unique_key": path.stem}
+        page, resources = MarkdownExporter().from_notebook_node(notebook, names)
+    return {f"{path.stem}.md": page, **resources["outputs"]}
