@@ -8,19 +8,26 @@ MkDocs calls the functions `on_*`. A page asks for a generated part with a line 
 from __future__ import annotations
 
 import ast
+import asyncio
 import dataclasses
 import importlib
 import inspect
 import json
 import os
 import re
+import tempfile
 import textwrap
 import warnings
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[2]
+PAGES_ELSEWHERE = ("ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "benchmarks/README.md", "benchmarks/LAB.md")
+FROM_ELSEWHERE = re.compile(
+    r"""<(?:script|link(?! rel="?canonical)|img|iframe)\b[^>]*\b(?:src|href)=["']?(?:https?:)?//[^>]*>"""
+)
 MARKER = re.compile(r"^<!-- generated: (.+) -->$", re.MULTILINE)
 
 
@@ -35,9 +42,20 @@ def on_files(files: Any, config: Any) -> Any:
         files.remove(files.get_file_from_path(f"notebooks/{notebook.name}"))
         for name, content in executed(notebook).items():
             files.append(File.generated(config, f"notebooks/{name}", content=content))
-    for path in sorted([*(ROOT / "benchmarks").glob("*.md"), *(ROOT / "benchmarks" / "results").iterdir()]):
+    for path in [ROOT / name for name in PAGES_ELSEWHERE] + sorted((ROOT / "benchmarks" / "results").iterdir()):
         files.append(File.generated(config, path.relative_to(ROOT).as_posix(), abs_src_path=str(path)))
     return files
+
+
+def on_post_build(config: Any) -> None:
+    """Refuse a site that would load something from elsewhere when it is read.
+
+    Raises:
+        RuntimeError: a page loads a script, a style, a picture or a frame by an absolute address.
+    """
+    for page in sorted(Path(config["site_dir"]).rglob("*.html")):
+        if found := FROM_ELSEWHERE.search(page.read_text(encoding="utf-8")):
+            raise RuntimeError(f"{page} would load something from elsewhere when it is read: {found[0]}")
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
@@ -73,7 +91,7 @@ def field_docstrings(cls: type) -> dict[str, str]:
     """Field name -> the string that stands under it in the source, on one line; a field without one is an error."""
     body = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0].body  # type: ignore[attr-defined]
     found = {}
-    for field, below in zip(body, body[1:], strict=False):
+    for field, below in pairwise(body):
         if isinstance(field, ast.AnnAssign) and isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant):
             found[field.target.id] = " ".join(str(below.value.value).split())  # type: ignore[union-attr]
     if missing := [field.name for field in dataclasses.fields(cls) if field.name not in found]:
@@ -105,23 +123,39 @@ def command_line() -> str:
 # ----------------------------------------------------------------------------------------------------- HTTP API
 
 QUERIES = {"/v1/items": "?q=star&limit=2"}
+TITLES = {
+    "50": "Star Wars (1977)",
+    "172": "The Empire Strikes Back (1980)",
+    "181": "Return of the Jedi (1983)",
+    "174": "Raiders of the Lost Ark (1981)",
+    "210": "Indiana Jones and the Last Crusade (1989)",
+    "222": "Star Trek: First Contact (1996)",
+    "98": "The Silence of the Lambs (1991)",
+    "100": "Fargo (1996)",
+}
 
 
 def http_api() -> str:
     """Each route of the server with an example request and the answer that a small model gave to it."""
-    import httpx
-    from fastapi.testclient import TestClient
+    with tempfile.TemporaryDirectory() as folder:
+        return "\n\n".join(_route(*answered) for answered in asyncio.run(answers(example_app(Path(folder)))))
 
-    parts = []
-    with TestClient(example_app()) as client:
-        schema = client.get("/openapi.json").json()
+
+async def answers(app: Any) -> list[tuple[str, str, dict[str, Any], Any, Any]]:
+    """(method, URL, operation, example body or None, response) of each route of an app; none is refused."""
+    import httpx
+
+    found = []
+    transport = httpx.ASGITransport(app)
+    async with app.router.lifespan_context(app), httpx.AsyncClient(transport=transport, base_url="http://app") as http:
+        schema = (await http.get("/openapi.json")).json()
         for method, path, operation, body in operations(schema):
             url = path + QUERIES.get(path, "")
-            answer: httpx.Response = client.request(method, url, json=body)
+            answer = await http.request(method, url, json=body)
             if answer.status_code != 200:
                 raise RuntimeError(f"the example of {method} {path} was answered {answer.status_code}: {answer.text}")
-            parts.append(_route(method, url, operation, body, answer))
-    return "\n\n".join(parts)
+            found.append((method, url, operation, body, answer))
+    return found
 
 
 def operations(schema: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any], Any]]:
@@ -151,7 +185,7 @@ def _route(method: str, url: str, operation: dict[str, Any], body: Any, answer: 
     shown = json.dumps(answer.json(), indent=2) if is_json else _first_lines(answer.text)
     statuses = [
         f"| {status} | {response['description']} |"
-        for status, response in operation["responses"].items()
+        for status, response in sorted(operation["responses"].items())
         if status != "200"
     ]
     refusals = ["| status | when |", "|---|---|", *statuses] if statuses else []
@@ -164,7 +198,7 @@ def _first_lines(text: str, count: int = 6) -> str:
     return "\n".join([*text.splitlines()[:count], "..."])
 
 
-def example_app() -> Any:
+def example_app(folder: Path) -> Any:
     """A server of a small model that knows the ids of the examples: users 1 to 30, items 50, 100, 172, 181 and more."""
     import numpy as np
     import torch
@@ -173,21 +207,21 @@ def example_app() -> Any:
     from corerec.serving import create_app
 
     torch.set_num_threads(1)
-    titles = {"50": "Star Wars (1977)", "172": "The Empire Strikes Back (1980)", "181": "Return of the Jedi (1983)"}
-    ring = np.array([50, 172, 181, 210, 174, 100, 258, 127])  # each user walks it from a place of his own
-    users, steps = np.divmod(np.arange(30 * 6), 6)
-    model = Bert4Rec("Example", epochs=3, hidden_dim=16, max_seq_len=8, device="cpu")
-    path = ROOT / "site" / ".example.model"
-    path.parent.mkdir(exist_ok=True)
-    model.fit(users + 1, ring[(users + steps) % len(ring)], 1 + steps % 5, timestamps=880_000_000 + steps).save(path)
-    return create_app(Bert4Rec.load(path, device="cpu"), path=path, titles=titles)
+    items = np.array([int(item_id) for item_id in TITLES])
+    users, steps = np.divmod(np.arange(30 * 6), 6)  # each walks the ring of items from a place of their own
+    log = (users + 1, items[(users + steps) % len(items)], 1 + steps % 5, 880_000_000 + steps)
+    path = folder / "movies.model"
+    Bert4Rec("Example", epochs=5, hidden_dim=16, max_seq_len=8, learning_rate=0.01, device="cpu").fit(*log).save(path)
+    return create_app(Bert4Rec.load(path, device="cpu"), path=path, titles=TITLES)
 
 
 # ---------------------------------------------------------------------------------------------------- notebooks
 
 
 def executed(path: Path) -> dict[str, str | bytes]:
-    """Run a notebook from its folder and give its page, and the pictures that it drew, by file name.
+    """Run a notebook and give its page, and the pictures that it drew, by file name.
+
+    It runs without a network, so that the site is the same on each machine.
 
     Raises:
         nbclient.exceptions.CellExecutionError: a cell failed.
@@ -196,11 +230,12 @@ def executed(path: Path) -> dict[str, str | bytes]:
     from nbconvert import MarkdownExporter
     from nbconvert.preprocessors import ExecutePreprocessor
 
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder:
         warnings.simplefilter("ignore")  # of the Jupyter packages about one another
+        os.environ |= {"CR_LEARN_HOME": folder, "https_proxy": "http://127.0.0.1:9", "PIP_NO_INDEX": "1"}
         notebook = nbformat.read(path, as_version=4)
-        runner = ExecutePreprocessor(timeout=120, kernel_name="python3")
-        runner.preprocess(notebook, {"metadata": {"path": str(path.parent)}})
+        runner = ExecutePreprocessor(timeout=120, kernel_name="python3", extra_arguments=["--log-level=ERROR"])
+        runner.preprocess(notebook, {"metadata": {"path": folder}})
         names = {"output_files_dir": path.stem, "unique_key": path.stem}
         page, resources = MarkdownExporter().from_notebook_node(notebook, names)
     return {f"{path.stem}.md": page, **resources["outputs"]}

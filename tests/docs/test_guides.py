@@ -1,4 +1,4 @@
-"""The how-to guides do what they say: every `python` and `bash` block of a page runs, in order, as a reader would run it.
+"""The how-to guides do what they say: every `python` and `bash` block of a page runs, in order.
 
 A page has a folder of its own, which holds what docs/how-to/index.md says: ratings.csv, movies.csv and movies.model.
 Blocks that cannot run here (systemctl, docker) are written as `console`, and are not run.

@@ -83,7 +83,7 @@ class EventTable:
 
 
 def read_events(path: str | Path, columns: Columns | None = None, header: bool | None = None) -> EventTable:
-    """Read a log of (user, item[, rating][, time]) rows.
+    """Read a log: rows of user, item and, where there are such columns, rating and time.
 
     Args:
         columns: which column holds what. Without a header they are, in order, user, item, or, when there are four,
