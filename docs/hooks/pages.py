@@ -234,7 +234,7 @@ def executed(path: Path) -> dict[str, str | bytes]:
         warnings.simplefilter("ignore")  # of the Jupyter packages about one another
         os.environ |= {"CR_LEARN_HOME": folder, "https_proxy": "http://127.0.0.1:9", "PIP_NO_INDEX": "1"}
         notebook = nbformat.read(path, as_version=4)
-        runner = ExecutePreprocessor(timeout=120, kernel_name="python3", extra_arguments=["--log-level=ERROR"])
+        runner = ExecutePreprocessor(timeout=600, kernel_name="python3", extra_arguments=["--log-level=ERROR"])
         runner.preprocess(notebook, {"metadata": {"path": folder}})
         names = {"output_files_dir": path.stem, "unique_key": path.stem}
         page, resources = MarkdownExporter().from_notebook_node(notebook, names)

@@ -72,7 +72,7 @@ def run_bash(block: Block, page: Path, folder: Path, port: int) -> None:
     code = block.code.replace(":8000", f":{port}").replace("--port 8000", f"--port {port}")
     script = f"set -euo pipefail\ntrap 'kill $(jobs -p) 2>/dev/null || true' EXIT\n{code}"
     done = subprocess.run(
-        ["bash", "-c", script], cwd=folder, env=environment, capture_output=True, text=True, timeout=60
+        ["bash", "-c", script], cwd=folder, env=environment, capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 0, f"{page.name}, line {block.line}: {done.stderr}\n{done.stdout}"
 
