@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from corerec.cli import app
+from corerec.cli.app import app
 
 ROOT = Path(__file__).parents[1]
 BUILD = "import sys; from setuptools import build_meta; build_meta.build_wheel(sys.argv[1])"
@@ -46,7 +46,7 @@ def test_the_wheel_has_every_file_of_the_packages(wheel):
 @pytest.mark.slow
 def test_the_wheel_has_the_program_and_the_licence_and_nothing_but_the_packages(wheel):
     about = next(name.partition("/")[0] for name in wheel if ".dist-info/" in name)
-    assert b"corerec = corerec.cli:main" in wheel[f"{about}/entry_points.txt"]
+    assert b"corerec = corerec.cli.app:main" in wheel[f"{about}/entry_points.txt"]
     assert f"{about}/licenses/LICENSE" in wheel
     assert {name.partition("/")[0] for name in wheel} == {"corerec", "cr_learn", about}
 

@@ -108,7 +108,7 @@ def command_line() -> str:
     import typer
     from typer.testing import CliRunner
 
-    from corerec.cli import app
+    from corerec.cli.app import app
 
     parts = []
     for name in ["", *typer.main.get_group(app).commands]:
@@ -233,6 +233,7 @@ def executed(path: Path) -> dict[str, str | bytes]:
     with warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder:
         warnings.simplefilter("ignore")  # of the Jupyter packages about one another
         os.environ |= {"CR_LEARN_HOME": folder, "https_proxy": "http://127.0.0.1:9", "PIP_NO_INDEX": "1"}
+        os.environ["OMP_NUM_THREADS"] = "1"  # tiny matrices: a second thread only waits, and badly on a busy machine
         notebook = nbformat.read(path, as_version=4)
         runner = ExecutePreprocessor(timeout=600, kernel_name="python3", extra_arguments=["--log-level=ERROR"])
         runner.preprocess(notebook, {"metadata": {"path": folder}})

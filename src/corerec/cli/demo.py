@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -14,7 +15,7 @@ from corerec.cli.options import (
     parse_ids,
     use_threads,
 )
-from corerec.errors import DataError
+from corerec.errors import DataError, MissingPackageError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -114,8 +115,20 @@ def demo(
 
 
 def _demo_data(data: str) -> tuple[str, dict[str, pd.DataFrame]]:
-    """What to call the data, and its frames."""
-    from cr_learn import DatasetCorruptError, DatasetUnavailableError, ml_100k, sample
+    """What to call the data, and its frames.
+
+    Raises:
+        MissingPackageError: another project's package `cr_learn` is found before ours.
+    """
+    try:
+        from cr_learn import DatasetCorruptError, DatasetUnavailableError, ml_100k, sample
+    except ImportError:
+        found = find_spec("cr_learn")
+        raise MissingPackageError(
+            f"the package cr_learn in {found and found.origin} belongs to another project and hides the data sets of "
+            "corerec-bert4rec; run `pip uninstall cr_learn`, then install corerec-bert4rec again, or use an environment "
+            "without that package"
+        ) from None
 
     if data == "sample":
         return SAMPLE, sample.load()

@@ -23,12 +23,12 @@ def export(
     """Write a model as ONNX, to be served without torch, from any language.
 
     model.onnx takes item numbers and gives log-probabilities, items.json lists the ids behind the numbers, and
-    metadata.json says how to call it; examples/serve_onnx.py does so in twenty lines.
+    metadata.json says how to call it.
 
     \b
     Examples:
       corerec export movies.model onnx/
-      pip install onnxruntime && python examples/serve_onnx.py onnx/ '[260, 1196, 1210]'
+      corerec export shop.model /srv/models/shop-onnx
     """
     from corerec.engines.bert4rec import Bert4Rec
     from corerec.engines.bert4rec.export import export_onnx

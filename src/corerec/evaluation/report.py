@@ -70,7 +70,7 @@ def table(reports: Sequence[Report], title: str | None = None) -> Table:
         suffix = f" (seen {measure.seen})" if both else ""
         cells = [f"{report.measures[row].mean:.4f} ± {report.measures[row].error:.4f}" for report in reports]
         out.add_row(f"{measure.metric}@{measure.k}{suffix}", *cells)
-    out.add_row("TitleIndex coverage", *(f"{report.catalogue_coverage:.1%}" for report in reports))
+    out.add_row("Catalogue coverage", *(f"{report.catalogue_coverage:.1%}" for report in reports))
     out.add_row("Novelty (bits)", *(f"{report.novelty_bits:.2f}" for report in reports))
     return out
 

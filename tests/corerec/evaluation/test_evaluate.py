@@ -305,7 +305,7 @@ def printed(reports) -> str:
 
 def test_the_table_puts_scorers_side_by_side():
     text = printed([evaluate(FIXED, THREE, ks=[3]), evaluate(Hashed(4), THREE, ks=[3])])
-    for part in ["Which is better?", "Fixed", "Hashed", "NDCG@3", "0.8333 ± 0.1667", "TitleIndex coverage", "3 users"]:
+    for part in ["Which is better?", "Fixed", "Hashed", "NDCG@3", "0.8333 ± 0.1667", "Catalogue coverage", "3 users"]:
         assert part in text
     assert "seen" not in text
 
