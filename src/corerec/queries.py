@@ -13,16 +13,20 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from corerec.data.columns import id_column
 from corerec.data.histories import Histories
+from corerec.data.ids import id_column
 from corerec.data.sequences import SequenceStore
 from corerec.data.vocabulary import Vocabulary
-from corerec.errors import CorerecError, DataError, NotFittedError, UnknownIdWarning
+from corerec.errors import ConfigError, CorerecError, DataError, NotFittedError, UnknownIdWarning
 
 ItemId = Any
+OnUnknown = Literal["raise", "skip", "warn"]
+"""What becomes of an id that `fit` never saw: an UnknownIdError; left out without a word; or left out with one warning
+for all, the default everywhere. An id of a type that no fitted one has is a mistake, and always an error.
+"""
 Basis = Literal["history", "popularity"]
 WITHOUT_USERS = "this model was saved without histories, so it knows no users; pass history=[item ids] to recommend"
-SKIPPED = "they are skipped in the history"
+SKIPPED = "they are skipped"
 NO_ITEMS = np.zeros(0, np.int64)
 
 
@@ -33,17 +37,19 @@ class Query:
     user_id: Hashable = None
     """A user of the fitted log, or one observed since; or"""
     history: Sequence[ItemId] | None = None
-    """item ids, oldest first, of anyone. Unknown ones are skipped with one warning."""
+    """item ids, oldest first, of anyone."""
     top_k: int = 10
     """How many items at most."""
     exclude_seen: bool = True
     """Leave out what stands anywhere in the history."""
     exclude: Sequence[ItemId] = ()
-    """Item ids to leave out besides; unknown ones need no leaving out."""
+    """Item ids to leave out besides."""
     candidates: Sequence[ItemId] | None = None
     """The only item ids that may be named; None means all."""
     min_rating: float | None = None
     """Name only items whose expected rating reaches it."""
+    on_unknown: OnUnknown = "warn"
+    """Unknown items of the history, of `exclude` and of `candidates`."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +67,7 @@ class Recommendations:
     basis: Basis
     """Whether the history decided, or, where it holds no known item, popularity."""
     unknown_items: list[ItemId] = field(default_factory=list)
-    """Items of the given history that `fit` never saw; they were skipped."""
+    """Items of the query that `fit` never saw; they were left out."""
     user_id: Hashable = None
     """None where a history was given."""
 
@@ -152,7 +158,7 @@ def resolve(
         well_rated: (user number or 0, min_rating, item numbers or None) -> those of them whose rating reaches it.
     Returns:
         the good queries, in order; the error of each bad one, by its place in the list (with `return_errors`); and
-        the unknown items of each good query's history.
+        the unknown items of each good query, which were left out.
     Raises:
         CorerecError: the first bad query's, without `return_errors`.
     """
@@ -167,8 +173,12 @@ def resolve(
         try:
             check_top_k(query.top_k)
             user, numbers, strangers = resolve_subject(query, items, histories)
-            out = items.encode(as_list(query.exclude, "exclude"))
-            only = None if query.candidates is None else items.require(as_list(query.candidates, "candidates"))
+            out, more = known_numbers(as_list(query.exclude, "exclude"), items, query.on_unknown)
+            strangers += more
+            only = None
+            if query.candidates is not None:
+                only, more = known_numbers(as_list(query.candidates, "candidates"), items, query.on_unknown)
+                strangers += more
             if query.min_rating is not None:
                 only = well_rated(user, query.min_rating, only)
         except CorerecError as error:
@@ -181,8 +191,13 @@ def resolve(
         good.append(query)
         users.append(user)
         given.append(numbers)
-        excluded.append(out[out > 0])
+        excluded.append(out)
         unknown.append(strangers)
+    named = [
+        item_id for query, items_ in zip(good, unknown, strict=True) if query.on_unknown == "warn" for item_id in items_
+    ]
+    if named:
+        warn_of_unknown(named, items, SKIPPED, stacklevel=5)
     rows = _rows(np.array(users, np.int64), given, histories)
     if not all(query.exclude_seen for query in good) or any(map(len, excluded)):
         seen = (rows.row(at) if query.exclude_seen else NO_ITEMS for at, query in enumerate(good))
@@ -207,7 +222,7 @@ def resolve_subject(
 
     Raises:
         DataError: both or neither are given, or the history is no list of items.
-        UnknownIdError: the user was never seen.
+        UnknownIdError: the user was never seen, or an item of the history (see `known_numbers`).
         NotFittedError: the model knows no users.
     """
     if (query.user_id is None) == (query.history is None):
@@ -219,10 +234,35 @@ def resolve_subject(
     given = as_list(query.history, "history")
     if any(item_id is None for item_id in given):
         raise DataError("history has a blank (None); recommend asks what comes next, use fill_in for blanks")
-    numbers = items.encode(given)
+    return 0, *known_numbers(given, items, query.on_unknown)
+
+
+def known_numbers(ids: Sequence[ItemId], known: Vocabulary, on_unknown: OnUnknown) -> tuple[np.ndarray, list[ItemId]]:
+    """int64: the numbers of those ids that are known, in their order; and the unknown ones.
+
+    Raises:
+        UnknownIdError: an id is of a type that no known one has, or is unknown and `on_unknown` is "raise".
+        ConfigError: `on_unknown` is none of the three.
+    """
+    numbers, strangers = numbers_or_zero(ids, known, on_unknown)
+    return numbers[numbers > 0], strangers
+
+
+def numbers_or_zero(ids: Any, known: Vocabulary, on_unknown: OnUnknown) -> tuple[np.ndarray, list[ItemId]]:
+    """As `known_numbers`, with a number for each id of a list or a column: 0 for those left out."""
+    if on_unknown not in ("raise", "skip", "warn"):
+        raise ConfigError(f'on_unknown must be "raise", "skip" or "warn", not {on_unknown!r}')
+    numbers = known.encode(ids)
     if numbers.all():
-        return 0, numbers, []
-    return 0, numbers[numbers > 0], [given[at] for at in np.flatnonzero(numbers == 0)]
+        return numbers, []
+    unknown = np.flatnonzero(numbers == 0)
+    column = ids if isinstance(ids, list | tuple) else id_column(ids, f"{known.kind}_ids")
+    strangers = [column[at] for at in unknown.tolist()]
+    for stranger in strangers:
+        known.check_alike(stranger)
+    if on_unknown == "raise":
+        known.number(strangers[0])
+    return numbers, strangers
 
 
 def _rows(users: np.ndarray, given: list[np.ndarray], histories: Histories | None) -> SequenceStore:
@@ -252,15 +292,17 @@ def as_list(values: Any, name: str) -> list[Any] | tuple[Any, ...]:
     return values.tolist() if hasattr(values, "tolist") else list(values)  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def numbers_with_blanks(history: Iterable[ItemId | None], items: Vocabulary, mask_number: int) -> np.ndarray:
-    """int64 (events,): the known items' numbers, `mask_number` where an entry is None; unknown ones are skipped."""
+def numbers_with_blanks(
+    history: Iterable[ItemId | None], items: Vocabulary, mask_number: int, on_unknown: OnUnknown = "warn"
+) -> np.ndarray:
+    """int64 (events,): the known items' numbers, `mask_number` where an entry is None."""
     given = as_list(history, "history")
     blank = np.array([item_id is None for item_id in given], dtype=bool)
     numbers = np.full(len(given), mask_number)
-    numbers[~blank] = items.encode([item_id for item_id in given if item_id is not None])
-    unknown = np.flatnonzero(numbers == 0)
-    if len(unknown):
-        warn_of_unknown([given[at] for at in unknown], items, SKIPPED, stacklevel=4)
+    here = [item_id for item_id in given if item_id is not None]
+    numbers[~blank], strangers = numbers_or_zero(here, items, on_unknown)
+    if strangers and on_unknown == "warn":
+        warn_of_unknown(strangers, items, SKIPPED, stacklevel=4)
     return numbers[numbers != 0]
 
 

@@ -1,5 +1,7 @@
 """Questions in ids become questions in numbers, the bad ones errors at their places."""
 
+import warnings
+
 import numpy as np
 import pandas as pd
 import polars as pl
@@ -8,13 +10,13 @@ import pytest
 from corerec.data.histories import Histories
 from corerec.data.sequences import SequenceStore
 from corerec.data.vocabulary import Vocabulary
-from corerec.errors import CorerecError, DataError, NotFittedError, UnknownIdError
+from corerec.errors import ConfigError, CorerecError, DataError, NotFittedError, UnknownIdError, UnknownIdWarning
 from corerec.queries import Query, QueryBatch, as_list, empty_rows, resolve
 
 ITEMS = Vocabulary(["a", "b", "c", "d"])
 GOOD = [
     Query("ann"),
-    Query(history=["c", "?", "a"], top_k=2, exclude=["d", "?"]),
+    Query(history=["c", "?", "a"], top_k=2, exclude=["d", "?"], on_unknown="skip"),
     Query("bob", exclude_seen=False, candidates=["d", "a"]),
     Query(history=[], top_k=1, candidates=[]),
 ]
@@ -30,7 +32,13 @@ BAD = [
     (Query("ann", top_k=0), DataError),
     (Query("ann", exclude="a"), DataError),
     (Query("ann", exclude=[None]), DataError),
-    (Query("ann", candidates=["a", "?"]), UnknownIdError),
+    (Query("ann", candidates=["a", "?"], on_unknown="raise"), UnknownIdError),
+    (Query("ann", exclude=["?"], on_unknown="raise"), UnknownIdError),
+    (Query(history=["a", "?"], on_unknown="raise"), UnknownIdError),
+    (Query("ann", candidates=["a", 12]), UnknownIdError),  # of a type that no item has: a mistake
+    (Query("ann", exclude=[12], on_unknown="skip"), UnknownIdError),
+    (Query(history=[12]), UnknownIdError),
+    (Query("ann", exclude=["?"], on_unknown="ignore"), ConfigError),  # pyright: ignore[reportArgumentType]
 ]
 
 
@@ -55,7 +63,18 @@ def test_questions_become_arrays(histories):
     assert rows(asked.excluded) == [[1, 2], [4, 3, 1], [], []]
     assert asked.top_k.tolist() == [4, 2, 4, 1]  # at most all items
     assert (asked.limited.tolist(), rows(asked.candidates)) == ([2, 3], [[4, 1], []])
-    assert (errors, unknown) == ({}, [[], ["?"], [], []])
+    assert (errors, unknown) == ({}, [[], ["?", "?"], [], []])
+
+
+@pytest.mark.parametrize("on_unknown", ["warn", "skip"])
+def test_unknown_items_are_left_out_wherever_they_stand(on_unknown):
+    query = Query(history=["a", "?"], exclude=["!", "b"], candidates=["$", "c"], on_unknown=on_unknown)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        asked, _, unknown = resolve([query], ITEMS, None, no_ratings, return_errors=False)
+    assert (rows(asked.histories), rows(asked.excluded), rows(asked.candidates)) == ([[1]], [[2, 1]], [[3]])
+    assert unknown == [["?", "!", "$"]]
+    assert [warning.category for warning in caught] == ([UnknownIdWarning] if on_unknown == "warn" else [])
 
 
 def test_a_users_ratings_stay_with_the_history_and_a_raw_one_has_none(histories):

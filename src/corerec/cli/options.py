@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -46,6 +47,17 @@ Header = Annotated[
         help="Whether the first line names the columns; looked at when left out. "
         "Without, they are: user item, or user item rating time.",
     ),
+]
+
+
+class Unknown(StrEnum):
+    RAISE = "raise"
+    skip = "skip"
+    warn = "warn"
+
+
+OnUnknown = Annotated[
+    Unknown, typer.Option(help="An item that the model never saw: an error; left out; or left out with a warning.")
 ]
 TitlesFile = Annotated[
     Path | None, typer.Option(metavar="FILE", help="A table with a column of item ids and one of titles.")

@@ -11,9 +11,11 @@ from corerec.cli.console import out, print_heading, ranking_table
 from corerec.cli.options import (
     Device,
     ModelFile,
+    OnUnknown,
     TitleColumn,
     TitledItemColumn,
     TitlesFile,
+    Unknown,
     parse_ids,
     split_ids,
 )
@@ -31,6 +33,7 @@ def recommend(
     top_k: Annotated[int, typer.Option("--top-k", "-k", min=1, help="How many at most.")] = 10,
     exclude: Annotated[str, typer.Option(metavar="ID,ID,...", help="Items not to name.")] = "",
     include_seen: Annotated[bool, typer.Option("--include-seen", help="Name items of the history, too.")] = False,
+    on_unknown: OnUnknown = Unknown.warn,
     titles: TitlesFile = None,
     item_column: TitledItemColumn = None,
     title_column: TitleColumn = None,
@@ -45,7 +48,8 @@ def recommend(
       corerec recommend movies.model --history 260,1196,1210 --top-k 5 --json
     """
     from corerec.data.tables import read_titles
-    from corerec.engines.bert4rec import Bert4Rec
+    from corerec.engines.bert4rec import Bert4Rec, Query
+    from corerec.queries import Recommendations
 
     if (user is None) == (history is None):
         raise typer.BadParameter("give either --user ID or --history ID,ID,...", param_hint="--user / --history")
@@ -56,13 +60,16 @@ def recommend(
         asked = {"history": parse_ids(split_ids(history), model.items)}
     else:
         asked = {"user_id": user if model.users is None else parse_ids([user], model.users)[0]}
-    ranked = model.recommend(
+    query = Query(
         **asked,
         top_k=top_k,
         exclude=parse_ids(split_ids(exclude), model.items),
         exclude_seen=not include_seen,
-        with_scores=True,
+        on_unknown=on_unknown.value,
     )
+    (answer,) = model.answer([query])
+    assert isinstance(answer, Recommendations)  # without return_errors, an error is raised
+    ranked = answer.pairs()
     titled = {item: names.get(str(item), "") for item, _ in ranked} if names else None
     if as_json:
         rows = [

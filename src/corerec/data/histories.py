@@ -11,15 +11,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from corerec.data.columns import column_length, id_column, rating_column, time_column
+from corerec.data.columns import column_length, rating_column
+from corerec.data.ids import id_column
 from corerec.data.sequences import SequenceStore, flat_ranges
+from corerec.data.times import CLOCK_FROM, time_column, unit_of
 from corerec.data.vocabulary import Vocabulary
 from corerec.errors import DataError
 
 FEWEST_ROWS_TO_FOLD = 1024
-NANOSECONDS = (
-    10**17
-)  # a time this large counts nanoseconds, as dates from 1973 do: seconds are at 10**9, or 10**15 in µs
+MUCH_LATER = 10  # times the newest time on a clock: seconds of 2023 times ten are in the year 2500
 
 
 class _Row(NamedTuple):
@@ -89,7 +89,10 @@ class Histories:
         """
         assert len(store) == len(users)
         self.users = users.copy()
-        self._newest: Any = 0 if store.times is None or not len(store.times) else store.times.max()
+        self._newest: Any = 0
+        self._oldest: Any = 0
+        if store.times is not None and len(store.times):
+            self._newest, self._oldest = store.times.max(), store.times.min()
         self._view = _View(store, np.zeros(len(store), bool), {})
         self._lock = threading.Lock()
 
@@ -169,17 +172,30 @@ class Histories:
             return np.full(count, self._newest, dtype)
         times, given = asked
         newest = self._newest
-        bad = np.flatnonzero(given & ((np.abs(times) >= NANOSECONDS) != (abs(newest) >= NANOSECONDS)))
+        bad = np.flatnonzero(given & self._off_the_clock(times))
         if len(bad):
             raise DataError(
-                f"timestamps has {times[bad[0]]:,} at row {bad[0]} and the log's newest event is at {newest:,}: one "
-                "counts nanoseconds, as dates do, and the other not; give times in the log's own unit"
+                f"timestamps has {times[bad[0]]:,} at row {bad[0]}, and the log's times are from {self._oldest:,} to "
+                f"{newest:,}{self._counted()}: {_compared(times[bad[0]], newest)}; give times in the log's own unit"
             )
         if times.dtype != dtype:  # a broken second in a log of whole ones is rounded down
             times = np.floor(times).astype(dtype)
         reached = np.maximum.accumulate(np.where(given, times, newest).clip(newest))
         self._newest = reached[-1]
         return np.where(given, times, reached)
+
+    def _off_the_clock(self, times: np.ndarray) -> np.ndarray:
+        """bool (events,): times that no event of this log can have, since they count another unit, or steps."""
+        times, newest = times.astype(np.float64), float(self._newest)
+        if unit_of(newest) is None:  # steps, or dates before 1973
+            return (times >= CLOCK_FROM) & (times > 100 * abs(newest))
+        return (times > MUCH_LATER * newest) | (
+            (times > 0) & (times < newest / 100) & (times < float(self._oldest) / MUCH_LATER)
+        )
+
+    def _counted(self) -> str:
+        unit = unit_of(self._newest)
+        return "" if unit is None else f" ({unit} since 1970)"
 
     def _take(self, rows: np.ndarray, items: np.ndarray, times: np.ndarray | None, ratings: np.ndarray | None) -> None:
         """Put checked events into their users' rows, one user at a time."""
@@ -233,6 +249,13 @@ def _extended(row: _Row, items: np.ndarray, times: np.ndarray | None, ratings: n
         return old
 
     return _Row(length + len(items), column(row.items, items), column(row.times, times), column(row.ratings, ratings))
+
+
+def _compared(a_time: Any, newest: Any) -> str:
+    if newest <= 0:
+        return "it is on another clock"
+    ratio = float(a_time) / float(newest)
+    return f"it is some {ratio:,.0f} times the newest" if ratio > 1 else f"the newest is some {1 / ratio:,.0f} times it"
 
 
 def _times(values: Any) -> tuple[np.ndarray, np.ndarray] | None:

@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
-from corerec.data.columns import column_length, rating_column, time_column
+from corerec.data.columns import column_length, rating_column
 from corerec.data.sequences import SequenceStore
+from corerec.data.times import time_column
 from corerec.data.vocabulary import Vocabulary
 from corerec.errors import DataError, DataWarning
+
+PLAUSIBLE_EVENTS, PLAUSIBLE_MEDIANS = 1_000, 100  # a user with more, and more than so many median users, is named
 
 
 @dataclass(frozen=True)
@@ -30,19 +32,23 @@ class Interactions:
         item_ids: Any,
         ratings: Any = None,
         timestamps: Any = None,
+        *,
+        day_first: bool | None = None,
     ) -> Interactions:
         """Check a log's columns, number its ids, and sort its events stably by (user, time).
 
         Rows of equal time keep the order they came in. Without timestamps the order of rows is the order of time.
         An item that a user meets again is a new event; rows that repeat another in user, item and time are kept too,
-        with one warning.
+        with one warning. Another warning names a user with implausibly many events.
 
         Args:
-            user_ids, item_ids: hashable ids: lists, NumPy, pandas, polars or Arrow columns of one length.
+            user_ids, item_ids: ids, text or numbers: lists, NumPy, pandas, polars or Arrow columns of one length.
             ratings: finite numbers, or None.
             timestamps: whole or broken numbers in any unit, dates, or text that parses as either; or None.
+            day_first: whether 05/03/2023 is the fifth of March; None decides by the column, and warns where it cannot.
         Raises:
-            DataError: no rows; lengths differ; a missing id; a rating or time that is missing or not finite.
+            DataError: no rows; lengths differ; a missing id, or one that cannot be saved; a rating or time that is
+                missing or not finite; times of more than one format or unit.
         """
         columns = {"user_ids": user_ids, "item_ids": item_ids, "ratings": ratings, "timestamps": timestamps}
         lengths = {name: column_length(column, name) for name, column in columns.items() if column is not None}
@@ -58,25 +64,85 @@ class Interactions:
             raise DataError("the log is empty: it needs at least one (user, item) row")
         users, rows = Vocabulary.fit(user_ids, "user")
         items, numbers = Vocabulary.fit(item_ids, "item")
-        times = None if timestamps is None else time_column(timestamps)
+        times = None if timestamps is None else time_column(timestamps, day_first)
         values = None if ratings is None else rating_column(ratings)
-        # lexsort is stable: ML-1M has many equal timestamps, and file order must decide between them.
-        order = np.argsort(rows, kind="stable") if times is None else np.lexsort((times, rows))
-        sorted_rows, sorted_items = rows[order], numbers[order].astype(np.int32)
-        offsets = np.searchsorted(sorted_rows, np.arange(1, len(users) + 2))
-        if times is not None:
-            times = times[order]
-            _warn_of_repeats(sorted_rows, sorted_items, times)
-        store = SequenceStore(sorted_items, offsets, times, None if values is None else values[order])
+        order = _order(rows, times)
+        counts = np.bincount(rows, minlength=len(users) + 1)[1:]
+        offsets = np.concatenate([[0], np.cumsum(counts)])
+        del rows
+        items_in_order = numbers[order]
+        del numbers
+        store = SequenceStore(
+            items_in_order,
+            offsets,
+            None if times is None else times[order],
+            None if values is None else values[order],
+        )
+        del order
+        _warn_of_repeats(store)
+        _warn_of_crowds(counts, users)
         return cls(store, users, items)
 
 
-def _warn_of_repeats(rows: np.ndarray, items: np.ndarray, times: np.ndarray) -> None:
-    repeats = int(pd.DataFrame({"row": rows, "item": items, "time": times}).duplicated().sum())
+def _order(rows: np.ndarray, times: np.ndarray | None) -> np.ndarray:
+    """The stable order by (row, time): ML-1M has many equal timestamps, and the order of the file decides them.
+
+    Sorting whole numbers that hold (key, place) takes a fifth of a stable argsort's time, and half of its memory.
+    """
+    order = None
+    if times is not None and (times[1:] < times[:-1]).any():
+        order = _stable_argsort(times)
+        rows = rows[order]
+    by_row = _stable_argsort(rows)
+    return by_row if order is None else order[by_row]
+
+
+def _stable_argsort(keys: np.ndarray) -> np.ndarray:
+    places = max(1, (len(keys) - 1).bit_length())
+    if keys.dtype.kind != "i" or int(keys.max() - keys.min()).bit_length() + places > 62:
+        return np.argsort(keys, kind="stable")
+    packed = keys.astype(np.int64)
+    packed -= keys.min()
+    packed <<= places
+    packed |= np.arange(len(keys))
+    packed.sort()
+    packed &= (1 << places) - 1
+    return packed
+
+
+def _warn_of_repeats(store: SequenceStore) -> None:
+    if store.times is None or store.num_events < 2:
+        return
+    follows = store.times[1:] == store.times[:-1]  # the event has the time of the one before it
+    starts = store.offsets[1:-1]
+    follows[starts[(starts > 0) & (starts < store.num_events)] - 1] = False
+    tied = np.zeros(store.num_events, bool)
+    tied[1:] = follows
+    tied[:-1] |= follows
+    at = np.flatnonzero(tied)
+    groups = np.cumsum(~np.concatenate([[False], follows])[at])
+    packed = (groups << 31) | store.items[at]
+    packed.sort()
+    repeats = int((packed[1:] == packed[:-1]).sum())
     if repeats:
         warnings.warn(
-            f"{repeats:,} of {len(rows):,} rows repeat another row's user, item and time; they are kept as events: "
-            "drop them before fit if they are an accident of logging",
+            f"{repeats:,} of {store.num_events:,} rows repeat another row's user, item and time; they are kept as "
+            "events: drop them before fit if they are an accident of logging",
+            DataWarning,
+            stacklevel=4,
+        )
+
+
+def _warn_of_crowds(counts: np.ndarray, users: Vocabulary) -> None:
+    """One warning for users with so many events that they are rather bots, or ids that many people share."""
+    bound = max(PLAUSIBLE_EVENTS, PLAUSIBLE_MEDIANS * float(np.median(counts)))
+    crowds = np.flatnonzero(counts > bound)
+    if len(crowds):
+        (most,) = users.decode([int(np.argmax(counts)) + 1])
+        warnings.warn(
+            f"{len(crowds):,} users have implausibly many events: user {most!r} has {counts.max():,}, the median user "
+            f"{np.median(counts):,.0f}; if they are bots or an id that many share, leave them out (max_events, "
+            "--max-events)",
             DataWarning,
             stacklevel=4,
         )

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from corerec.data.times import time_unit
+
 
 @dataclass(frozen=True)
 class SequenceStore:
@@ -64,6 +66,11 @@ class SequenceStore:
     @property
     def num_events(self) -> int:
         return len(self.items)
+
+    @property
+    def time_unit(self) -> str | None:
+        """What the times count since 1970: "s", "ms", "us" or "ns" (dates); None for steps or without times."""
+        return time_unit(self.times)
 
     @property
     def lengths(self) -> np.ndarray:

@@ -21,6 +21,7 @@ import duckdb
 import numpy as np
 import pandas as pd
 
+from corerec.data.ids import text_to_id
 from corerec.data.interactions import Interactions
 from corerec.data.vocabulary import Vocabulary
 from corerec.errors import DataError
@@ -129,7 +130,7 @@ def ids_like(texts: Iterable[Any], known: Vocabulary) -> list[Any]:
     """
     given = list(texts)
     if known.ids.dtype == np.int64:
-        return [int(an_id) if re.fullmatch(r"-?\d{1,18}", str(an_id)) else an_id for an_id in given]
+        return [text_to_id(an_id) if isinstance(an_id, str) else an_id for an_id in given]
     by_text = {str(an_id): an_id for an_id in known.ids.tolist()}
     return [an_id if an_id in known else by_text.get(str(an_id), an_id) for an_id in given]
 

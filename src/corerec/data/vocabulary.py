@@ -1,4 +1,4 @@
-"""Any hashable external id <-> number 1..V. Number 0 is padding and V+1 is the mask, so neither is ever an id's."""
+"""External id (text or number) <-> number 1..V. Number 0 is padding and V+1 is the mask, so neither is ever an id's."""
 
 from __future__ import annotations
 
@@ -10,19 +10,25 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from corerec.data.columns import PLAIN, id_column
+from corerec.data.ids import (
+    LARGEST_EXACT,
+    PLAIN,
+    canonical_id,
+    check_savable,
+    distinct_types,
+    id_column,
+    number_ids,
+    whole_number,
+)
 from corerec.errors import DataError, UnknownIdError
-
-
-def _as_python(an_id: Any) -> Any:
-    return an_id.item() if isinstance(an_id, np.generic) else an_id
 
 
 class Vocabulary:
     """The ids of one kind (users, or items) in the order of their numbers 1..V.
 
-    Ids come back as the Python type they came in: int for any integer column, str for text, whatever object
-    otherwise. Ids that Python calls equal (1, 1.0 and True) are one id.
+    Ids come back as int for whole numbers of any column, str for text, float for broken numbers. Ids of equal value
+    (10, 10.0, Decimal("10.00") and a tensor's 10) are one id; "10" is another. Where all ids are whole numbers, one
+    that JavaScript would round is known by its text too, as it travels in JSON.
 
     >>> items = Vocabulary(["b", "a"])
     >>> items.encode(["a", "b", "?"])
@@ -52,13 +58,13 @@ class Vocabulary:
         """Number the distinct ids of a column in order of appearance.
 
         Returns:
-            the vocabulary, and the column's numbers, int64 (rows,).
+            the vocabulary, and the column's numbers, int32 (rows,).
         Raises:
-            DataError: see `id_column`.
+            DataError: see `number_ids`.
         """
-        ids = id_column(column, f"{kind}_ids")
-        codes, distinct = pd.factorize(ids)
-        return cls(distinct, kind), codes.astype(np.int64) + 1
+        numbers, distinct = number_ids(column, f"{kind}_ids")
+        numbers += 1
+        return cls(distinct, kind), numbers
 
     @property
     def ids(self) -> np.ndarray:
@@ -76,9 +82,18 @@ class Vocabulary:
 
     def __contains__(self, an_id: Hashable) -> bool:
         try:
-            return an_id in self._number_of
+            return self._number_of.get(self._canonical(an_id)) is not None
         except TypeError:  # not hashable
             return False
+
+    def _canonical(self, an_id: Any) -> Any:
+        """The id by its value; a text that stands for a whole number that JavaScript would round is that number."""
+        an_id = canonical_id(an_id)
+        if type(an_id) is str and len(an_id) > 15 and self._types <= {"int"}:
+            number = whole_number(an_id)
+            if number is not None and abs(number) > LARGEST_EXACT:
+                return number
+        return an_id
 
     @property
     def _number_of(self) -> dict[Any, int]:
@@ -93,13 +108,13 @@ class Vocabulary:
         """The number of an id, which gets the next one if it is new. One thread at a time; others may read meanwhile.
 
         Raises:
-            DataError: the id is missing (None, NaN, NaT) or not hashable.
+            DataError: the id is missing (None, NaN, NaT), not hashable, or one that a file could not hold.
             UnknownIdError: no id is of its type, such as "7" among whole numbers: a mistake rather than a new id.
         """
         numbers = self._number_of
         number = self.number_or_zero(an_id)
         if number == 0:
-            (an_id,) = id_column([an_id], f"{self.kind}_ids").tolist()
+            an_id = self._canonical(an_id)
             self._added.append(an_id)
             number = numbers[an_id] = len(self)
         return number
@@ -113,15 +128,20 @@ class Vocabulary:
 
     def encode(self, column: Any) -> np.ndarray:
         """Numbers of many ids at once, int64 (rows,); 0 where an id is unknown."""
+        number_of = self._number_of
         if isinstance(column, list | tuple) and PLAIN.issuperset(map(type, column)):
-            number_of = self._number_of
-            return np.array([number_of.get(an_id, 0) for an_id in column], dtype=np.int64)
+            numbers = np.array([number_of.get(an_id, 0) for an_id in column], dtype=np.int64)
+            if not numbers.all() and self._types <= {"int"}:  # perhaps whole numbers that travelled as text
+                for at in np.flatnonzero(numbers == 0).tolist():
+                    numbers[at] = number_of.get(self._canonical(column[at]), 0)
+            return numbers
         ids = id_column(column, f"{self.kind}_ids")
+        if ids.dtype == object:
+            return np.array([number_of.get(self._canonical(an_id), 0) for an_id in ids], dtype=np.int64)
         if len(ids) == 0:
             return np.zeros(0, dtype=np.int64)
         numbers = self._index.get_indexer(pd.Index(ids)).astype(np.int64) + 1
         if self._added:
-            number_of = self._number_of
             unknown = np.flatnonzero(numbers == 0)
             numbers[unknown] = [number_of.get(an_id, 0) for an_id in ids[unknown].tolist()]
         return numbers
@@ -133,7 +153,7 @@ class Vocabulary:
             UnknownIdError: the id was never seen.
         """
         try:
-            number = self._number_of.get(an_id)
+            number = self._number_of.get(self._canonical(an_id))
         except TypeError:
             raise DataError(f"{self.kind} id {an_id!r} is not hashable; pass one id") from None
         if number is None:
@@ -145,8 +165,12 @@ class Vocabulary:
 
         Raises:
             UnknownIdError: no id is of this type, such as "7" among whole numbers: a mistake rather than a new id.
+            DataError: the id is missing, or one that a file could not hold.
         """
-        return 0 if an_id not in self and self.is_alike(an_id) else self.number(an_id)
+        if an_id in self or not self.is_alike(an_id):
+            return self.number(an_id)
+        check_savable([an_id], f"{self.kind}_ids")
+        return 0
 
     def require(self, column: Any) -> np.ndarray:
         """As `encode`, but every id has to be known.
@@ -162,14 +186,21 @@ class Vocabulary:
 
     @cached_property
     def _types(self) -> set[str]:
-        return {type(_as_python(an_id)).__name__ for an_id in self._fitted.tolist()}
+        return {"int"} if self._fitted.dtype == np.int64 and len(self._fitted) else distinct_types(self._fitted)
 
     def is_alike(self, an_id: Any) -> bool:
         """Whether some id is of this one's type: "7" among whole numbers is a mistake rather than a new item."""
-        return type(_as_python(an_id)).__name__ in self._types
+        return type(self._canonical(an_id)).__name__ in self._types
+
+    def check_alike(self, an_id: Any) -> None:
+        """Raises:
+        UnknownIdError: no id is of this one's type, such as "7" among whole numbers: a mistake, not an unknown id.
+        """
+        if not self.is_alike(an_id):
+            raise UnknownIdError(self._unknown(an_id))
 
     def _unknown(self, an_id: Any) -> str:
-        shown = _as_python(an_id)
+        shown = canonical_id(an_id)
         message = f"{self.kind} {shown!r} is not among the {len(self):,} fitted {self.kind}s"
         if not self.is_alike(an_id):
             message += f" (fitted ids are of type {'/'.join(sorted(self._types))}, this one is {type(shown).__name__})"

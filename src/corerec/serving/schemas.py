@@ -7,7 +7,9 @@ import math
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, WithJsonSchema, model_validator
+
+from corerec.data.ids import exact_in_javascript
 
 MAX_HISTORY = 2_000
 MAX_LISTED = 4_000  # candidates, exclude
@@ -57,7 +59,16 @@ _TIME_SCHEMA: Any = {
 
 Id = Annotated[Any, BeforeValidator(_checked_id), WithJsonSchema(_ID_SCHEMA)]
 Time = Annotated[Any, BeforeValidator(_checked_time), WithJsonSchema(_TIME_SCHEMA)]
-KnownId = Annotated[Any, WithJsonSchema({"type": ["number", "string"]})]
+KnownId = Annotated[
+    Any,
+    PlainSerializer(exact_in_javascript, when_used="json"),
+    WithJsonSchema(
+        {
+            "type": ["number", "string"],
+            "description": "A whole number beyond 2^53 - 1, which JavaScript rounds, is text.",
+        }
+    ),
+]
 TopK = Annotated[
     int,
     Field(ge=1, le=MAX_TOP_K, description="How many at most; fewer come back when fewer are left."),

@@ -191,11 +191,14 @@ def test_export_prints_what_it_wrote(model_file, tmp_path):
 
 
 def test_unknown_items_of_a_history_are_warned_of(model_file):
-    warning = words(run("recommend", model_file, "--history", "10,tea").stderr)
+    warning = words(run("recommend", model_file, "--history", "10,99").stderr)
 
     assert warning.startswith("warning: ")
-    assert "'tea'" in warning
-    assert "skipped in the history" in warning
+    assert "99 (1 in all); they are skipped" in warning
+    assert run("recommend", model_file, "--history", "10,99", "--on-unknown", "skip").stderr == ""
+    refused = words(run("recommend", model_file, "--history", "10,99", "--on-unknown", "raise", code=2).stderr)
+    assert refused.startswith("error: item 99 is not among the 10 fitted items")
+    assert "type int" in words(run("recommend", model_file, "--history", "10", "--exclude", "tea", code=2).stderr)
 
 
 @pytest.mark.parametrize(

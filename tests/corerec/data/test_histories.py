@@ -107,7 +107,7 @@ def test_a_log_of_dates_takes_any_kind_of_date(time):
 def test_a_time_in_another_unit_than_the_logs_is_refused(fitted, observed):
     log = Interactions.from_columns(["ann"], ["a"], timestamps=[fitted])
     histories = Histories(log.sequences, log.users)
-    with pytest.raises(DataError, match=r"at row 1 .* the log's own unit"):
+    with pytest.raises(DataError, match=r"at row 1, .* the log's own unit"):
         histories.append(["ann", "ann"], np.array([1, 1]), [None, observed])
     assert items_of(histories, "ann") == [1]
 

@@ -208,5 +208,7 @@ def test_titles_are_found_by_name_or_place(write):
 
 def test_ids_take_the_kind_that_the_model_knows():
     assert ids_like(["1", "-2", "x", "007x"], Vocabulary([1, -2])) == [1, -2, "x", "007x"]
+    assert ids_like(["007", "7", "7.0", "+7", "1e3"], Vocabulary([7])) == ["007", 7, 7, "+7", "1e3"]
+    assert ids_like(["1234567890123450003"], Vocabulary([1234567890123450003])) == [1234567890123450003]
     assert ids_like([1, "2"], Vocabulary(["1", "2"])) == ["1", "2"]
     assert ids_like(["1.5", "9"], Vocabulary([1.5, "a"])) == [1.5, "9"]

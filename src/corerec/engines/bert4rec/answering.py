@@ -196,8 +196,6 @@ class Answering:
         """The answers of the good queries, in order, and the errors of the others by their place."""
         model = self.fitted
         batch, errors, unknown = resolve(queries, model.items, model.histories, self._well_rated, return_errors)
-        if any(unknown):
-            warn_of_unknown([item for items in unknown for item in items], model.items, SKIPPED, stacklevel=4)
         user_ids = [query.user_id for place, query in enumerate(queries) if place not in errors]
         return answer(model, batch, with_scores=with_scores).recommendations(model, unknown, user_ids), errors
 
