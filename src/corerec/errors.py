@@ -25,6 +25,14 @@ class DivergedError(CorerecError, ArithmeticError):
     """A training's loss, gradients or weights are no longer finite."""
 
 
+class TrainingInterrupted(CorerecError, KeyboardInterrupt):  # noqa: N818  # as KeyboardInterrupt
+    """A signal stopped a training whose state was written first."""
+
+    def __init__(self, message: str, signal_number: int) -> None:
+        super().__init__(message)
+        self.signal_number = signal_number
+
+
 class CheckpointError(CorerecError, ValueError):
     """A file is not a model that this version can read: cut short, of another kind, or of a newer format."""
 

@@ -22,7 +22,7 @@ from corerec.cli.info import info
 from corerec.cli.plot import plot
 from corerec.cli.recommend import recommend
 from corerec.cli.serve import serve
-from corerec.errors import CorerecError, DataWarning
+from corerec.errors import CorerecError, DataWarning, TrainingInterrupted
 
 
 class Commands(TyperGroup):
@@ -34,6 +34,12 @@ class Commands(TyperGroup):
             warnings.showwarning = lambda message, *_: say(f"warning: {message}", style="yellow")
             try:
                 return super().invoke(ctx)
+            except TrainingInterrupted as error:
+                say(str(error).replace("the same call", "the same command"), style="yellow")
+                raise typer.Exit(128 + error.signal_number) from None
+            except KeyboardInterrupt:
+                say("interrupted")
+                raise typer.Exit(130) from None
             except BrokenPipeError:  # whoever read our output has seen enough
                 raise
             except (CorerecError, OSError) as error:

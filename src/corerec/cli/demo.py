@@ -126,8 +126,8 @@ def _demo_data(data: str) -> tuple[str, dict[str, pd.DataFrame]]:
         found = find_spec("cr_learn")
         raise MissingPackageError(
             f"the package cr_learn in {found and found.origin} belongs to another project and hides the data sets of "
-            "corerec-bert4rec; run `pip uninstall cr_learn`, then install corerec-bert4rec again, or use an environment "
-            "without that package"
+            "corerec-bert4rec; run `pip uninstall cr_learn`, then install corerec-bert4rec again, or use an "
+            "environment without that package"
         ) from None
 
     if data == "sample":

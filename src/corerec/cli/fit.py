@@ -48,6 +48,17 @@ def fit(
         int | None, typer.Option(help="Stop after so many epochs without a better validation NDCG@10.")
     ] = None,
     seed: Annotated[int | None, typer.Option(help="The same seed gives the same model.")] = None,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="PATH",
+            help="Keep the training in this file while it runs: the same command goes on from it after an "
+            "interruption. Removed when the model is written.",
+        ),
+    ] = None,
+    checkpoint_every: Annotated[
+        float, typer.Option(metavar="SECONDS", min=0, help="How often the checkpoint is written.")
+    ] = 60.0,
     user_column: UserColumn = None,
     item_column: ItemColumn = None,
     rating_column: RatingColumn = None,
@@ -89,12 +100,13 @@ def fit(
     settings: dict[str, Any] = {setting: value for setting, value in given.items() if value is not None}
     model = Bert4Rec(**settings, device=device, verbose=not quiet)
     log = read_log(log_file, user_column, item_column, rating_column, time_column, header, quiet).interactions()
+    kept: dict[str, Any] = {"checkpoint": checkpoint, "checkpoint_every_s": checkpoint_every}
     started = time.perf_counter()
     if holdout:
         split = leave_one_out(log.sequences)
-        model.fit_interactions(Interactions(split.train, log.users, log.items), split.valid)
+        model.fit_interactions(Interactions(split.train, log.users, log.items), split.valid, **kept)
     else:
-        model.fit_interactions(log)
+        model.fit_interactions(log, **kept)
     seconds = time.perf_counter() - started
     model.save(model_file)
     if quiet:

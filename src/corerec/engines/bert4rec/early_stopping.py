@@ -24,6 +24,8 @@ def train_with_early_stopping(
     The network is left with the weights of the best epoch, wherever the caller stops.
     """
     try:
+        if state.best is not None and state.epoch - 1 - state.best.epoch >= patience:
+            return  # it had stopped before it was resumed
         for result in results:
             if not isinstance(result, EpochResult):
                 yield result

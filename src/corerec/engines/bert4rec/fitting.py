@@ -20,6 +20,7 @@ from corerec.engines.bert4rec.early_stopping import train_with_early_stopping
 from corerec.engines.bert4rec.fitted import FittedModel
 from corerec.engines.bert4rec.progress import with_progress
 from corerec.engines.bert4rec.training import EpochResult, StepResult, build_network, train_epochs
+from corerec.engines.bert4rec.training_checkpoint import TrainingCheckpoint, deferred_interrupts
 from corerec.engines.bert4rec.training_state import TrainingState
 from corerec.errors import DataError
 
@@ -35,6 +36,7 @@ def fit_model(
     name: str,
     valid: Holdout | None = None,
     on_event: OnEvent | None = None,
+    checkpoint: TrainingCheckpoint | None = None,
     verbose: bool = False,
 ) -> FittedModel:
     """Train on a log.
@@ -44,8 +46,11 @@ def fit_model(
         device: of torch.
         valid: queries to validate on when `train_config.patience` is set; None holds each user's last event out.
         on_event: called with every StepResult and EpochResult; returns True to stop the training there.
+        checkpoint: where the training is kept while it runs, and goes on from.
     Raises:
         DataError: `patience` is set and no user has two events.
+        CheckpointError: the checkpoint is of another training.
+        TrainingInterrupted: a signal stopped the training, and the checkpoint was written.
         DivergedError: the loss or the gradients are not finite.
     """
     train = log.sequences
@@ -56,7 +61,9 @@ def fit_model(
         train, valid = hold_out_last(train, rows)
     network = build_network(replace(model_config, num_items=len(log.items)), train_config.seed).to(device)
     state = TrainingState.start(network, train, train_config)
-    training_log = run_training(state, train, valid, name=name, on_event=on_event, verbose=verbose)
+    training_log = run_training(
+        state, train, valid, name=name, on_event=on_event, checkpoint=checkpoint, verbose=verbose
+    )
     ratings = None
     if is_a_scale(log.sequences.ratings):
         ratings = fit_ratings(log.sequences, network.item_vectors())
@@ -80,21 +87,30 @@ def run_training(
     *,
     name: str,
     on_event: OnEvent | None = None,
+    checkpoint: TrainingCheckpoint | None = None,
     verbose: bool = False,
 ) -> tuple[EpochResult, ...]:
     """Run a training to its end, or until `on_event` stops it; the network is left with its best averaged weights."""
+    training_log = [] if checkpoint is None else list(checkpoint.restore(state))
     results = train_epochs(state, train)
     if state.config.patience is not None:
         assert valid is not None
         results = train_with_early_stopping(state, results, valid, state.config.patience)
     if verbose:
         results = with_progress(results, name)
-    training_log: list[EpochResult] = []
-    for result in results:
-        if isinstance(result, EpochResult):
-            training_log.append(result)
-        if on_event is not None and isinstance(result, StepResult | EpochResult) and on_event(result):
-            break
+    with deferred_interrupts(checkpoint is not None) as interruption:
+        for result in results:
+            if isinstance(result, EpochResult):
+                training_log.append(result)
+            if on_event is not None and isinstance(result, StepResult | EpochResult) and on_event(result):
+                break
+            if checkpoint is not None:
+                if interruption.signal is not None:
+                    checkpoint.write(state, training_log)
+                    raise interruption.error(checkpoint, state)
+                checkpoint.write_if_due(state, training_log)
+    if checkpoint is not None:
+        checkpoint.write(state, training_log)
     if isinstance(results, Generator):
         results.close()
     if state.best is None:

@@ -15,13 +15,14 @@ import pandas as pd
 from corerec.data.interactions import Interactions
 from corerec.data.splitting import Holdout
 from corerec.data.vocabulary import Vocabulary
-from corerec.engines.bert4rec import checkpoint
+from corerec.engines.bert4rec import checkpoint as model_file
 from corerec.engines.bert4rec.answering import Answering
 from corerec.engines.bert4rec.config import ModelConfig, TrainConfig
 from corerec.engines.bert4rec.encoding import NetworkScorer
 from corerec.engines.bert4rec.fitted import FittedModel
 from corerec.engines.bert4rec.fitting import OnEvent, fit_model
 from corerec.engines.bert4rec.training import choose_device
+from corerec.engines.bert4rec.training_checkpoint import TrainingCheckpoint
 from corerec.errors import ConfigError, DataWarning, NotFittedError
 from corerec.queries import (
     ItemId,
@@ -82,6 +83,7 @@ class Bert4Rec(Answering):
         given = locals()
         self._configure({setting: given[setting] for setting in DEFAULTS})
         self._model: FittedModel | None = None
+        self._checkpoint: TrainingCheckpoint | None = None
         self._warned_of_unseen = False
 
     def _configure(self, settings: dict[str, Any]) -> None:
@@ -146,6 +148,8 @@ class Bert4Rec(Answering):
         timestamps: Any = None,
         *,
         on_event: OnEvent | None = None,
+        checkpoint: str | os.PathLike[str] | None = None,
+        checkpoint_every_s: float = 60.0,
     ) -> Bert4Rec:
         """Learn from a log of events, one row each; forgets what was learned before.
 
@@ -156,11 +160,16 @@ class Bert4Rec(Answering):
             timestamps: numbers, dates or text that parses as either. Without them the order of the rows is taken as
                 the order of time, with one warning.
             on_event: called with every `StepResult` and `EpochResult`; returns True to stop the training there.
+            checkpoint: a file that keeps the training while it runs. The same call goes on from it and gives the same
+                weights, bit for bit, as one that was never stopped. `save` removes it.
+            checkpoint_every_s: seconds between two writes of it; more where they would take over 2% of the time.
         Returns:
             the model itself.
         Raises:
             DataError: no rows, lengths that differ, missing ids, ratings or times that are not finite.
             DivergedError: the loss is no longer finite.
+            CheckpointError: the checkpoint is that of another log, other settings or another version.
+            TrainingInterrupted: Ctrl-C or SIGTERM stopped the training, and the checkpoint was written.
         """
         if timestamps is None:
             warnings.warn(
@@ -170,11 +179,20 @@ class Bert4Rec(Answering):
                 stacklevel=2,
             )
         return self.fit_interactions(
-            Interactions.from_columns(user_ids, item_ids, ratings, timestamps), on_event=on_event
+            Interactions.from_columns(user_ids, item_ids, ratings, timestamps),
+            on_event=on_event,
+            checkpoint=checkpoint,
+            checkpoint_every_s=checkpoint_every_s,
         )
 
     def fit_interactions(
-        self, log: Interactions, valid: Holdout | None = None, *, on_event: OnEvent | None = None
+        self,
+        log: Interactions,
+        valid: Holdout | None = None,
+        *,
+        on_event: OnEvent | None = None,
+        checkpoint: str | os.PathLike[str] | None = None,
+        checkpoint_every_s: float = 60.0,
     ) -> Bert4Rec:
         """As `fit`, from a log that is read already.
 
@@ -182,6 +200,7 @@ class Bert4Rec(Answering):
             log: its sequences are learned from, and become the users' histories.
             valid: queries to validate on when `patience` is set; None holds each user's last event out.
         """
+        kept = None if checkpoint is None else TrainingCheckpoint(checkpoint, checkpoint_every_s)
         self._adopt(
             fit_model(
                 log,
@@ -191,9 +210,11 @@ class Bert4Rec(Answering):
                 name=self.name,
                 valid=valid,
                 on_event=on_event,
+                checkpoint=kept,
                 verbose=self.verbose,
             )
         )
+        self._checkpoint = kept
         return self
 
     def _adopt(self, model: FittedModel) -> None:
@@ -294,7 +315,10 @@ class Bert4Rec(Answering):
             NotFittedError: there is nothing to save.
             DataError: an id is neither text nor a number.
         """
-        checkpoint.save(self.fitted, path, name=self.name, histories=histories)
+        model_file.save(self.fitted, path, name=self.name, histories=histories)
+        if self._checkpoint is not None:
+            self._checkpoint.remove()
+            self._checkpoint = None
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], *, device: str = "auto", verbose: bool = False) -> Bert4Rec:
@@ -304,7 +328,7 @@ class Bert4Rec(Answering):
             FileNotFoundError: there is no such file.
             CheckpointError: the file is cut short, is no model of ours, or was written by another format.
         """
-        stored = checkpoint.load(path, device=choose_device(device))
+        stored = model_file.load(path, device=choose_device(device))
         settings = asdict(stored.config) | asdict(stored.train_config)
         settings.pop("num_items")
         model = cls(stored.name, **settings, device=device, verbose=verbose)
