@@ -151,7 +151,9 @@ async def recommend(asked: schemas.RecommendRequest, request: Request) -> schema
     served = server.live.now
     model, title = served.model, served.catalogue.title
     history, places, unknown = (None, None, []) if asked.history is None else _known_items(model, asked.history)
-    query = RecommendQuery(asked.user_id, history, asked.top_k, asked.exclude_seen, asked.exclude, asked.candidates)
+    query = RecommendQuery(
+        asked.user_id, history, asked.top_k, asked.exclude_seen, asked.exclude, asked.candidates, on_unknown="skip"
+    )
     answer = await server.ask(server.recommend, Ask(served, query), request)
     items = [
         schemas.Recommendation.model_construct(

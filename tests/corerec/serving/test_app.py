@@ -56,7 +56,7 @@ def test_unknown_items_of_a_history_are_skipped_and_named(client):
     with_strangers = client.post("/v1/recommend", {"history": [1, "x", 2, 99, 2.5, 10**30]}).json()
     without = client.post("/v1/recommend", {"history": [1, 2]}).json()
 
-    assert with_strangers.pop("unknown_items") == ["x", 99, 2.5, 10**30]
+    assert with_strangers.pop("unknown_items") == ["x", 99, 2.5, str(10**30)]  # as text: JavaScript would round it
     assert without.pop("unknown_items") == []
     assert with_strangers == without
 
@@ -213,7 +213,6 @@ def test_json_may_be_called_so_in_any_way(client):
         ("/v1/recommend", {"user_id": 77}),
         ("/v1/recommend", {"user_id": "3"}),
         ("/v1/recommend", {"user_id": 10**30}),
-        ("/v1/recommend", {"history": [1], "candidates": [1, 99]}),
         ("/v1/recommend", {"history": [1], "candidates": [10**30, 1.5, "x"]}),
         ("/v1/predict", {"pairs": [{"user_id": 77, "item_id": 1}]}),
         ("/v1/events", {"events": [{"user_id": 1, "item_id": 99}]}),

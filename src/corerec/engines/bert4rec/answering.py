@@ -21,12 +21,14 @@ from corerec.errors import CorerecError, DataError
 from corerec.queries import (
     SKIPPED,
     ItemId,
+    OnUnknown,
     Query,
     QueryBatch,
     Recommendations,
     as_list,
     check_top_k,
     empty_rows,
+    numbers_or_zero,
     numbers_with_blanks,
     recommendations_frame,
     resolve,
@@ -100,6 +102,7 @@ class Answering:
         exclude: Iterable[ItemId] = ...,
         candidates: Iterable[ItemId] | None = ...,
         min_rating: float | None = ...,
+        on_unknown: OnUnknown = ...,
         with_scores: Literal[False] = ...,
         as_frame: Literal[False] = ...,
     ) -> list[ItemId]: ...
@@ -114,6 +117,7 @@ class Answering:
         exclude: Iterable[ItemId] = ...,
         candidates: Iterable[ItemId] | None = ...,
         min_rating: float | None = ...,
+        on_unknown: OnUnknown = ...,
         with_scores: Literal[True],
         as_frame: Literal[False] = ...,
     ) -> list[tuple[ItemId, float]]: ...
@@ -128,6 +132,7 @@ class Answering:
         exclude: Iterable[ItemId] = ...,
         candidates: Iterable[ItemId] | None = ...,
         min_rating: float | None = ...,
+        on_unknown: OnUnknown = ...,
         with_scores: bool = ...,
         as_frame: Literal[True],
     ) -> pd.DataFrame: ...
@@ -141,6 +146,7 @@ class Answering:
         exclude: Iterable[ItemId] = (),
         candidates: Iterable[ItemId] | None = None,
         min_rating: float | None = None,
+        on_unknown: OnUnknown = "warn",
         with_scores: bool = False,
         as_frame: bool = False,
     ) -> Any:
@@ -148,19 +154,21 @@ class Answering:
 
         Args:
             user_id: a user of the fitted log, or one observed since; or
-            history: item ids, oldest first, of anyone, seen before or not. Unknown items in it are skipped with one
-                warning. Where none is left (or the user has no events) popularity answers: the probabilities are the
-                items' shares of the fitted events, and `answer` says so by its basis.
+            history: item ids, oldest first, of anyone, seen before or not. Where none of them is known, or the user has
+                no events, popularity answers: the probabilities are the items' shares of the fitted events, and the
+                `basis` of `answer` says so.
             top_k: how many at most; fewer come back when fewer are left.
             exclude_seen: leave out what stands anywhere in the history.
-            exclude: item ids to leave out besides; unknown ones need no leaving out.
+            exclude: item ids to leave out besides.
             candidates: the only item ids that may be named; None means all.
             min_rating: name only items whose expected rating for the user reaches it; for a history, which carries no
                 ratings, the average user's. Needs a model fitted with ratings.
+            on_unknown: what becomes of items of the history, `exclude` and `candidates` that `fit` never saw: "raise",
+                "skip", or "warn", which skips them with one warning. An id of a type that no item has always raises.
             with_scores: return (item id, probability) pairs, the probability being `predict`'s.
             as_frame: return a DataFrame of the columns user_id, item_id, rank and score.
         Raises:
-            UnknownIdError: a user or a candidate was never seen.
+            UnknownIdError: the user was never seen, or an item as `on_unknown` says.
             DataError: both or neither of user_id and history given, or top_k below 1.
             NotFittedError: neither fit nor loaded.
         """
@@ -172,6 +180,7 @@ class Answering:
             as_list(exclude, "exclude"),
             None if candidates is None else as_list(candidates, "candidates"),
             min_rating,
+            on_unknown,
         )
         answers, _ = self._answer([query], with_scores or as_frame)
         return _shaped(answers, with_scores, as_frame)[0] if not as_frame else answers[0].to_frame()
@@ -228,7 +237,13 @@ class Answering:
         return _shaped(answers, with_scores, as_frame)
 
     def fill_in(
-        self, history: Sequence[ItemId | None], top_k: int = 10, *, exclude_seen: bool = True, with_scores: bool = False
+        self,
+        history: Sequence[ItemId | None],
+        top_k: int = 10,
+        *,
+        exclude_seen: bool = True,
+        on_unknown: OnUnknown = "warn",
+        with_scores: bool = False,
     ) -> list[Ranked]:
         """What most likely stood at each blank (None) of a history, seen from both sides.
 
@@ -236,8 +251,9 @@ class Answering:
         longer than max_seq_len, each blank is asked from the events around it.
 
         Args:
-            history: item ids, oldest first, None at each blank. Unknown items are skipped with one warning.
+            history: item ids, oldest first, None at each blank.
             exclude_seen: leave out what stands in the history already.
+            on_unknown: as in `recommend`.
         Returns:
             one list for each blank, best first.
         Raises:
@@ -245,7 +261,7 @@ class Answering:
         """
         model = self.fitted
         check_top_k(top_k)
-        numbers = numbers_with_blanks(history, model.items, MASK)
+        numbers = numbers_with_blanks(history, model.items, MASK, on_unknown)
         if not (numbers == MASK).any():
             raise DataError("fill_in needs a blank: put None where an item is missing, such as [1, None, 3]")
         answers = fill_blanks(model, numbers, top_k, exclude_seen=exclude_seen, with_scores=with_scores)
@@ -258,6 +274,7 @@ class Answering:
         user_id: Hashable = None,
         history: Iterable[ItemId] | None = None,
         top: int | None = None,
+        on_unknown: OnUnknown = "warn",
     ) -> list[Reason]:
         """Which events of a history drove an item's probability, the weightiest first; how: `explain.event_weights`.
 
@@ -265,8 +282,9 @@ class Answering:
 
         Args:
             user_id: a known user; or
-            history: item ids, oldest first. Unknown ones are skipped with one warning, and are no reasons.
+            history: item ids, oldest first. Unknown ones are no reasons.
             top: how many reasons at most; None gives one for each event that the model reads.
+            on_unknown: as in `recommend`.
         Returns:
             reasons whose positions count from the oldest event of the history, 0.
         Raises:
@@ -276,9 +294,9 @@ class Answering:
         model = self.fitted
         if top is not None:
             check_top_k(top, "top")
-        query = Query(user_id, None if history is None else as_list(history, "history"))
+        query = Query(user_id, None if history is None else as_list(history, "history"), on_unknown=on_unknown)
         user, numbers, unknown = resolve_subject(query, model.items, model.histories)
-        if unknown:
+        if unknown and on_unknown == "warn":
             warn_of_unknown(unknown, model.items, SKIPPED)
         if user:
             numbers = model.known_histories().items(user)
@@ -306,20 +324,20 @@ class Answering:
         vectors = self.fitted.network.item_vectors()[1:].detach().cpu().numpy()
         return Embeddings(self.fitted.items.ids.tolist(), vectors.copy())
 
-    def embed(self, histories: Iterable[Iterable[ItemId]]) -> Embeddings:
+    def embed(self, histories: Iterable[Iterable[ItemId]], *, on_unknown: OnUnknown = "warn") -> Embeddings:
         """What the model expects after each history, as a vector: its dot product with an item's ranks the items.
 
         Args:
-            histories: item ids, oldest first; unknown ones are skipped with one warning.
+            histories: item ids, oldest first.
+            on_unknown: as in `recommend`.
         Returns:
             the places 0, 1, ... of the histories as `ids`, and float32 (histories, D) `vectors`.
         """
         model = self.fitted
         given = [as_list(history, "history") for history in as_list(histories, "histories")]
         flat = [item_id for history in given for item_id in history]
-        numbers = model.items.encode(flat)
-        unknown = [flat[at] for at in np.flatnonzero(numbers == 0).tolist()]
-        if unknown:
+        numbers, unknown = numbers_or_zero(flat, model.items, on_unknown)
+        if unknown and on_unknown == "warn":
             warn_of_unknown(unknown, model.items, SKIPPED)
         offsets = np.cumsum([0, *map(len, given)])
         kept = np.concatenate([[0], np.cumsum(numbers > 0)])

@@ -10,8 +10,10 @@ from collections.abc import Hashable
 from dataclasses import asdict, fields
 from typing import Any, Literal
 
+import numpy as np
 import pandas as pd
 
+from corerec.data.columns import column_length
 from corerec.data.interactions import Interactions
 from corerec.data.splitting import Holdout
 from corerec.data.vocabulary import Vocabulary
@@ -23,9 +25,12 @@ from corerec.engines.bert4rec.fitted import FittedModel
 from corerec.engines.bert4rec.fitting import OnEvent, fit_model
 from corerec.engines.bert4rec.training import choose_device
 from corerec.engines.bert4rec.training_checkpoint import TrainingCheckpoint
-from corerec.errors import ConfigError, DataWarning, NotFittedError
+from corerec.errors import ConfigError, DataError, DataWarning, NotFittedError
 from corerec.queries import (
     ItemId,
+    OnUnknown,
+    numbers_or_zero,
+    warn_of_unknown,
 )
 
 
@@ -248,28 +253,51 @@ class Bert4Rec(Answering):
         """
         self.observe_events([user_id], [item_id], [timestamp], [rating])
 
-    def observe_events(self, user_ids: Any, item_ids: Any, timestamps: Any = None, ratings: Any = None) -> int:
+    def observe_events(
+        self,
+        user_ids: Any,
+        item_ids: Any,
+        timestamps: Any = None,
+        ratings: Any = None,
+        *,
+        on_unknown: OnUnknown = "warn",
+    ) -> int:
         """Take in events, one row each, all or none of them. `save` writes them with the histories.
 
         Nothing is learned from them, nor counted as following: only the next `fit` does so. Others may ask for
         recommendations meanwhile: they see each user's history before the call or after it.
 
         Args:
-            user_ids, item_ids: columns as `fit` takes them. New users get a history; items have to be known.
+            user_ids, item_ids: columns as `fit` takes them. New users get a history.
             timestamps: in the unit of the fitted log, dates where it had dates. A late event takes its place in time,
                 behind others of the same time. None, or None inside a list, means now: the newest time met so far. A
                 model fitted without timestamps takes events in the order they come, whatever their times.
             ratings: finite numbers; None, or None inside a list, where there is none. Kept if the fitted log had some.
+            on_unknown: what becomes of events of items that `fit` never saw; as in `recommend`.
         Returns:
             the number of events taken.
         Raises:
-            UnknownIdError: an item was never seen by `fit`, or a new user's id is of a type that no user's has.
+            UnknownIdError: an item was never seen, as `on_unknown` says, or an id is of a type that no known one has.
             DataError: lengths differ, an id is missing, a time or rating is not finite, or a time is not in the log's
                 unit.
             NotFittedError: neither fit nor loaded, or loaded from a file without histories.
         """
         model = self.fitted
-        return model.known_histories().append(user_ids, model.items.require(item_ids), timestamps, ratings)
+        numbers, unknown = numbers_or_zero(item_ids, model.items, on_unknown)
+        columns = {"user_ids": user_ids, "timestamps": timestamps, "ratings": ratings}
+        if unknown:
+            for name, column in columns.items():
+                if column is not None and column_length(column, name) != len(numbers):
+                    raise DataError(
+                        f"{name} has {len(column):,} values and item_ids {len(numbers):,}; each event needs one"
+                    )
+            kept = np.flatnonzero(numbers)
+            columns = {name: column if column is None else _rows_of(column, kept) for name, column in columns.items()}
+            if on_unknown == "warn":
+                warn_of_unknown(unknown, model.items, "their events are skipped")
+        return model.known_histories().append(
+            columns["user_ids"], numbers[numbers > 0], columns["timestamps"], columns["ratings"]
+        )
 
     # --------------------------------------------------------------------------------------------- what is known
 
@@ -334,6 +362,16 @@ class Bert4Rec(Answering):
         model = cls(stored.name, **settings, device=device, verbose=verbose)
         model._adopt(stored)
         return model
+
+
+def _rows_of(column: Any, rows: np.ndarray) -> Any:
+    """Some rows of a column of any kind."""
+    if isinstance(column, pd.Series):
+        return column.iloc[rows]
+    if isinstance(column, np.ndarray):
+        return column[rows]
+    values = list(column)
+    return [values[row] for row in rows.tolist()]
 
 
 DEFAULTS = {

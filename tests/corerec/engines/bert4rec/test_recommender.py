@@ -439,7 +439,7 @@ def test_a_new_user_appears_by_being_observed(live):
 def test_a_bad_event_leaves_the_model_as_it_was(live):
     before = everything_of(live, "user 0")
     for wrong in (
-        lambda: live.observe_events(["user 0", "new"], ["a", "zebra"]),
+        lambda: live.observe_events(["user 0", "new"], ["a", "zebra"], on_unknown="raise"),
         lambda: live.observe_events(["user 0", "new"], ["a", None]),
         lambda: live.observe_events(["user 0", None], ["a", "a"]),
         lambda: live.observe_events(["user 0", "new"], ["a"]),
@@ -774,3 +774,26 @@ def test_a_training_that_diverges_stops_with_what_to_try(cycle_log):
         model.set_params(epochs=50, warmup_steps=0).fit_interactions(cycle_log)
     with pytest.raises(NotFittedError):
         model.recommend("user 0")
+
+
+def test_unknown_items_have_one_meaning_everywhere(live):
+    calls = [
+        lambda how: live.recommend("user 0", candidates=["i", "zebra"], on_unknown=how),
+        lambda how: live.recommend("user 0", exclude=["zebra"], on_unknown=how),
+        lambda how: live.recommend(history=["a", "zebra"], on_unknown=how),
+        lambda how: live.fill_in(["a", None, "zebra"], on_unknown=how),
+        lambda how: live.explain("b", history=["a", "zebra"], on_unknown=how),
+        lambda how: live.embed([["a", "zebra"]], on_unknown=how),
+        lambda how: live.observe_events(["user 0", "user 0"], ["i", "zebra"], [90, 91], on_unknown=how),
+    ]
+    for call in calls:
+        with pytest.raises(UnknownIdError, match="zebra"):
+            call("raise")
+        with pytest.raises(ConfigError, match="on_unknown"):
+            call("maybe")
+        with pytest.warns(UnknownIdWarning, match="zebra") as caught:
+            call("warn")
+        assert [warning.filename for warning in caught] == [__file__]
+        call("skip")
+    assert live.recommend("user 0", candidates=["j", "zebra"], on_unknown="skip") == ["j"]
+    assert live.history("user 0")[-2:] == ["i", "i"]  # of the two calls that took the known event
