@@ -38,6 +38,7 @@ from corerec.engines.bert4rec.config import ModelConfig
 from corerec.engines.bert4rec.encoding import next_states
 from corerec.engines.bert4rec.training import build_network
 from corerec.retrieval.item_index import ItemIndex
+from corerec.retrieval.score_edits import ScoreEdits
 from machine import describe
 
 LENGTH = 200
@@ -79,31 +80,33 @@ def large_catalogue(clock: Clock, num_items: int, batch: int, rounds: int) -> di
     weights, biases = network.item_vectors().detach(), network.item_bias.detach()
 
     def plain(some: torch.Tensor) -> torch.Tensor:
-        return torch.topk(torch.addmm(biases[1:-1], some, weights[1:-1].T), 10, dim=1).indices + 1
+        return torch.topk(torch.addmm(biases[1:], some, weights[1:].T), 10, dim=1).indices + 1
 
     def from_history(history: SequenceStore) -> None:
-        table.search(next_states(network, history), 10, history)
+        table.search(next_states(network, history), 10, ScoreEdits.of(history))
 
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
     before = memory_mb("VmRSS")
-    table = ItemIndex(weights, biases)
-    clock.time("large: first answer", table.search, states[:1], 10, histories.select(np.array([0])))
-    table.search(states, 10, histories)
-    table.search(states, 10, histories, with_normalizers=True)
+    table, edits = ItemIndex(weights, biases), ScoreEdits.of(histories)
+    clock.time("large: first answer", table.search, states[:1], 10, edits.rows(0, 1))
+    table.search(states, 10, edits)
+    table.search(states, 10, edits, with_normalizers=True)
     extra = {"peak": memory_mb("VmHWM") - before, "kept": memory_mb("VmRSS") - before}
 
-    some, nothing = states[:PLAIN_AT_ONCE], SequenceStore.from_lists([[]] * PLAIN_AT_ONCE)
+    some, nothing = states[:PLAIN_AT_ONCE], ScoreEdits.of(SequenceStore.from_lists([[]] * PLAIN_AT_ONCE))
     both = zip(table.search(some, 10, nothing).numbers.numpy(), plain(some).numpy(), strict=True)
     same = float(np.mean([len(np.intersect1d(ours, theirs)) / 10 for ours, theirs in both]))
     for _ in range(rounds):
         for row in range(20):
             state, history = states[row : row + 1], histories.select(np.array([row]))
             clock.time("large: a history", from_history, history)
-            clock.time("large: a state", table.search, state, 10, history)
-            clock.time("large: a state, probabilities", table.search, state, 10, history, with_normalizers=True)
+            clock.time("large: a state", table.search, state, 10, ScoreEdits.of(history))
+            clock.time(
+                "large: a state, probabilities", table.search, state, 10, ScoreEdits.of(history), with_normalizers=True
+            )
             clock.time("large: a state, plain", plain, state)
-        clock.time("large: batch", table.search, states, 10, histories)
-        clock.time("large: batch, probabilities", table.search, states, 10, histories, with_normalizers=True)
+        clock.time("large: batch", table.search, states, 10, edits)
+        clock.time("large: batch, probabilities", table.search, states, 10, edits, with_normalizers=True)
         for _ in range(3):
             clock.time("large: plain batch", plain, some)
     return {"num_items": num_items, "batch": batch, "extra_memory_mb": extra, "same_as_plain": same}

@@ -1,11 +1,14 @@
-"""Private operations of PyTorch behind one door, each with a plain fallback.
+"""Private operations of PyTorch behind one door, each with a plain fallback on public operations.
 
-COREREC_PLAIN_KERNELS=1 in the environment forces every fallback: slower, on public operations alone.
+An operation is used where a probe, run once, gives the plain result. So a release of PyTorch that drops or changes one
+costs speed, not answers. COREREC_PLAIN_KERNELS=1 in the environment forces every fallback.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -26,34 +29,93 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor, gelu: bool = False) -> Tenso
     PyTorch multiplies float32 by MKL, which takes twice as long on AMD's processors (`benchmarks/LAB.md`). oneDNN also
     applies the GELU while a value is still in a register.
     """
-    plain = x.numel() < ONEDNN_FROM or x.device.type != "cpu" or not _has_onednn("_linear_pointwise")
-    if plain or torch.is_grad_enabled() or torch.is_autocast_enabled("cpu") or torch.compiler.is_exporting():
-        product = F.linear(x, weight, bias)
-        return F.gelu(product) if gelu else product
-    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, *(("gelu", [], "none") if gelu else ("none", [], "")))
+    plain = x.numel() < ONEDNN_FROM or x.device.type != "cpu" or torch.is_grad_enabled()
+    plain = plain or torch.is_autocast_enabled("cpu") or torch.compiler.is_exporting() or use_plain_kernels()
+    if plain or not _onednn_linear_works():
+        return _plain_linear(x, weight, bias, gelu)
+    return _onednn_linear(x, weight, bias, gelu)
 
 
 def matmul_int8(a: Tensor, b: Tensor, out: Tensor) -> Tensor:
     """int8 (M, D) @ int8 (D, N) into `out`, int32 (M, N), exactly."""
-    if not use_plain_kernels() and hasattr(torch, "_int_mm"):
-        return torch._int_mm(a, b, out=out)  # pyright: ignore[reportPrivateImportUsage]
-    exact = torch.float32 if a.shape[1] * 2**14 < FLOAT32_EXACT else torch.float64
-    return out.copy_(a.to(exact) @ b.to(exact))
+    if use_plain_kernels() or not _int_mm_works(a.device):
+        return _plain_matmul_int8(a, b, out)
+    return _int_mm(a, b, out)
 
 
 def int8_is_fast(device: torch.device) -> bool:
-    """Whether products of int8 are fast here: measured to be so where torch's oneDNN has AVX-512 to use."""
+    """Whether products of int8 are fast here: measured to be so where PyTorch's oneDNN has AVX-512 to use."""
     if device.type != "cpu" or use_plain_kernels() or not torch.backends.mkldnn.is_available():
         return False
-    return torch.backends.cpu.get_cpu_capability() == "AVX512"
+    return torch.backends.cpu.get_cpu_capability() == "AVX512" and _int_mm_works(device)
 
 
 def bfloat16_is_fast(device: torch.device) -> bool:
     """Whether the hardware multiplies in bfloat16."""
     if device.type == "cpu":
-        return _has_onednn("_is_mkldnn_bf16_supported") and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        return not use_plain_kernels() and _cpu_has_bfloat16()
     return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
-def _has_onednn(operation: str) -> bool:
-    return not use_plain_kernels() and torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, operation)
+# ------------------------------------------------------------------------------------------------ private operations
+
+
+def _onednn_linear(x: Tensor, weight: Tensor, bias: Tensor, gelu: bool) -> Tensor:
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, *(("gelu", [], "none") if gelu else ("none", [], "")))
+
+
+def _int_mm(a: Tensor, b: Tensor, out: Tensor) -> Tensor:
+    return torch._int_mm(a, b, out=out)  # pyright: ignore[reportPrivateImportUsage]
+
+
+def _cpu_has_bfloat16() -> bool:
+    return _works(lambda: bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()))
+
+
+# ----------------------------------------------------------------------------------------------------- the fallbacks
+
+
+def _plain_linear(x: Tensor, weight: Tensor, bias: Tensor, gelu: bool) -> Tensor:
+    product = F.linear(x, weight, bias)
+    return F.gelu(product) if gelu else product
+
+
+def _plain_matmul_int8(a: Tensor, b: Tensor, out: Tensor) -> Tensor:
+    exact = torch.float32 if a.shape[1] * 2**14 < FLOAT32_EXACT else torch.float64
+    return out.copy_(a.to(exact) @ b.to(exact))
+
+
+# -------------------------------------------------------------------------------------------------------- the probes
+
+
+@cache
+def _onednn_linear_works() -> bool:
+    x, weight, bias = torch.linspace(-1, 1, 64).view(4, 16), torch.linspace(-1, 1, 128).view(8, 16), torch.ones(8)
+
+    def agrees() -> bool:
+        results = (
+            (_onednn_linear(x, weight, bias, gelu), _plain_linear(x, weight, bias, gelu)) for gelu in (False, True)
+        )
+        return all(torch.allclose(one, other, atol=1e-5) for one, other in results)
+
+    return torch.backends.mkldnn.is_available() and _works(agrees)
+
+
+@cache
+def _int_mm_works(device: torch.device) -> bool:
+    # CUDA's takes shapes from 17 rows and multiples of 8 only; this is one of them.
+    a = torch.arange(-128, 128, dtype=torch.int8, device=device).repeat(4).view(32, 32)
+
+    def agrees() -> bool:
+        one, other = torch.empty(2, 32, 32, dtype=torch.int32, device=device)
+        return torch.equal(_int_mm(a, a.T, one), _plain_matmul_int8(a, a.T, other))
+
+    return _works(agrees)
+
+
+def _works(probe: Callable[[], bool]) -> bool:
+    """What a probe says; False where the operation is missing, takes other arguments or is not built in."""
+    try:
+        return probe()
+    except (AttributeError, TypeError, RuntimeError):  # NotImplementedError is a RuntimeError
+        return False

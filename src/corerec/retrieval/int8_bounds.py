@@ -81,6 +81,7 @@ class QuantizedTable:
         whole = (states / scale).round_()
         lost = torch.linalg.vector_norm(states - whole * scale, dim=1)
         whole = whole.to(torch.int8)
+        excluded = exclusions.by_column()
         width = blocks.block_width(len(states), len(self.weights))
         buffer = torch.empty(len(states) * width, dtype=torch.int32)
         best = torch.empty(len(states), len(self.scales), dtype=torch.int32)
@@ -89,7 +90,7 @@ class QuantizedTable:
             block = buffer[: len(states) * (end - first)].view(len(states), end - first)
             matmul_int8(whole, self.weights[first:end].T, out=block)
             block += (self.biases[first:end] / scale).round_().to(torch.int32)
-            exclusions.exclude_(block, first, LOWEST)
+            excluded.between_columns(first, end).apply_(block, LOWEST)
             torch.amax(
                 block.unflatten(1, (-1, blocks.GROUP)), 2, out=best[:, first // blocks.GROUP : end // blocks.GROUP]
             )

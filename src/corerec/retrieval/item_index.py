@@ -1,21 +1,24 @@
-"""The exact best items of a whole catalogue, for many states at once, with never more than a block of scores held.
+"""Exact top-k over item vectors, for many states at once, with never more than a block of scores in memory.
 
-B states, D hidden_dim, V items, k answers; items lie in groups of GROUP neighbouring numbers, G of them.
+B states, D their width, V items, k items wanted; G groups of GROUP neighbouring item numbers.
 
-Small catalogues are scored and ranked item by item. In a large one that is wasted on items that stand no chance, unless
-every score is needed for the probabilities. Where the processor is good at it, bounds come first, which take a fifth of
-the time:
+A score is state @ vector + bias. There are three ways to the best ones, and each is exact:
 
-    bound     what no score in a group exceeds, from a copy of the table in int8
-    settle    the groups of the highest bounds, item by item in float32; `bar` is the k-th best score among these
+    one block         a small catalogue: every item is scored and ranked at once
+    block by block    every item is scored, a block of items at a time, and the blocks' best are ranked
+    by bounds         a large catalogue, where the processor is fast at int8: a fifth of the time
 
-If every other group's bound is below `bar`, no item in them can be among the k best, nor tie with the last of these:
-the answer is exact. Where it is not, because many groups nearly tie, every item is scored after all.
+The bounds come from an int8 copy of the table (the quantized table): each limits the scores of a group of items. The
+groups with the highest bounds are scored in float32. Where every other group's bound is below the k-th best of these
+scores, no item of those groups can be among the k best, nor tie with the last of them. Where a bound is not below,
+because many groups nearly tie, the state is searched block by block. Bounds do not pay where the normalizers are
+wanted as well, since these need every score.
 
-What raises single scores beyond states @ weights (`Boosts`) raises the bounds of their groups as well.
+Boosts only raise scores. So the best items are among the best without boosts and the boosted ones: these are scored
+apart and merged, unless all scores lie in one block.
 
 Answers are exact up to the rounding of float32: where the scores of two items differ by less than about
-D 2**-23 |state| |weights|, either may come first.
+D 2**-23 |state| |vector|, either may come first.
 """
 
 from __future__ import annotations
@@ -24,34 +27,35 @@ import math
 import threading
 from collections.abc import Iterator
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from corerec.data.sequences import SequenceStore
 from corerec.kernels import int8_is_fast
 from corerec.retrieval import blocks
-from corerec.retrieval.blocks import BlockTopK
+from corerec.retrieval.blocks import BlockTopK, block_width
 from corerec.retrieval.int8_bounds import QuantizedTable
-from corerec.retrieval.score_edits import Boosts, Exclusions, look_up
-from corerec.retrieval.topk import EXCLUDED, exclude_, places, top_k
+from corerec.retrieval.score_edits import Exclusions, ScoreEdits
+from corerec.retrieval.topk import EXCLUDED, top_k
 
 LARGE_CATALOGUE = 2**17  # items from which bounds pay
-FEWEST_STATES = 32  # ranked at once, so that an item's weights are read for many
+FEWEST_STATES = 32  # searched together, so that an item's vector is read once for many
+STATES_BY_BLOCKS = 128  # searched together block by block: a fifth faster than 32 of them
+SMALL_K = 32  # up to which so many may be searched: the best of each block are kept
 STATES_AT_ONCE = 256  # of a large catalogue: each holds a bound of every group
-SPARE_GROUPS = 64  # settled beyond k: enough for most proofs
-FLOATS_AT_ONCE = 2**20  # weights of items picked out: 4 MB
+SPARE_GROUPS = 64  # scored beyond k: enough for most states to be exact
+FLOATS_AT_ONCE = 2**20  # values of item vectors that are picked out of the table: 4 MB
 LOG2_E = math.log2(math.e)
 
 
 class TopItems(NamedTuple):
     """The best items of B states, best first.
 
-    `numbers` int64 (B, at most k), 0 from the place on where a row has no item left; `scores` float32, same shape, are
-    log-probabilities once `log_normalizers`, float32 (B,), are taken off; these are None where not asked for.
+    `numbers` int64 (B, at most k), 0 from the place on where a row has no item left; `scores` float32, same shape.
+    Scores minus `log_normalizers`, float32 (B,), are log-probabilities; None where nothing needed these.
     """
 
     numbers: Tensor
@@ -60,105 +64,86 @@ class TopItems(NamedTuple):
 
 
 class ItemIndex:
-    """The output layer of a network, weights and a bias for each item, asked for its best items. Thread-safe.
+    """A vector and a bias for each item, searched for the items of the highest scores. Thread-safe.
 
-    The weights must not change while the table is in use: what is derived from them is kept.
+    The vectors must not change while the index is in use: what is derived from them is kept.
+
+    Attributes:
+        vectors: float32 (V + 1, D); row i is item number i, row 0 is padding.
+        biases: float32 (V + 1,).
     """
 
-    def __init__(self, weights: Tensor, biases: Tensor) -> None:
-        """Args:
-        weights: float32 (V + 1, D); row i is item number i, row 0 is padding.
-        biases: float32 (V + 1,).
-        """
-        self.num_items = len(weights) - 1
-        self._weights, self._biases = weights.detach(), biases.detach()
-        self._rough: QuantizedTable | None = None
+    def __init__(self, vectors: Tensor, biases: Tensor) -> None:
+        """Args: as the attributes."""
+        self.num_items = len(vectors) - 1
+        self.vectors, self.biases = vectors.detach(), biases.detach()
+        self._quantized: QuantizedTable | None = None
         self._deriving = threading.Lock()
+
+    def __reduce__(self) -> tuple[type[ItemIndex], tuple[Tensor, Tensor]]:
+        """A copy in another process derives its own quantized table."""
+        return ItemIndex, (self.vectors, self.biases)
 
     def search(
         self,
         states: Tensor,
         k: int,
-        excluded: SequenceStore,
+        edits: ScoreEdits,
         allowed: np.ndarray | None = None,
         *,
         with_normalizers: bool = False,
         log_normalizers: Tensor | None = None,
-        boosts: Boosts | None = None,
     ) -> TopItems:
         """The k best items of each state; equal scores go by the lower number.
 
         Args:
-            states: float32 (B, D), finite, on the table's device.
-            excluded: B rows of item numbers that may not be named.
-            allowed: item numbers, the only ones that may be named; None means all.
+            states: float32 (B, D), finite, on the vectors' device.
+            edits: of the B states.
+            allowed: the only item numbers that may be ranked, int (candidates,); None means all.
             with_normalizers: compute `log_normalizers`, too. They need the score of every item: five times
                 the time of the best items alone in a large catalogue.
-            log_normalizers: float32 (B,), where they are known already.
-            boosts: as shares of the totals, which are computed for them if not known.
+            log_normalizers: float32 (B,), where they are known. Boosts need them: they are computed if not given.
         """
-        columns = self.num_items + 1 if allowed is None else len(allowed)
-        large = allowed is None and self.num_items >= LARGE_CATALOGUE and len(states) > 0
-        large = large and (k + SPARE_GROUPS) * blocks.GROUP < columns // 8 and int8_is_fast(states.device)
-        if large and boosts is not None and log_normalizers is None:
-            log_normalizers = self.log_normalizers(states)
-        bounded = large and (log_normalizers is not None or not with_normalizers)
-        rows_at_once = STATES_AT_ONCE if bounded else max(FEWEST_STATES, blocks.SCORES_AT_ONCE // max(1, columns))
-        if len(states) > rows_at_once:
-            parts = []
-            for first in range(0, len(states), rows_at_once):
-                rows = slice(first, min(first + rows_at_once, len(states)))
-                part = self.search(
-                    states[rows],
-                    k,
-                    excluded.select(np.arange(rows.start, rows.stop)),
-                    allowed,
-                    with_normalizers=with_normalizers,
-                    log_normalizers=None if log_normalizers is None else log_normalizers[rows],
-                    boosts=None if boosts is None else boosts.of_rows(rows.start, rows.stop),
-                )
-                parts.append(part)
-            numbers, scores, totals = zip(*parts, strict=True)
-            return TopItems(torch.cat(numbers), torch.cat(scores), None if totals[0] is None else torch.cat(totals))
-        if allowed is None and not bounded and self._num_blocks(len(states)) == 1:
-            return self._at_once(states, k, excluded, with_normalizers, log_normalizers, boosts)
-        if boosts is not None or (with_normalizers and allowed is not None):
-            log_normalizers = self.log_normalizers(states) if log_normalizers is None else log_normalizers
-            boosts = None if boosts is None else boosts.beside(log_normalizers)
-        if bounded:
-            return TopItems(*self._search_by_bounds(states, k, excluded, boosts), log_normalizers)
+        unknown = log_normalizers is None and (with_normalizers or len(edits.boosts) > 0)
         if allowed is not None:
-            return TopItems(*self._among(states, k, excluded, allowed, boosts), log_normalizers)
-        numbers, scores, sums = self._block_by_block(
-            states, k, excluded, boosts, with_normalizers and log_normalizers is None
-        )
-        return TopItems(numbers, scores, log_normalizers if sums is None else sums)
+            allowed = np.unique(allowed).astype(np.int64)  # rising: of equal scores the lower number comes first
+            if unknown:  # the normalizers are of the whole catalogue
+                log_normalizers, unknown = self.log_normalizers(states), False
+        columns = self.num_items + 1 if allowed is None else len(allowed)
+        by_bounds = allowed is None and not unknown and len(states) > 0 and self._bounds_pay(k)
+        at_once = STATES_AT_ONCE if by_bounds else states_at_once(k, columns)
 
-    @torch.no_grad()
-    def nearest(self, number: int, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """The k items whose weights point most nearly the same way as one item's, best first, without that item.
-
-        Returns:
-            item numbers, int64 (k,), and cosines, float32 (k,); fewer in a catalogue of fewer.
-        """
-        directions = F.normalize(self._weights, dim=1)
-        cosines = (directions @ directions[number])[None]
-        exclude_(cosines, SequenceStore.from_lists([[number]]))
-        numbers, best = top_k(cosines, min(k, self.num_items - 1))
-        return numbers[0].cpu().numpy(), best[0].cpu().numpy()
+        if len(states) <= at_once:
+            return self._search_some(states, k, edits, allowed, unknown, log_normalizers, by_bounds)
+        # Results go into tensors made once: small pieces kept between the large blocks would fragment the heap.
+        numbers = torch.empty(len(states), min(k, columns), dtype=torch.int64, device=states.device)
+        scores = states.new_empty(numbers.shape)
+        sums = states.new_empty(len(states)) if log_normalizers is None else log_normalizers
+        for first in range(0, len(states), at_once):
+            rows, some = slice(first, first + at_once), edits.rows(first, first + at_once)
+            known = None if log_normalizers is None else log_normalizers[rows]
+            numbers[rows], scores[rows], found = self._search_some(
+                states[rows], k, some, allowed, unknown, known, by_bounds
+            )
+            if unknown:
+                assert found is not None
+                sums[rows] = found
+        return TopItems(numbers, scores, sums if unknown else log_normalizers)
 
     def log_normalizers(self, states: Tensor) -> Tensor:
-        """float32 (B, D) -> (B,): what turns scores into log-probabilities over the catalogue when taken off."""
-        if len(states) > STATES_AT_ONCE:
-            return torch.cat([self.log_normalizers(part) for part in states.split(STATES_AT_ONCE)])
-        sums = states.new_empty(len(states), self._num_blocks(len(states)))
-        for at, (_, block) in enumerate(self._score_blocks(states)):
-            sums[:, at] = log_sum(block)
-        return sums.logsumexp(1)
+        """float32 (B, D) -> (B,): log(sum(exp(scores))) over the catalogue. A score minus it is a log-probability."""
+        log_normalizers = states.new_empty(len(states))
+        for first in range(0, len(states), STATES_AT_ONCE):
+            part = states[first : first + STATES_AT_ONCE]
+            sums = part.new_empty(len(part), self._num_blocks(len(part)))
+            for at, (_, block) in enumerate(self._score_blocks(part)):
+                sums[:, at] = log_sum(block)
+            log_normalizers[first : first + len(part)] = sums.logsumexp(1)
+        return log_normalizers
 
     def score_of(self, state: np.ndarray, number: int) -> np.float32:
         """The score of one item for one state, float32 (D,): a microsecond, where a torch call takes several."""
-        return self._host_weights[number] @ state + self._host_biases[number]
+        return self._host_vectors[number] @ state + self._host_biases[number]
 
     def scores_of(self, states: np.ndarray, rows: np.ndarray, numbers: np.ndarray) -> np.ndarray:
         """The scores of single items, float32 (pairs,), for int64 (pairs,) rows of `states` and item numbers.
@@ -169,169 +154,222 @@ class ItemIndex:
         pairs_at_once = max(1, FLOATS_AT_ONCE // states.shape[1])
         for first in range(0, len(rows), pairs_at_once):
             pairs = slice(first, first + pairs_at_once)
-            scores[pairs] += np.einsum("pd,pd->p", self._host_weights[numbers[pairs]], states[rows[pairs]])
+            scores[pairs] += np.einsum("pd,pd->p", self._host_vectors[numbers[pairs]], states[rows[pairs]])
         return scores
 
-    def __getstate__(self) -> dict[str, Any]:
-        """What a copy needs: not the lock, nor what is derived from the weights."""
-        return {"_weights": self._weights, "_biases": self._biases}
+    def nearest(self, number: int, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """The k items whose vectors have the highest cosine with one item's, best first, without that item.
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(state["_weights"], state["_biases"])
+        The cosine with a vector of zeros is 0; biases do not count. The lengths of all vectors are kept after the
+        first call, 4 bytes an item.
+
+        Returns:
+            item numbers, int64 (k,), and cosines, float32 (k,); fewer in a catalogue of fewer.
+        """
+        direction = self.vectors[number] / self._lengths[number]
+        cosines = torch.mv(self.vectors, direction).div_(self._lengths)[None]
+        cosines[:, [0, number]] = EXCLUDED
+        numbers, best = top_k(cosines, min(k, self.num_items - 1))
+        return numbers[0].cpu().numpy(), best[0].cpu().numpy()
 
     @cached_property
-    def _host_weights(self) -> np.ndarray:
-        return self._weights.cpu().numpy()
+    def _lengths(self) -> Tensor:
+        return torch.linalg.vector_norm(self.vectors, dim=1).clamp_(min=1e-12)
+
+    @cached_property
+    def _host_vectors(self) -> np.ndarray:
+        return self.vectors.cpu().numpy()
 
     @cached_property
     def _host_biases(self) -> np.ndarray:
-        return self._biases.cpu().numpy()
+        return self.biases.cpu().numpy()
 
-    # --------------------------------------------------------------------------------------------- item by item
+    def _search_some(
+        self,
+        states: Tensor,
+        k: int,
+        edits: ScoreEdits,
+        allowed: np.ndarray | None,
+        with_normalizers: bool,
+        log_normalizers: Tensor | None,
+        by_bounds: bool,
+    ) -> TopItems:
+        """`search` for as many states as are searched together; boosts have their normalizers, known or asked for."""
+        if allowed is None and not by_bounds and self._num_blocks(len(states)) == 1:
+            return self._in_one_block(states, k, edits, with_normalizers, log_normalizers)
+        if by_bounds:
+            numbers, scores = self._by_bounds(states, k, edits.all_cells())
+        else:
+            numbers, scores, sums = self._block_by_block(states, k, edits.all_cells(), allowed, with_normalizers)
+            log_normalizers = sums if with_normalizers else log_normalizers
+        if len(edits.boosts):
+            assert log_normalizers is not None
+            numbers, scores = self._merge_boosted(states, numbers, scores, edits, allowed, log_normalizers)
+        return TopItems(numbers, scores, log_normalizers)
+
+    # ----------------------------------------------------------------------------------------- every item scored
+
+    def _in_one_block(
+        self, states: Tensor, k: int, edits: ScoreEdits, with_normalizers: bool, log_normalizers: Tensor | None
+    ) -> TopItems:
+        """The best items of a small catalogue, whose scores lie in one block."""
+        block = self._score_block(states)
+        if with_normalizers:
+            log_normalizers = log_sum(block)
+        edits.apply_(block, log_normalizers)
+        return TopItems(*top_k(block, k), log_normalizers)
+
+    def _block_by_block(
+        self,
+        states: Tensor,
+        k: int,
+        excluded: Exclusions,
+        allowed: np.ndarray | None = None,
+        with_normalizers: bool = False,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Numbers and scores of the best items, those of each block first; and the normalizers if asked for, else none.
+
+        Args:
+            allowed: int64, rising; the normalizers would be of these alone.
+        """
+        num_blocks = self._num_blocks(len(states), allowed)
+        sums = states.new_empty(len(states), num_blocks if with_normalizers else 0)
+        excluded = (excluded if allowed is None else excluded.within(allowed)).by_column()
+        found = BlockTopK(states, min(k * num_blocks, self.num_items + 1 if allowed is None else len(allowed)))
+        for at, (first, block) in enumerate(self._score_blocks(states, allowed)):
+            if with_normalizers:
+                sums[:, at] = log_sum(block)
+            excluded.between_columns(first, first + block.shape[1]).apply_(block)
+            columns, scores = top_k(block, k)
+            found.add(columns.add_(first), scores)
+        numbers, scores = found.best(k)
+        if allowed is not None:
+            numbers = torch.from_numpy(allowed).to(numbers.device)[numbers].masked_fill_(scores == EXCLUDED, 0)
+        return numbers, scores, sums.logsumexp(1)
 
     def _score_block(self, states: Tensor, first: int = 0, end: int | None = None, out: Tensor | None = None) -> Tensor:
-        """The scores of the items `first` to `end`, float32 (B, block), padding EXCLUDED."""
-        block = torch.addmm(self._biases[first:end], states, self._weights[first:end].T, out=out)
+        """The scores of the item numbers `first` to `end`, float32 (B, block), padding EXCLUDED."""
+        block = torch.addmm(self.biases[first:end], states, self.vectors[first:end].T, out=out)
         if first == 0:
             block[:, 0] = EXCLUDED
         return block
 
-    def _score_blocks(self, states: Tensor) -> Iterator[tuple[int, Tensor]]:
-        """A block of items at a time: the first one's number, and scores; each block overwrites the one before."""
-        columns = self.num_items + 1
-        width = blocks.block_width(len(states), columns)
+    def _score_blocks(self, states: Tensor, allowed: np.ndarray | None = None) -> Iterator[tuple[int, Tensor]]:
+        """Scores of all items, or of the allowed, a block at a time: its first column, and float32 (B, block).
+
+        Each block overwrites the one before.
+        """
+        columns, width = self._columns_and_width(len(states), allowed)
         buffer = states.new_empty(len(states) * width)
         for first in range(0, columns, width):
             end = min(first + width, columns)
-            block = buffer[: len(states) * (end - first)].view(len(states), end - first)
-            yield first, self._score_block(states, first, end, out=block)
+            out = buffer[: len(states) * (end - first)].view(len(states), end - first)
+            if allowed is None:
+                yield first, self._score_block(states, first, end, out)
+            else:
+                only = torch.from_numpy(allowed[first:end]).to(states.device)
+                biases, vectors = self.biases.index_select(0, only), self.vectors.index_select(0, only)
+                yield first, torch.addmm(biases, states, vectors.T, out=out)
 
-    def _num_blocks(self, num_states: int) -> int:
-        return -(-(self.num_items + 1) // blocks.block_width(num_states, self.num_items + 1))
+    def _num_blocks(self, num_states: int, allowed: np.ndarray | None = None) -> int:
+        columns, width = self._columns_and_width(num_states, allowed)
+        return -(-columns // width)
 
-    def _at_once(
-        self,
-        states: Tensor,
-        k: int,
-        excluded: SequenceStore,
-        with_normalizers: bool,
-        log_normalizers: Tensor | None,
-        boosts: Boosts | None,
-    ) -> TopItems:
-        """Every item ranked, all in one block; the totals if known, asked for or needed."""
-        block = self._score_block(states)
-        if log_normalizers is None and (with_normalizers or boosts is not None):
-            log_normalizers = log_sum(block)
-        if boosts is not None and log_normalizers is not None:
-            boosts.beside(log_normalizers).raise_(block)
-        block[places(excluded, block.device)] = EXCLUDED
-        return TopItems(*top_k(block, k), log_normalizers)
-
-    def _block_by_block(
-        self, states: Tensor, k: int, excluded: SequenceStore, boosts: Boosts | None, with_normalizers: bool
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Every item ranked: the best of each block, and of these the best; and the totals if asked for."""
-        blocks = self._num_blocks(len(states))
-        sums = states.new_empty(len(states), blocks) if with_normalizers else None
-        exclusions = Exclusions.of(excluded)
-        boosts = None if boosts is None else boosts.by_column()
-        found = BlockTopK(states, min(k * blocks, self.num_items + 1))
-        for at, (first, block) in enumerate(self._score_blocks(states)):
-            if sums is not None:
-                sums[:, at] = log_sum(block)
-            if boosts is not None:
-                boosts.of_columns(first, first + block.shape[1]).raise_(block)
-            exclusions.exclude_(block, first, EXCLUDED)
-            columns, scores = top_k(block, k)
-            found.add(columns.add_(first), scores)
-        return *found.best(k), None if sums is None else sums.logsumexp(1)
-
-    def _among(
-        self, states: Tensor, k: int, excluded: SequenceStore, allowed: np.ndarray, boosts: Boosts | None
-    ) -> tuple[Tensor, Tensor]:
-        """Only the allowed items are scored and ranked."""
-        rising = np.unique(allowed).astype(np.int64)  # of equal scores the lower column is now the lower number
-        exclusions = Exclusions.of(excluded).within(rising)
-        boosts = None if boosts is None else boosts.within(rising).by_column()
-        width = max(1, FLOATS_AT_ONCE // states.shape[1])
-        found = BlockTopK(states, min(k * -(-len(rising) // width), len(rising)))
-        for first in range(0, len(rising), width):
-            only = torch.from_numpy(rising[first : first + width]).to(states.device)
-            block = torch.addmm(self._biases.index_select(0, only), states, self._weights.index_select(0, only).T)
-            if boosts is not None:
-                boosts.of_columns(first, first + len(only)).raise_(block)
-            exclusions.exclude_(block, first, EXCLUDED)
-            at, scores = top_k(block, k)
-            found.add(only[at].masked_fill_(scores == EXCLUDED, 0), scores)
-        return found.best(k)
+    def _columns_and_width(self, num_states: int, allowed: np.ndarray | None) -> tuple[int, int]:
+        """How many columns of scores there are, and how many of these a block has."""
+        if allowed is None:
+            return self.num_items + 1, block_width(num_states, self.num_items + 1)
+        picked = max(1, FLOATS_AT_ONCE // self.vectors.shape[1])
+        return len(allowed), max(1, min(picked, block_width(num_states, len(allowed))))
 
     # ------------------------------------------------------------------------------------------------ by bounds
 
-    def _search_by_bounds(
-        self, states: Tensor, k: int, excluded: SequenceStore, boosts: Boosts | None
-    ) -> tuple[Tensor, Tensor]:
-        """The numbers and scores of a large catalogue's best items, as the head of this file tells."""
-        bounds = self._quantized_table().bounds(states, Exclusions.of(excluded))
-        if boosts is not None:
-            boosts.raise_groups_(bounds, blocks.GROUP)
-        numbers, scores, is_exact = self._verify_top_groups(states, bounds, k, excluded, boosts)
+    def _bounds_pay(self, k: int) -> bool:
+        """Whether bounds are faster than scoring every item."""
+        enough = self.num_items >= LARGE_CATALOGUE and (k + SPARE_GROUPS) * blocks.GROUP < (self.num_items + 1) // 8
+        return enough and int8_is_fast(self.vectors.device)
+
+    def _by_bounds(self, states: Tensor, k: int, excluded: Exclusions) -> tuple[Tensor, Tensor]:
+        """Numbers and scores of the best items, as the head of this file tells."""
+        bounds = self._quantized_table().bounds(states, excluded)
+        numbers, scores, is_exact = self._verify_top_groups(states, bounds, k, excluded)
         if not is_exact.all():
             unsure = np.flatnonzero(~is_exact)
-            some = None if boosts is None else boosts.select(unsure)
-            sure = self._block_by_block(states[unsure], k, excluded.select(unsure), some, with_normalizers=False)
-            numbers[unsure], scores[unsure] = sure[:2]
+            numbers[unsure], scores[unsure], _ = self._block_by_block(states[unsure], k, excluded.select(unsure))
         return numbers, scores
 
     def _verify_top_groups(
-        self, states: Tensor, bounds: Tensor, k: int, excluded: SequenceStore, boosts: Boosts | None
+        self, states: Tensor, bounds: Tensor, k: int, excluded: Exclusions
     ) -> tuple[Tensor, Tensor, np.ndarray]:
-        """The best items of the groups of the highest bounds, their scores, and which rows are is_exact, bool (B,)."""
-        count = k + SPARE_GROUPS + (0 if boosts is None else boosts.most)  # a gain may raise any group's bound
-        count = min(count, bounds.shape[1] - 1)
+        """The best items of the groups with the highest bounds, their scores, and which rows are exact, bool (B,)."""
+        count = min(k + SPARE_GROUPS, bounds.shape[1] - 1)
         highest, order = bounds.topk(count + 1, dim=1)
-        chosen = order[:, :count].sort(dim=1).values  # rising numbers, for the sake of ties
+        groups = order[:, :count].sort(dim=1).values  # rising numbers: of equal scores the lower comes first
         rows_at_once = max(1, FLOATS_AT_ONCE // (count * blocks.GROUP * states.shape[1]))
         numbers, scores = order.new_empty(len(states), k), states.new_empty(len(states), k)
         for first in range(0, len(states), rows_at_once):
-            rows = np.arange(first, min(first + rows_at_once, len(states)))
-            part = slice(first, first + len(rows))
-            some = None if boosts is None else boosts.of_rows(part.start, part.stop)
-            best = self._best_of_groups(states[part], chosen[part], k, excluded.select(rows), some)
-            numbers[part], scores[part] = best
-        is_exact = highest[:, -1] < scores[:, -1]
-        return numbers, scores, is_exact.cpu().numpy()
+            part = slice(first, first + rows_at_once)
+            some = excluded.between_rows(part.start, part.stop)
+            numbers[part], scores[part] = self._best_of_groups(states[part], groups[part], k, some)
+        return numbers, scores, (highest[:, -1] < scores[:, -1]).cpu().numpy()
 
-    def _best_of_groups(
-        self, states: Tensor, chosen: Tensor, k: int, excluded: SequenceStore, boosts: Boosts | None
-    ) -> tuple[Tensor, Tensor]:
-        """The best k items, and their scores, of each row's chosen groups, int64 (B, c), rising."""
-        within = torch.arange(blocks.GROUP, device=states.device)
-        numbers = (chosen[:, :, None] * blocks.GROUP + within).flatten(1)  # (B, c blocks.GROUP)
+    def _best_of_groups(self, states: Tensor, groups: Tensor, k: int, excluded: Exclusions) -> tuple[Tensor, Tensor]:
+        """The best k items, and their scores, of some groups of each row, int64 (B, c), rising."""
+        numbers = groups[:, :, None] * blocks.GROUP + torch.arange(blocks.GROUP, device=groups.device)
+        numbers = numbers.flatten(1)  # (B, c GROUP)
         real = numbers.clamp(max=self.num_items)
-        # A product and a sum, not a matrix product: items of the same weights score the same, wherever they stand.
-        scores = F.embedding(real, self._weights).mul_(states[:, None]).sum(2).add_(self._biases[real])
+        # A product and a sum, not a matrix product: items of equal vectors score the same, wherever they stand.
+        scores = F.embedding(real, self.vectors).mul_(states[:, None]).sum(2).add_(self.biases[real])
         scores.masked_fill_((numbers == 0) | (numbers > self.num_items), EXCLUDED)
-        groups = self.num_items // blocks.GROUP + 1
-        keys = (chosen + groups * torch.arange(len(chosen), device=chosen.device)[:, None]).flatten().cpu().numpy()
-        if boosts is not None:
-            at, met = look_up(keys, boosts.rows * groups + boosts.columns // blocks.GROUP)
-            Boosts(at[met], boosts.columns[met] % blocks.GROUP, boosts.amounts[met]).raise_(
-                scores.view(-1, blocks.GROUP)
-            )
-        exclusions = Exclusions.of(excluded)
-        at, met = look_up(keys, exclusions.rows * groups + exclusions.columns // blocks.GROUP)
-        scores.view(-1, blocks.GROUP)[
-            torch.from_numpy(at[met]), torch.from_numpy(exclusions.columns[met] % blocks.GROUP)
-        ] = EXCLUDED
+        excluded.within_groups(groups.cpu().numpy(), blocks.GROUP).apply_(scores)
         at, best = top_k(scores, k)
         return numbers.gather(1, at).masked_fill_(best == EXCLUDED, 0), best
 
     def _quantized_table(self) -> QuantizedTable:
-        """Made at the first question, and kept."""
+        """Made at the first search by bounds, and kept."""
         with self._deriving:
-            if self._rough is None:
-                self._rough = QuantizedTable.of(self._weights, self._biases)
-            return self._rough
+            if self._quantized is None:
+                self._quantized = QuantizedTable.of(self.vectors, self.biases)
+            return self._quantized
+
+    # --------------------------------------------------------------------------------------------------- boosts
+
+    def _merge_boosted(
+        self,
+        states: Tensor,
+        numbers: Tensor,
+        scores: Tensor,
+        edits: ScoreEdits,
+        allowed: np.ndarray | None,
+        log_normalizers: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """The best of the items without boosts, (B, k) best first, and of the boosted ones.
+
+        Args:
+            numbers, scores: those without boosts, 0 and EXCLUDED from the place on where a row has no item left.
+        """
+        boosts = edits.boosts.without(edits.exclusions)
+        boosts = boosts if allowed is None else boosts.among(allowed)
+        plain = self.scores_of(states.cpu().numpy(), boosts.rows, boosts.columns)
+        raised = np.logaddexp(plain, boosts.beside(log_normalizers).amounts)
+        counts = np.bincount(boosts.rows, minlength=len(states))
+        places = np.arange(len(boosts)) - np.repeat(np.cumsum(counts) - counts, counts)
+        boosted = np.zeros((len(states), counts.max(initial=0)), np.int64)
+        boosted_scores = np.full(boosted.shape, EXCLUDED, np.float32)
+        boosted[boosts.rows, places], boosted_scores[boosts.rows, places] = boosts.columns, raised
+        both = torch.cat([numbers, torch.from_numpy(boosted).to(numbers.device)], 1)
+        both_scores = torch.cat([scores, torch.from_numpy(boosted_scores).to(scores.device)], 1)
+        both, order = both.sort(dim=1)  # rising numbers: of equal scores the lower comes first
+        at, best = top_k(both_scores.gather(1, order), numbers.shape[1])
+        return both.gather(1, at).masked_fill_(best == EXCLUDED, 0), best
+
+
+def states_at_once(k: int, columns: int) -> int:
+    """How many states are searched together where every item is scored; of few columns all scores lie in one block."""
+    in_one_block = blocks.SCORES_AT_ONCE // max(1, columns)
+    if in_one_block >= FEWEST_STATES:
+        return in_one_block
+    return STATES_BY_BLOCKS if k <= SMALL_K else FEWEST_STATES
 
 
 def log_sum(scores: Tensor) -> Tensor:

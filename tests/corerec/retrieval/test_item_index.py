@@ -1,3 +1,5 @@
+import copy
+import pickle
 from concurrent.futures import ThreadPoolExecutor
 from threading import Event
 
@@ -11,9 +13,10 @@ from corerec.retrieval import blocks
 from corerec.retrieval import item_index as retrieval
 from corerec.retrieval.int8_bounds import QuantizedTable
 from corerec.retrieval.item_index import ItemIndex
-from corerec.retrieval.score_edits import Boosts, Exclusions
+from corerec.retrieval.score_edits import NO_BOOSTS, Boosts, ScoreEdits
 
 store = SequenceStore.from_lists
+edits = ScoreEdits.of
 
 
 @pytest.fixture(params=["one by one", "by bounds"])
@@ -68,14 +71,14 @@ def named(numbers: torch.Tensor) -> list[list[int]]:
     return [[number for number in row if number] for row in numbers.tolist()]
 
 
-# --- best_items
+# --- search
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_best_items_are_those_of_a_plain_sort(way, seed):
     weights, biases = random_table(3000 + seed, seed=seed)
     states, excluded = random_states(7, seed=seed), random_rows(7, 3000, seed)
-    best = ItemIndex(weights, biases).search(states, 10, excluded)
+    best = ItemIndex(weights, biases).search(states, 10, edits(excluded))
     scores = exact_scores(states, weights, biases)
     assert named(best.numbers) == plain_best(scores, 10, excluded)
     torch.testing.assert_close(best.scores, scores.gather(1, best.numbers).float())
@@ -85,11 +88,11 @@ def test_best_items_are_those_of_a_plain_sort(way, seed):
 @pytest.mark.parametrize("seed", range(4))
 def test_equal_scores_go_by_the_lower_number(way, seed):
     random = np.random.default_rng(seed)
-    weights = torch.from_numpy(random.integers(-1, 2, (1502 + seed, 3))).float()  # scores are whole: hundreds tie
-    biases = torch.from_numpy(random.integers(-1, 2, 1502 + seed)).float()
+    weights = torch.from_numpy(random.integers(-1, 2, (1501 + seed, 3))).float()  # scores are whole: hundreds tie
+    biases = torch.from_numpy(random.integers(-1, 2, 1501 + seed)).float()
     states = torch.tensor([[1.0, 0, 0], [2, -1, 3], [0, 0, 0], [1, 1, 1]])
     excluded = random_rows(4, 1500, seed)
-    best = ItemIndex(weights, biases).search(states, 6, excluded)
+    best = ItemIndex(weights, biases).search(states, 6, edits(excluded))
     assert named(best.numbers) == plain_best(exact_scores(states, weights, biases), 6, excluded)
 
 
@@ -98,7 +101,7 @@ def test_items_of_the_same_weights_tie_wherever_they_stand(way):
     alike = torch.tensor([2999, 3, 1500, 777, 2048])
     states = 3 * weights[[5, 5]] / weights[5].norm()
     weights[alike], biases[alike] = states[0], 50.0
-    best = ItemIndex(weights, biases).search(states, 6, store([[777], []]))
+    best = ItemIndex(weights, biases).search(states, 6, edits(store([[777], []])))
     assert best.numbers[0, :4].tolist() == [3, 1500, 2048, 2999]
     assert best.numbers[1, :5].tolist() == [3, 777, 1500, 2048, 2999]
     assert len(set(best.scores[1, :5].tolist())) == 1
@@ -106,13 +109,13 @@ def test_items_of_the_same_weights_tie_wherever_they_stand(way):
 
 def test_a_catalogue_without_differences_is_named_in_order(way):
     table = ItemIndex(torch.zeros(2001, 4), torch.zeros(2001))
-    assert table.search(torch.ones(2, 4), 3, store([[2], []])).numbers.tolist() == [[1, 3, 4], [1, 2, 3]]
+    assert table.search(torch.ones(2, 4), 3, edits(store([[2], []]))).numbers.tolist() == [[1, 3, 4], [1, 2, 3]]
 
 
 def test_padding_is_never_named(way):
     weights, biases = random_table(2000)
-    biases[[0, -1]] = 1000.0
-    numbers = ItemIndex(weights, biases).search(random_states(3), 20, nothing(3)).numbers
+    biases[0] = 1000.0
+    numbers = ItemIndex(weights, biases).search(random_states(3), 20, edits(nothing(3))).numbers
     assert numbers.min() >= 1
     assert numbers.max() <= 2000
 
@@ -120,7 +123,7 @@ def test_padding_is_never_named(way):
 def test_0_stands_where_a_row_has_no_item_left(way):
     weights, biases = random_table(1200)
     excluded = store([np.arange(1, 1199), np.arange(1, 1201), []])
-    best = ItemIndex(weights, biases).search(random_states(3), 4, excluded)
+    best = ItemIndex(weights, biases).search(random_states(3), 4, edits(excluded))
     assert sorted(best.numbers[0, :2].tolist()) == [1199, 1200]
     assert best.numbers[0, 2:].tolist() == [0, 0]
     assert best.numbers[1].tolist() == [0] * 4
@@ -130,23 +133,36 @@ def test_0_stands_where_a_row_has_no_item_left(way):
 def test_as_many_as_the_catalogue_holds_may_be_asked_for(way):
     weights, biases = random_table(1100)
     states, excluded = random_states(2), store([[7], []])
-    numbers = ItemIndex(weights, biases).search(states, 5000, excluded).numbers
+    numbers = ItemIndex(weights, biases).search(states, 5000, edits(excluded)).numbers
     assert named(numbers) == plain_best(exact_scores(states, weights, biases), 5000, excluded)
 
 
 def test_a_state_is_answered_alike_alone_and_in_any_company(way):
     table, states, excluded = ItemIndex(*random_table(3000)), random_states(8), random_rows(8, 3000)
-    together = table.search(states, 10, excluded, with_normalizers=True)
+    together = table.search(states, 10, edits(excluded), with_normalizers=True)
     for row in range(8):
-        alone = table.search(states[[row]], 10, excluded.select(np.array([row])), with_normalizers=True)
+        alone = table.search(states[[row]], 10, edits(excluded.select(np.array([row]))), with_normalizers=True)
         assert torch.equal(alone.numbers[0], together.numbers[row])
         torch.testing.assert_close(alone.scores[0], together.scores[row])
         torch.testing.assert_close(alone.log_normalizers[0], together.log_normalizers[row])
 
 
 def test_no_states_have_no_best_items(way):
-    best = ItemIndex(*random_table(2000)).search(torch.zeros(0, 16), 5, nothing(0), with_normalizers=True)
+    best = ItemIndex(*random_table(2000)).search(torch.zeros(0, 16), 5, edits(nothing(0)), with_normalizers=True)
     assert len(best.numbers) == len(best.scores) == len(best.log_normalizers) == 0
+
+
+def test_many_states_are_searched_alike_in_parts(way):
+    """More states than are searched together, in every way; with the normalizers and boosts of each."""
+    index, states, excluded = ItemIndex(*random_table(3000)), random_states(300), random_rows(300, 3000)
+    boosts = random_boosts(300, 3000)
+    best = index.search(states, 5, edits(excluded, boosts))
+    for row in (0, 127, 128, 299):
+        alone = edits(excluded, boosts).rows(row, row + 1)
+        expected = index.search(states[[row]], 5, alone)
+        assert torch.equal(best.numbers[row], expected.numbers[0])
+        torch.testing.assert_close(best.scores[row], expected.scores[0])
+        torch.testing.assert_close(best.log_normalizers[row], expected.log_normalizers[0])
 
 
 # --- candidates
@@ -159,20 +175,20 @@ def test_only_allowed_items_are_named(way, count):
     allowed = np.random.default_rng(1).integers(1, 2001, count)  # in no order, some twice
     exclusions = np.setdiff1d(np.arange(1, 2001), allowed)
     others = store([np.concatenate([exclusions, excluded.row(row)]) for row in range(5)])
-    best = ItemIndex(weights, biases).search(states, 10, excluded, allowed)
+    best = ItemIndex(weights, biases).search(states, 10, edits(excluded), allowed)
     assert named(best.numbers) == plain_best(exact_scores(states, weights, biases), 10, others)
 
 
 def test_no_candidates_leave_nothing_to_name(way):
-    best = ItemIndex(*random_table(2000)).search(random_states(2), 3, store([[1], []]), np.zeros(0, np.int64))
+    best = ItemIndex(*random_table(2000)).search(random_states(2), 3, edits(store([[1], []])), np.zeros(0, np.int64))
     assert named(best.numbers) == [[], []]
 
 
 # --- boosts
 
 
-def random_gains(rows: int, num_items: int, seed: int = 0) -> Boosts:
-    """Of up to 40 items of each row: some gain more than any probability, some next to nothing."""
+def random_boosts(rows: int, num_items: int, seed: int = 0) -> Boosts:
+    """Of up to 40 items of each row: some are larger than any probability, some next to nothing."""
     random = np.random.default_rng(seed)
     counts = random.integers(0, 40, rows)
     columns = [np.sort(random.choice(num_items, count, replace=False)) + 1 for count in counts]
@@ -183,10 +199,10 @@ def random_gains(rows: int, num_items: int, seed: int = 0) -> Boosts:
 @pytest.mark.parametrize("known", [False, True])
 @pytest.mark.parametrize("count", [None, 700])
 @pytest.mark.parametrize(("rows", "seed"), [(1, 3), (7, 0), (7, 1), (80, 2)])
-def test_items_that_gain_are_ranked_by_what_they_are_raised_to(way, known, count, rows, seed):
+def test_boosted_items_are_ranked_by_their_raised_scores(way, known, count, rows, seed):
     weights, biases = random_table(3000)
     states, excluded = random_states(rows, seed=seed), random_rows(rows, 3000, seed)
-    boosts = random_gains(rows, 3000, seed)
+    boosts = random_boosts(rows, 3000, seed)
     scores = exact_scores(states, weights, biases)
     totals = scores.logsumexp(1)
     at = torch.from_numpy(boosts.rows), torch.from_numpy(boosts.columns)
@@ -194,22 +210,21 @@ def test_items_that_gain_are_ranked_by_what_they_are_raised_to(way, known, count
     allowed = None if count is None else np.random.default_rng(1).integers(1, 3001, count)
     exclusions = [] if allowed is None else np.setdiff1d(np.arange(1, 3001), allowed)
     others = store([np.concatenate([exclusions, excluded.row(row)]).astype(int) for row in range(rows)])
-    best = ItemIndex(weights, biases).search(
-        states, 10, excluded, allowed, log_normalizers=totals.float() if known else None, boosts=boosts
-    )
+    normalizers = totals.float() if known else None
+    best = ItemIndex(weights, biases).search(states, 10, edits(excluded, boosts), allowed, log_normalizers=normalizers)
     assert named(best.numbers) == plain_best(scores, 10, others)
     torch.testing.assert_close(best.scores, scores.gather(1, best.numbers).float())
     torch.testing.assert_close(best.log_normalizers, totals.float())
-    rose = [np.intersect1d(row, boosts.columns[boosts.rows == at]) for at, row in enumerate(best.numbers.numpy())]
-    assert sum(map(len, rose)) > 0
+    raised = [np.intersect1d(row, boosts.columns[boosts.rows == at]) for at, row in enumerate(best.numbers.numpy())]
+    assert sum(map(len, raised)) > 0
 
 
-def test_what_gains_most_leads_a_catalogue_without_differences(way):
+def test_the_largest_boost_leads_a_catalogue_without_differences(way):
     table = ItemIndex(torch.zeros(2001, 4), torch.zeros(2001))
     boosts = Boosts(
         np.array([0, 1, 2, 2]), np.array([900, 1600, 2, 7]), np.log([0.1, 0.2, 0.3, 0.4]).astype(np.float32)
     )
-    best = table.search(torch.ones(3, 4), 3, store([[1], [], [7]]), boosts=boosts)  # no bound proves anything
+    best = table.search(torch.ones(3, 4), 3, edits(store([[1], [], [7]]), boosts))  # no bound is below the best scores
     assert best.numbers.tolist() == [[900, 2, 3], [1600, 1, 2], [2, 1, 3]]
     torch.testing.assert_close(best.scores.exp()[:, 0], torch.tensor([1 + 200.0, 1 + 400, 1 + 600]))
 
@@ -217,24 +232,26 @@ def test_what_gains_most_leads_a_catalogue_without_differences(way):
 # --- probabilities
 
 
-def test_log_totals_are_of_the_whole_catalogue(way):
+def test_log_normalizers_are_of_the_whole_catalogue(way):
     weights, biases = random_table(3000)
     table, states, excluded = ItemIndex(weights, biases), random_states(7), random_rows(7, 3000)
     expected = exact_scores(states, weights, biases).logsumexp(1).float()
     allowed = np.arange(1, 9)
     torch.testing.assert_close(table.log_normalizers(states), expected)
-    torch.testing.assert_close(table.search(states, 3, excluded, with_normalizers=True).log_normalizers, expected)
     torch.testing.assert_close(
-        table.search(states, 3, excluded, allowed, with_normalizers=True).log_normalizers, expected
+        table.search(states, 3, edits(excluded), with_normalizers=True).log_normalizers, expected
     )
-    best = table.search(states, 3, excluded, with_normalizers=True)
-    assert torch.equal(best.numbers, table.search(states, 3, excluded).numbers)
+    torch.testing.assert_close(
+        table.search(states, 3, edits(excluded), allowed, with_normalizers=True).log_normalizers, expected
+    )
+    best = table.search(states, 3, edits(excluded), with_normalizers=True)
+    assert torch.equal(best.numbers, table.search(states, 3, edits(excluded)).numbers)
 
 
-def test_scores_far_below_the_best_add_nothing_to_the_log_total():
-    biases = torch.full((3002,), -1000.0)
+def test_scores_far_below_the_best_add_nothing_to_the_log_normalizer():
+    biases = torch.full((3001,), -1000.0)
     biases[5], biases[0] = 300.0, 900.0
-    assert ItemIndex(torch.zeros(3002, 2), biases).log_normalizers(torch.ones(1, 2)).item() == 300.0
+    assert ItemIndex(torch.zeros(3001, 2), biases).log_normalizers(torch.ones(1, 2)).item() == 300.0
 
 
 def test_single_scores_are_those_of_the_whole_catalogue(way):
@@ -244,47 +261,48 @@ def test_single_scores_are_those_of_the_whole_catalogue(way):
     torch.testing.assert_close(torch.from_numpy(scores), exact_scores(states, weights, biases)[rows, numbers].float())
 
 
-# --- why it may be believed
+# --- nearest
+
+
+def test_nearest_are_the_items_of_the_highest_cosine():
+    vectors, biases = random_table(500)
+    numbers, best = ItemIndex(vectors, biases).nearest(17, 10)
+    cosines = torch.nn.functional.cosine_similarity(vectors.double(), vectors[17].double(), dim=1)
+    expected = plain_best(cosines[None], 10, store([[0, 17]]))
+    assert [numbers.tolist()] == expected
+    np.testing.assert_allclose(best, cosines[numbers], atol=1e-6)
+
+
+def test_nearest_counts_neither_the_biases_nor_the_length():
+    vectors = torch.tensor([[9.0, 9], [1, 0], [5, 5], [0.001, 0], [0, 1], [0, 0]])
+    numbers, best = ItemIndex(vectors, torch.tensor([0.0, 0, 0, 0, 99, 0])).nearest(1, 9)
+    assert numbers.tolist() == [3, 2, 4, 5]
+    np.testing.assert_allclose(best, [1, 0.5**0.5, 0, 0], atol=1e-6)
+
+
+# --- copies
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda index: pickle.loads(pickle.dumps(index))])
+def test_a_copy_finds_the_same_items(way, copied):
+    index, states = ItemIndex(*random_table(2000)), random_states(4)
+    best = index.search(states, 5, edits(nothing(4)))
+    assert torch.equal(copied(index).search(states, 5, edits(nothing(4))).numbers, best.numbers)
+
+
+# --- promises of speed and memory
 
 
 @pytest.mark.parametrize("way", ["by bounds"], indirect=True)
-@pytest.mark.parametrize("case", ["random", "tiny states", "huge biases", "one long state", "items all but zero"])
-def test_no_score_exceeds_its_group_s_bound(way, case):
-    weights, biases = random_table(2000)
-    states = random_states(6)
-    if case == "tiny states":
-        states *= 1e-6
-    elif case == "huge biases":
-        biases *= 1e5
-    elif case == "one long state":
-        states[0] *= 1e4
-    elif case == "items all but zero":
-        weights[100:900] *= 1e-20
-        weights[300:500] = biases[300:500] = 0
-    table = ItemIndex(weights, biases)
-    scores = torch.nn.functional.pad(exact_scores(states, weights, biases), (0, 7), value=-torch.inf)
-    best_of_group = scores.unflatten(1, (-1, blocks.GROUP)).amax(2)
-    bounds = table._quantized_table().bounds(states, Exclusions.of(nothing(6)))
-    assert (bounds.double() >= best_of_group).all()
-    assert torch.isfinite(bounds).all()
-
-
-@pytest.mark.parametrize("way", ["by bounds"], indirect=True)
-@pytest.mark.parametrize("boosts", [None, random_gains(20, 20_000)])
-def test_most_answers_are_proven_by_their_bounds(way, monkeypatch, boosts):
-    monkeypatch.setattr(ItemIndex, "_block_by_block", None)  # asked in vain where they are not
+@pytest.mark.parametrize("boosts", [NO_BOOSTS, random_boosts(20, 20_000)])
+def test_bounds_make_most_answers_exact(way, monkeypatch, boosts):
+    monkeypatch.setattr(ItemIndex, "_block_by_block", None)  # a state that is not exact would call it
     monkeypatch.setattr(retrieval, "SPARE_GROUPS", 36)
     (weights, biases), states = random_table(20_000), random_states(20)
     seen = exact_scores(states, weights, biases).topk(200, dim=1).indices  # a good model's user has met its best
-    ItemIndex(weights, biases).search(states, 10, store(list(seen.numpy())), boosts=boosts)
-
-
-def test_int8_is_within_half_a_step_of_the_weights():
-    weights, biases = random_table(999)
-    rough = QuantizedTable.of(weights, biases)
-    steps = rough.scales.repeat_interleave(blocks.GROUP)[:1000, None]
-    assert ((rough.weights[:1000] * steps - weights).abs() <= steps * 0.5001).all()
-    assert not rough.weights[1000:].any()
+    ItemIndex(weights, biases).search(
+        states, 10, edits(store(list(seen.numpy())), boosts), log_normalizers=torch.zeros(20)
+    )
 
 
 class Largest(TorchDispatchMode):
@@ -307,14 +325,14 @@ class Largest(TorchDispatchMode):
 def test_never_holds_more_than_a_block_of_scores(way, with_normalizers):
     weights, biases = random_table(20_000)
     table, states, excluded = ItemIndex(weights, biases), random_states(64), random_rows(64, 20_000)
-    table.search(states[:1], 3, nothing(1))  # the int8 copy is made once, not for each question
-    with Largest(weights, biases, states, *(vars(table._rough).values() if table._rough else ())) as largest:
-        table.search(states, 3, excluded, with_normalizers=with_normalizers)
+    table.search(states[:1], 3, edits(nothing(1)))  # the quantized table is made once, not for each search
+    with Largest(weights, biases, states, *(vars(table._quantized).values() if table._quantized else ())) as largest:
+        table.search(states, 3, edits(excluded), with_normalizers=with_normalizers)
     assert largest.bytes <= 20_000 * 16  # all scores of 64 states are 20,000 * 256
 
 
 @pytest.mark.parametrize("way", ["by bounds"], indirect=True)
-def test_threads_that_ask_first_share_what_is_derived(way, monkeypatch):
+def test_threads_that_search_first_share_one_quantized_table(way, monkeypatch):
     calls, of, second_call = [], QuantizedTable.of, Event()
 
     def slow_of(*args) -> QuantizedTable:
@@ -327,6 +345,6 @@ def test_threads_that_ask_first_share_what_is_derived(way, monkeypatch):
     monkeypatch.setattr(QuantizedTable, "of", slow_of)
     table, states, excluded = ItemIndex(*random_table(3000)), random_states(3), random_rows(3, 3000)
     with ThreadPoolExecutor(4) as pool:
-        answers = list(pool.map(lambda _: table.search(states, 10, excluded).numbers, range(8)))
+        answers = list(pool.map(lambda _: table.search(states, 10, edits(excluded)).numbers, range(8)))
     assert all(torch.equal(answer, answers[0]) for answer in answers)
     assert len(calls) == 1

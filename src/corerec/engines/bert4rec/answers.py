@@ -5,7 +5,7 @@ B queries, k the most items that one of them asks for, D hidden_dim, V items.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -19,6 +19,9 @@ from corerec.engines.bert4rec.encoding import blank_states, encode
 from corerec.engines.bert4rec.fitted import FittedModel
 from corerec.queries import Basis, ItemId, QueryBatch, Recommendations, ids_of
 from corerec.retrieval.item_index import ItemIndex
+from corerec.retrieval.score_edits import NO_BOOSTS, ScoreEdits
+
+QUERIES_AT_ONCE = 2**13  # searched together: bounds the memory of their exclusions and boosts
 
 
 class Answers(NamedTuple):
@@ -151,14 +154,15 @@ def rank_states(
     numbers, scores = np.zeros((len(batch), width), np.int64), np.zeros((len(batch), width), np.float32)
     for rows, allowed in _alike(batch, lacking):
         unknown = bool(lacking[rows].any())
+        excluded = batch.excluded if isinstance(rows, slice) else batch.excluded.select(rows)
+        boosts = NO_BOOSTS if transitions is None else transitions.boosts(last[rows], weights[rows])
         best = index.search(
             states[rows],
             int(batch.top_k[rows].max()),
-            batch.excluded if isinstance(rows, slice) else batch.excluded.select(rows),
+            ScoreEdits.of(excluded, boosts),
             allowed,
             with_normalizers=unknown,
             log_normalizers=None if unknown else torch.from_numpy(log_normalizers[rows]).to(states.device),
-            boosts=None if transitions is None else transitions.boosts(last[rows], weights[rows]),
         )
         filled = slice(min(width, best.numbers.shape[1]))
         numbers[rows, filled] = best.numbers.cpu().numpy()[:, filled]  # NumPy slices in a tenth of torch's time
@@ -172,17 +176,21 @@ def rank_states(
     return RankedItems(numbers, scores, log_normalizers)
 
 
-def _alike(batch: QueryBatch, lacking: np.ndarray) -> list[tuple[np.ndarray | slice, np.ndarray | None]]:
-    """Which queries have the same candidates, and which these are; None for all items.
+def _alike(batch: QueryBatch, lacking: np.ndarray) -> Iterator[tuple[np.ndarray | slice, np.ndarray | None]]:
+    """Which queries are searched together, at most QUERIES_AT_ONCE: those with the same candidates; None for all items.
 
-    Those of all items are two groups where only some are `lacking` a total: in a large catalogue it costs much.
+    Those of all items are two groups where only some are `lacking` a normalizer: in a large catalogue it costs much.
     """
-    if not len(batch.limited) and lacking.all() == lacking.any():
-        return [(slice(None), None)] if len(batch) else []
+    if len(batch) <= QUERIES_AT_ONCE and not len(batch.limited) and lacking.all() == lacking.any():
+        if len(batch):
+            yield slice(None), None
+        return
     free = np.setdiff1d(np.arange(len(batch)), batch.limited)
-    parts = free[lacking[free]], free[~lacking[free]]
-    groups: list[tuple[np.ndarray | slice, np.ndarray | None]] = [(part, None) for part in parts if len(part)]
+    groups: list[tuple[np.ndarray, np.ndarray | None]] = [(free[lacking[free]], None), (free[~lacking[free]], None)]
     same: dict[bytes, list[int]] = {}
     for at in range(len(batch.limited)):
         same.setdefault(batch.candidates.row(at).tobytes(), []).append(at)
-    return groups + [(batch.limited[alike], batch.candidates.row(alike[0])) for alike in same.values()]
+    groups += [(batch.limited[alike], batch.candidates.row(alike[0])) for alike in same.values()]
+    for rows, allowed in groups:
+        for first in range(0, len(rows), QUERIES_AT_ONCE):
+            yield rows[first : first + QUERIES_AT_ONCE], allowed
