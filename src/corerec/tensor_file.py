@@ -10,7 +10,7 @@ import json
 import math
 import os
 import stat
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import blake2b
 from pathlib import Path
@@ -108,19 +108,26 @@ def digest(tensors: Mapping[str, Tensor], texts: Mapping[str, str]) -> str:
     A tree of one level: stretches of LEAF_BYTES are hashed by as many threads as there are cores, about 1 GB/s each.
     """
     ordered = sorted(tensors.items())
+    leaves = [leaf for _, tensor in ordered for leaf in _leaves(_as_bytes(tensor))]
     root = blake2b(digest_size=32)
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for leaf in pool.map(lambda part: blake2b(part, digest_size=32).digest(), _leaves(t for _, t in ordered)):
-            root.update(leaf)
+    if len(leaves) < 4 + len(ordered):  # threads would cost more than they spare
+        hashes = map(_hash, leaves)
+    else:
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            hashes = pool.map(_hash, leaves)
+    for leaf_hash in hashes:
+        root.update(leaf_hash)
     described = [[name, str(tensor.dtype), list(tensor.shape)] for name, tensor in ordered]
     root.update(json.dumps([described, sorted(texts.items())]).encode())
     return root.hexdigest()
 
 
-def _leaves(tensors: Iterable[Tensor]) -> Iterable[np.ndarray]:
-    for tensor in tensors:
-        whole = _as_bytes(tensor)
-        yield from (whole[start : start + LEAF_BYTES] for start in range(0, len(whole), LEAF_BYTES))
+def _leaves(data: np.ndarray) -> Iterator[np.ndarray]:
+    return (data[start : start + LEAF_BYTES] for start in range(0, len(data), LEAF_BYTES))
+
+
+def _hash(leaf: np.ndarray) -> bytes:
+    return blake2b(leaf.data, digest_size=32).digest()
 
 
 def _open_regular(path: Path) -> BinaryIO:
