@@ -27,6 +27,7 @@ from corerec.data.sequences import SequenceStore
 
 FACTORS = 6
 ROUNDS = 40  # of variational updates: the error on held-out ratings of MovieLens-100K had settled
+LARGEST = 1e30  # of any value: products of four stay finite
 EMBEDDING_DECAY = 3.0  # ridge of the map from embeddings to prior means
 
 
@@ -65,11 +66,27 @@ class RatingModel:
         """Raises:
         ValueError, KeyError: the tensors do not fit together.
         """
+        if (
+            len(tensors) != 4
+            or tensors["scalars"].shape != (4,)
+            or any(tensor.dtype != torch.float64 for tensor in tensors.values())
+        ):
+            raise ValueError("parts of a rating model that are not float64")
         mean, lowest, highest, noise = tensors["scalars"].tolist()
         vectors, covariances, variances = (tensors[k] for k in ("item_vectors", "item_covariances", "user_variances"))
-        dim = len(variances)
-        if vectors.shape != (num_items + 1, dim) or covariances.shape != (num_items + 1, dim, dim):
+        dim = variances.numel()
+        if (
+            variances.shape != (dim,)
+            or vectors.shape != (num_items + 1, dim)
+            or covariances.shape != (num_items + 1, dim, dim)
+        ):
             raise ValueError(f"rating vectors of {tuple(vectors.shape)} for {num_items:,} items")
+        if not all(bool(tensor.abs().max() < LARGEST) for tensor in tensors.values()):  # NaN is not
+            raise ValueError("parts of a rating model that are not finite")
+        if not lowest <= mean <= highest or not min(noise, float(variances.min())) > 1 / LARGEST:
+            raise ValueError(f"ratings from {lowest:g} to {highest:g} with a mean of {mean:g} and a noise of {noise:g}")
+        if not _are_covariances(covariances):
+            raise ValueError("covariances that are none")
         return cls(mean, lowest, highest, noise, vectors, covariances, variances)
 
     def user_vectors(self, histories: SequenceStore) -> np.ndarray:
@@ -113,6 +130,15 @@ class RatingModel:
     @cached_property
     def _item_vectors(self) -> np.ndarray:
         return self.item_vectors.numpy()
+
+
+def _are_covariances(matrices: Tensor) -> bool:
+    """Whether matrices (N, J, J) are symmetric and have no negative eigenvalue, up to rounding."""
+    scale = matrices.diagonal(dim1=1, dim2=2).amax(1).clamp(min=1 / LARGEST)
+    if not bool(((matrices - matrices.mT).abs().amax((1, 2)) <= 1e-6 * scale).all()):
+        return False
+    eye = torch.eye(matrices.shape[1], dtype=matrices.dtype)
+    return not bool(torch.linalg.cholesky_ex(matrices + 1e-6 * scale[:, None, None] * eye).info.any())
 
 
 def is_a_scale(ratings: np.ndarray | None) -> bool:

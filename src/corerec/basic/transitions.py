@@ -98,11 +98,23 @@ class TransitionModel:
         ValueError, KeyError: the tensors do not fit together.
         """
         num_items = len(item_counts) - 1
-        offsets, items, shares = (tensors[name].numpy() for name in ("offsets", "items", "shares"))
-        if len(offsets) != num_items + 2 or not len(items) == len(shares) == offsets[-1]:
+        names = ("offsets", "items", "shares")
+        if tensors.keys() != set(names):
+            raise ValueError(f"transitions of the parts {', '.join(sorted(tensors))}")
+        offsets, items, shares = (tensors[name].numpy() for name in names)
+        if (offsets.dtype, items.dtype, shares.dtype) != (np.int64, np.int32, np.float32):
+            raise ValueError(f"transitions of the types {offsets.dtype}, {items.dtype}, {shares.dtype}")
+        if offsets.shape != (num_items + 2,) or not items.shape == shares.shape == (offsets[-1],):
             raise ValueError(f"{len(items):,} transitions in {len(offsets) - 1:,} rows, for {num_items:,} items")
-        if offsets[:2].any() or (np.diff(offsets) < 0).any() or (items < 1).any() or (items > num_items).any():
-            raise ValueError(f"transitions that are not among {num_items:,} items")
+        lengths = np.diff(offsets)
+        if offsets[:2].any() or (lengths < 0).any() or (lengths > MAX_SUCCESSORS).any():
+            raise ValueError(f"offsets that do not divide {len(items):,} transitions among {num_items:,} items")
+        rows = np.repeat(np.arange(num_items + 1), lengths)
+        if (items < 1).any() or (items > num_items).any() or (np.diff(rows * (num_items + 1) + items) <= 0).any():
+            raise ValueError(f"transitions that are not among {num_items:,} items, or not in their order")
+        totals = np.bincount(rows, shares, num_items + 1)[lengths > 0]
+        if not (shares > 0).all() or not (np.abs(totals - 1) < 1e-3).all():  # NaN is neither
+            raise ValueError("transitions whose shares are not above 0, or do not sum to 1")
         return cls(item_counts, offsets, items, shares)
 
     # ---------------------------------------------------------------------------------------------- probabilities

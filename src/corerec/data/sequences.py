@@ -99,6 +99,26 @@ class SequenceStore:
             None if self.ratings is None else self.ratings[at],
         )
 
+    def check(self, num_rows: int, num_items: int) -> None:
+        """Raises:
+        ValueError: the arrays are not those of so many rows of the items 1..num_items.
+        """
+        kinds = {"items": "i4", "offsets": "i8", "times": "i8 f8", "ratings": "f4"}
+        for name, dtypes in kinds.items():
+            array, length = getattr(self, name), num_rows + 1 if name == "offsets" else len(self.items)
+            if array is None and name in ("times", "ratings"):
+                continue
+            if array.shape != (length,) or array.dtype.str[1:] not in dtypes.split():
+                raise ValueError(f"{name} of shape {array.shape} and type {array.dtype} for {num_rows:,} histories")
+        if self.offsets[0] != 0 or self.offsets[-1] != len(self.items) or (self.lengths < 0).any():
+            raise ValueError(f"offsets that do not divide {len(self.items):,} events among {num_rows:,} histories")
+        if len(self.items) and not 1 <= self.items.min() <= self.items.max() <= num_items:
+            raise ValueError(f"histories of items that are not among {num_items:,}")
+        if self.times is not None and not np.isfinite(self.times).all():
+            raise ValueError("times that are not finite")
+        if self.ratings is not None and np.isinf(self.ratings).any():
+            raise ValueError("ratings that are not finite")
+
     def digest(self) -> str:
         """A hash of all events in their order (BLAKE2b, hexadecimal): equal logs have equal ones. About 1 GB/s."""
         hasher = hashlib.blake2b(digest_size=16)

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict
 from importlib import metadata
-from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as to_bytes
+from torch import Tensor
 
 from corerec.basic.rating_model import RatingModel
 from corerec.basic.transitions import TransitionModel
@@ -21,23 +18,37 @@ from corerec.data.vocabulary import Vocabulary
 from corerec.engines.bert4rec.config import ModelConfig, TrainConfig
 from corerec.engines.bert4rec.fitted import FittedModel
 from corerec.engines.bert4rec.training import EpochResult, build_network
-from corerec.errors import CheckpointError, ConfigError, DataError
-from corerec.files import atomic_file
+from corerec.errors import CheckpointError, DataError
+from corerec.files import AnyPath
+from corerec.tensor_file import read_tensors, write_tensors
 
 FORMAT = "corerec.bert4rec"
 FORMAT_VERSION = 3
 SAVABLE_IDS = (str, int, float, bool)
+LARGEST_WEIGHT = 1e4  # trained ones stay below 100; far beyond, float32 overflows within a few blocks
+MOST_SINUSOIDS = 2**24  # values
 
 
-def save(model: FittedModel, path: str | os.PathLike[str], *, name: str, histories: bool = True) -> None:
-    """Write the file whole or not at all: beside its place first, then renamed into it.
+def save(model: FittedModel, path: AnyPath, *, name: str, histories: bool = True) -> None:
+    """Write the file whole or not at all (`files.atomic_file`).
 
     Args:
         name: what the model calls itself.
         histories: False leaves the users and their events out.
     Raises:
-        DataError: an id is neither text nor a number.
+        DataError: an id is neither text nor a number; the weights are not finite; or the place is a device or a pipe.
+        OSError: the file cannot be written.
     """
+    tensors, texts = contents(model, name=name, histories=histories)
+    try:
+        _check_weights(model.network.state_dict())
+    except ValueError as error:
+        raise DataError(f"the model cannot be saved: {error}; fit it again at a lower learning_rate") from None
+    write_tensors(path, tensors, texts)
+
+
+def contents(model: FittedModel, *, name: str, histories: bool = True) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors and the texts of a model's file; arguments and errors as of `save`."""
     tensors = {f"network.{key}": tensor for key, tensor in model.network.state_dict().items()}
     tensors |= _vocabulary_tensors(model.items)
     tensors["item_counts"] = torch.from_numpy(model.transitions.item_counts)
@@ -50,7 +61,7 @@ def save(model: FittedModel, path: str | os.PathLike[str], *, name: str, histori
                 tensors[f"histories.{field}"] = torch.from_numpy(np.ascontiguousarray(array))
     if model.ratings is not None:
         tensors |= {f"ratings.{field}": array for field, array in model.ratings.tensors().items()}
-    about = {
+    texts = {
         "format": FORMAT,
         "format_version": str(FORMAT_VERSION),
         "corerec_version": metadata.version("corerec-bert4rec"),
@@ -60,89 +71,106 @@ def save(model: FittedModel, path: str | os.PathLike[str], *, name: str, histori
         "train_config": json.dumps(asdict(model.train_config)),
         "training_log": json.dumps([asdict(result) for result in model.training_log]),
     }
-    with atomic_file(path) as file:
-        file.write(to_bytes({key: t.detach().cpu().contiguous() for key, t in tensors.items()}, about))
+    return tensors, texts
 
 
-def load(path: str | os.PathLike[str], device: torch.device | str = "cpu") -> FittedModel:
+def load(path: AnyPath, device: torch.device | str = "cpu") -> FittedModel:
     """Read what `save` wrote. No random weight is drawn: the network is built without memory, and filled.
 
     Raises:
         FileNotFoundError: there is no such file.
-        CheckpointError: the file is cut short, is no model of ours, or was written by another format.
+        CheckpointError: the file was cut short or changed, is no model of ours, or was written by another format.
     """
-    path = Path(path)
-    if not path.exists():
-        raise FileNotFoundError(f"no model at {path}; write one with model.save({str(path)!r})")
     try:
-        with safe_open(path, framework="pt") as file:
-            about = file.metadata() or {}
-            _check_format(path, about)
-            # Copies: the file may be replaced, and aligned memory gives the same sums as before saving.
-            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
-        config = ModelConfig(**json.loads(about["model_config"]))
-        network = build_network(config, seed=None)
-        network.load_state_dict(_part(tensors, "network."), assign=True)
-        stored = {field: tensor.numpy() for field, tensor in _part(tensors, "histories.").items()}
-        histories = Histories(SequenceStore(**stored), _vocabulary(tensors, "user")) if stored else None
-        rated = _part(tensors, "ratings.")
-        return FittedModel(
-            about["name"],
-            network.to(device),
-            TrainConfig(**json.loads(about["train_config"])),
-            _vocabulary(tensors, "item"),
-            TransitionModel.of_tensors(_part(tensors, "transitions."), tensors["item_counts"].numpy()),
-            histories,
-            RatingModel.of(rated, config.num_items) if rated else None,
-            tuple(EpochResult(**result) for result in json.loads(about["training_log"])),
-            about["fitted_at"],
-        )
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} is not a saved Bert4Rec model: {_what_it_is(path)} ({error})") from None
-    except (KeyError, TypeError, ValueError, RuntimeError, ConfigError, AssertionError) as error:
-        if isinstance(error, CheckpointError):
-            raise
-        raise CheckpointError(f"{path} does not hold together as a Bert4Rec model ({error}); save it again") from None
+        texts, tensors = read_tensors(path, lambda texts: _check_format(path, texts))
+    except FileNotFoundError:
+        raise FileNotFoundError(f"no model at {path}; write one with model.save({str(path)!r})") from None
+    try:
+        return _model(tensors, texts, device)
+    except (LookupError, TypeError, ValueError, RuntimeError, ArithmeticError, AttributeError) as error:
+        why = f"it lacks {error}" if isinstance(error, KeyError) else error
+        raise CheckpointError(f"{path} does not hold together as a Bert4Rec model ({why}); save it again") from None
 
 
-def _part(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
-    """The tensors whose names begin with the prefix, by the rest of their names."""
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+def _model(tensors: dict[str, Tensor], texts: dict[str, str], device: torch.device | str) -> FittedModel:
+    """Raises: errors of many types, where the parts do not fit together.
+
+    A digest shows that a file is as it was written, not that what was written makes sense: hence a check of each part.
+    """
+    config = ModelConfig(**json.loads(texts["model_config"]))
+    weights = _take(tensors, "network.")
+    # Before anything is built: a file may claim a thousand million blocks, or positions that no tensor shows.
+    if config.num_layers > len(weights):
+        raise ValueError(f"{config.num_layers:,} blocks, and {len(weights):,} tensors of weights")
+    if config.positions == "sinusoidal" and config.max_seq_len * config.hidden_dim > MOST_SINUSOIDS:
+        raise ValueError(f"sinusoidal positions for {config.max_seq_len:,} events")
+    network = build_network(config, seed=None)
+    network.load_state_dict(weights, assign=True)
+    _check_weights(weights)
+    items = _vocabulary(tensors, "item")
+    if len(items) != config.num_items:
+        raise ValueError(f"{len(items):,} items, and weights of {config.num_items:,}")
+    stored = {field: tensor.numpy() for field, tensor in _take(tensors, "histories.").items()}
+    histories = None
+    if stored:
+        store, users = SequenceStore(**stored), _vocabulary(tensors, "user")
+        store.check(len(users), config.num_items)
+        histories = Histories(store, users)
+    counts = _item_counts(tensors.pop("item_counts"), config.num_items)
+    transitions = TransitionModel.of_tensors(_take(tensors, "transitions."), counts)
+    rated = _take(tensors, "ratings.")
+    ratings = RatingModel.of(rated, config.num_items) if rated else None
+    if tensors:
+        raise ValueError(f"it has tensors of no meaning: {', '.join(sorted(tensors))}")
+    train_config = TrainConfig(**json.loads(texts["train_config"]))
+    training_log = tuple(EpochResult(**result) for result in json.loads(texts["training_log"]))
+    network = network.to(device)
+    return FittedModel(
+        texts["name"], network, train_config, items, transitions, histories, ratings, training_log, texts["fitted_at"]
+    )
 
 
-def _check_format(path: Path, about: dict[str, str]) -> None:
-    if about.get("format") != FORMAT:
+def _check_weights(weights: dict[str, Tensor]) -> None:
+    """Raises:
+    ValueError: a weight is not float32, not finite, or beyond what a training that works leaves.
+    """
+    for name, weight in weights.items():
+        if weight.dtype != torch.float32:
+            raise ValueError(f"the weights {name} are of type {weight.dtype}")
+        lowest, highest = weight.aminmax()
+        if not bool(lowest >= -LARGEST_WEIGHT) or not bool(highest <= LARGEST_WEIGHT):  # NaN is neither
+            raise ValueError(f"the weights {name} go from {float(lowest):g} to {float(highest):g}")
+
+
+def _item_counts(tensor: Tensor, num_items: int) -> np.ndarray:
+    counts = tensor.numpy()
+    if counts.dtype != np.int64 or counts.shape != (num_items + 1,) or counts[0] or (counts < 0).any():
+        raise ValueError(f"no counts of the events of {num_items:,} items")
+    return counts
+
+
+def _take(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Take out the tensors whose names begin with the prefix, by the rest of their names."""
+    names = [name for name in tensors if name.startswith(prefix)]
+    return {name.removeprefix(prefix): tensors.pop(name) for name in names}
+
+
+def _check_format(path: AnyPath, texts: dict[str, str]) -> None:
+    if texts.get("format") != FORMAT:
         raise CheckpointError(
-            f"{path} is a safetensors file, but not a saved Bert4Rec model (its format says {about.get('format')!r})"
+            f"{path} is a safetensors file, but not a saved Bert4Rec model (its format says {texts.get('format')!r})"
         )
-    version = about.get("format_version", "")
+    version = texts.get("format_version", "")
     if version != str(FORMAT_VERSION):
         is_older = version.isdigit() and int(version) < FORMAT_VERSION
         raise CheckpointError(
-            f"{path} has format version {version}, written by corerec-bert4rec {about.get('corerec_version')}; this "
+            f"{path} has format version {version}, written by corerec-bert4rec {texts.get('corerec_version')}; this "
             f"version reads format {FORMAT_VERSION}: "
             + ("fit the model again" if is_older else "install a newer corerec-bert4rec")
         )
 
 
-def _what_it_is(path: Path) -> str:
-    """A guess, from its first bytes, at what a file is that safetensors cannot read."""
-    if path.is_dir():
-        return "it is a folder"
-    with path.open("rb") as file:
-        head = file.read(9)
-    if not head:
-        return "it is empty"
-    if head[:1] == b"\x80":
-        return "it looks like a Python pickle, which this library never opens, since that would run its code"
-    if head[:2] == b"PK":
-        return "it looks like a zip archive or a torch.save file, which this library never opens"
-    if head[8:] == b"{":
-        return "it was cut short or damaged; copy it again or save it anew"
-    return "it is some other kind of file"
-
-
-def _vocabulary_tensors(vocabulary: Vocabulary) -> dict[str, torch.Tensor]:
+def _vocabulary_tensors(vocabulary: Vocabulary) -> dict[str, Tensor]:
     ids = vocabulary.ids
     if ids.dtype == np.int64:
         return {f"{vocabulary.kind}s.numbers": torch.from_numpy(ids.copy())}
@@ -166,7 +194,13 @@ def writable_ids(vocabulary: Vocabulary) -> list[str | int | float | bool]:
     return ids
 
 
-def _vocabulary(tensors: dict[str, torch.Tensor], kind: str) -> Vocabulary:
+def _vocabulary(tensors: dict[str, Tensor], kind: str) -> Vocabulary:
     if f"{kind}s.numbers" in tensors:
-        return Vocabulary(tensors[f"{kind}s.numbers"].numpy(), kind)
-    return Vocabulary(json.loads(tensors[f"{kind}s.json"].numpy().tobytes()), kind)
+        numbers = tensors.pop(f"{kind}s.numbers").numpy()
+        if numbers.dtype != np.int64 or numbers.ndim != 1:
+            raise ValueError(f"{kind} ids of type {numbers.dtype}, shape {numbers.shape}")
+        return Vocabulary(numbers, kind)
+    ids = json.loads(tensors.pop(f"{kind}s.json").numpy().tobytes())
+    if not isinstance(ids, list) or not all(isinstance(an_id, SAVABLE_IDS) for an_id in ids):
+        raise ValueError(f"{kind} ids that are neither text nor numbers")
+    return Vocabulary(ids, kind)
