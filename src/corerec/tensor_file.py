@@ -211,7 +211,8 @@ def _read_tensor(path: Path, file: BinaryIO, layout: _Layout) -> Tensor:
 
 def _as_bytes(tensor: Tensor) -> np.ndarray:
     """uint8 (bytes,): a view."""
-    return tensor.reshape(-1).view(torch.uint8).numpy()
+    # One without elements has strides that `view` refuses.
+    return tensor.reshape(-1).view(torch.uint8).numpy() if tensor.numel() else np.empty(0, np.uint8)
 
 
 def _damaged(path: Path, why: str) -> CheckpointError:

@@ -4,6 +4,7 @@ import random
 import struct
 from contextlib import suppress
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -24,6 +25,7 @@ def tensors() -> dict[str, torch.Tensor]:
         "items": torch.arange(7, dtype=torch.int32),
         "bytes": torch.arange(9, dtype=torch.uint8),
         "empty": torch.empty(0, 7),
+        "empty of numpy": torch.from_numpy(np.zeros(4, np.int32)[4:]),
         "scalar": torch.tensor(3.5, dtype=torch.float64),
     }
 

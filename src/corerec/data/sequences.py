@@ -105,9 +105,10 @@ class SequenceStore:
         """
         kinds = {"items": "i4", "offsets": "i8", "times": "i8 f8", "ratings": "f4"}
         for name, dtypes in kinds.items():
-            array, length = getattr(self, name), num_rows + 1 if name == "offsets" else len(self.items)
-            if array is None and name in ("times", "ratings"):
+            array: np.ndarray | None = getattr(self, name)
+            if array is None:
                 continue
+            length = num_rows + 1 if name == "offsets" else len(self.items)
             if array.shape != (length,) or array.dtype.str[1:] not in dtypes.split():
                 raise ValueError(f"{name} of shape {array.shape} and type {array.dtype} for {num_rows:,} histories")
         if self.offsets[0] != 0 or self.offsets[-1] != len(self.items) or (self.lengths < 0).any():

@@ -1,5 +1,7 @@
 import json
 import pickle
+import subprocess
+import sys
 import uuid
 
 import pytest
@@ -10,6 +12,7 @@ from safetensors.torch import save_file
 from corerec.data.interactions import Interactions
 from corerec.engines.bert4rec import Bert4Rec
 from corerec.errors import CheckpointError, DataError, UnknownIdError
+from corerec.tensor_file import read_tensors, write_tensors
 
 
 @pytest.fixture(scope="module")
@@ -122,10 +125,10 @@ def test_a_missing_file_says_how_to_write_one(tmp_path):
 
 
 def rewritten(path, change):
-    with safe_open(path, framework="pt") as file:
-        about, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    change(about, tensors)
-    save_file(tensors, path, about)
+    """Change what a file holds, and give it a digest that matches."""
+    texts, tensors = read_tensors(path, lambda _: None)
+    change(texts, tensors)
+    write_tensors(path, tensors, texts)
 
 
 @pytest.mark.parametrize(("version", "way_on"), [("99", "install a newer"), ("2", "fit the model again")])
@@ -135,23 +138,167 @@ def test_another_format_says_what_to_do(saved, version, way_on):
         Bert4Rec.load(saved)
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda about, tensors: about.pop("model_config"),
-        lambda about, tensors: about.update(model_config=json.dumps({"num_items": 12, "magic": 1})),
-        lambda about, tensors: tensors.pop("network.head.weight"),
-        lambda about, tensors: tensors.pop("items.json"),
-        lambda about, tensors: tensors.update(item_counts=torch.ones(5, dtype=torch.int64)),
-        lambda about, tensors: tensors.update({"histories.offsets": tensors["histories.offsets"][:-1].clone()}),
-        lambda about, tensors: tensors.update({"network.head.weight": torch.ones(2, 2)}),
-        lambda about, tensors: about.update(format="something else"),
-    ],
-)
-def test_a_file_that_does_not_hold_together_is_a_typed_error(saved, change):
-    rewritten(saved, change)
-    with pytest.raises(CheckpointError):
+def setting(name, value):
+    """A text of settings with one of another value."""
+
+    def change(texts, _):
+        texts["model_config"] = json.dumps(json.loads(texts["model_config"]) | {name: value})
+
+    return change
+
+
+def text(name, value):
+    return lambda texts, _: texts.update({name: value})
+
+
+def value(name, at, value):
+    """One element of a tensor of another value."""
+
+    def change(_, tensors):
+        tensors[name].reshape(-1)[at] = value
+
+    return change
+
+
+def tensor(name, changed):
+    return lambda _, tensors: tensors.update({name: changed(tensors[name])})
+
+
+NAN, INF = float("nan"), float("inf")
+LIES = {
+    "no settings": lambda texts, _: texts.pop("model_config"),
+    "a setting that there is not": setting("magic", 1),
+    "another format": text("format", "something else"),
+    "settings without end": text("model_config", "[" * 100_000),
+    "a training log of other fields": text("training_log", '[{"epoch": 1}]'),
+    "a thousand million blocks": setting("num_layers", 10**9),
+    "a table of 4 TB": setting("num_items", 10**12),
+    "a width beyond counting": setting("hidden_dim", 2**62),
+    "positions without end": setting("max_seq_len", 10**12),
+    "sinusoidal positions without end": lambda texts, tensors: (
+        tensors.pop("network.position_embedding"),
+        setting("positions", "sinusoidal")(texts, tensors),
+        setting("max_seq_len", 10**12)(texts, tensors),
+    ),
+    "a weight missing": lambda _, tensors: tensors.pop("network.head.weight"),
+    "a tensor of no meaning": lambda _, tensors: tensors.update(more=torch.ones(1)),
+    "a weight of another shape": tensor("network.head.weight", lambda _: torch.ones(2, 2)),
+    "a weight of another type": tensor("network.head.weight", torch.Tensor.double),
+    "a weight that is no number": value("network.item_embedding", 20, NAN),
+    "a weight without end": value("network.item_bias", 3, -INF),
+    "a weight that overflows": value("network.head.weight", 0, 1e30),
+    "ids missing": lambda _, tensors: tensors.pop("items.json"),
+    "ids that are no list": tensor("items.json", lambda _: torch.tensor(list(b'{"a": 1}'), dtype=torch.uint8)),
+    "ids that are lists": tensor("items.json", lambda _: torch.tensor(list(b"[[1]]"), dtype=torch.uint8)),
+    "an id twice": tensor(
+        "items.json", lambda ids: torch.tensor(list(bytes(ids).replace(b'"b"', b'"a"')), dtype=torch.uint8)
+    ),
+    "counts of fewer items": tensor("item_counts", lambda counts: counts[:5].clone()),
+    "a negative count": value("item_counts", 1, -1),
+    "offsets of fewer users": tensor("histories.offsets", lambda offsets: offsets[:-1].clone()),
+    "offsets that fall": value("histories.offsets", 2, 10**9),
+    "offsets that end too early": value("histories.offsets", -1, 0),
+    "offsets that begin late": value("histories.offsets", 0, 1),
+    "an item that there is not": value("histories.items", 0, 13),
+    "padding in a history": value("histories.items", 0, 0),
+    "fewer times than events": tensor("histories.times", lambda times: times[1:].clone()),
+    "times that are no numbers": tensor(
+        "histories.times", lambda times: torch.full_like(times, NAN, dtype=torch.float64)
+    ),
+    "histories of another type": tensor("histories.items", torch.Tensor.long),
+    "transitions to an item that there is not": value("transitions.items", 0, 13),
+}
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_a_file_that_does_not_hold_together_is_a_typed_error(saved, lie):
+    rewritten(saved, LIES[lie])
+    with pytest.raises(CheckpointError, match=r"model\.pkl"):
         Bert4Rec.load(saved)
+
+
+RATING_LIES = {
+    "a noise of none": value("ratings.scalars", 3, 0),
+    "a mean beyond the scale": value("ratings.scalars", 0, 100),
+    "a vector that is no number": value("ratings.item_vectors", 0, NAN),
+    "a covariance that is none": value("ratings.item_covariances", 60, -5),
+    "a negative variance": value("ratings.user_variances", 0, -1),
+    "variances missing": lambda _, tensors: tensors.pop("ratings.user_variances"),
+    "an infinite rating": value("histories.ratings", 0, INF),
+}
+
+
+@pytest.mark.parametrize("lie", RATING_LIES)
+def test_ratings_that_do_not_hold_together_are_a_typed_error(tmp_path, lie):
+    path = tmp_path / "model.pkl"
+    log = Interactions.from_columns(list("aabbc"), [1, 2, 2, 3, 1], [1, 5, 3, 4, 2], [1, 2, 1, 2, 1])
+    Bert4Rec(epochs=1, hidden_dim=8).fit_interactions(log).save(path)
+    rewritten(path, lambda *_: None)
+    Bert4Rec.load(path)
+    rewritten(path, RATING_LIES[lie])
+    with pytest.raises(CheckpointError, match=r"model\.pkl"):
+        Bert4Rec.load(path)
+
+
+def test_a_changed_file_is_a_typed_error(saved):
+    with safe_open(saved, framework="pt") as file:
+        about, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    tensors["network.item_bias"][1] += 0.001
+    save_file(tensors, saved, about)
+    with pytest.raises(CheckpointError, match="its digest does not match"):
+        Bert4Rec.load(saved)
+
+
+def test_weights_that_are_not_finite_are_not_saved(cycle_log, tmp_path):
+    model = Bert4Rec(epochs=1, hidden_dim=8, max_seq_len=8).fit_interactions(cycle_log)
+    with torch.no_grad():
+        model.fitted.network.head.weight[0] = NAN
+    with pytest.raises(DataError, match=r"cannot be saved: the weights head.weight go from nan"):
+        model.save(tmp_path / "model")
+    assert list(tmp_path.iterdir()) == []
+
+
+COPIES = """
+import shutil, sys, threading, time
+from corerec.engines.bert4rec import Bert4Rec
+from corerec.errors import CheckpointError
+live, new = sys.argv[1:]
+model, other = Bert4Rec.load(live), Bert4Rec.load(new)
+wanted = model.recommend("user 3", with_scores=True)
+answers, ended = 0, threading.Event()
+
+def answer():
+    global answers
+    while not ended.is_set():
+        assert model.recommend("user 3", with_scores=True) == wanted
+        assert model.history("user 3") and model.items.ids[0] == "a"
+        answers += 1
+        time.sleep(0.005)
+
+thread = threading.Thread(target=answer)
+thread.start()
+whole = open(new, "rb").read()
+refused = 0
+for copy in range(200):
+    shutil.copyfile(new, live)  # cuts the file, then writes it, as cp does
+    Bert4Rec.load(live)
+    with open(live, "wb") as file:
+        file.write(whole[: copy * len(whole) // 200])
+    try:
+        Bert4Rec.load(live)
+    except CheckpointError:
+        refused += 1
+ended.set()
+thread.join()
+print(refused, answers > 0)
+"""
+
+
+def test_copies_over_a_loaded_file_disturb_no_answer_and_half_copies_are_refused(model, saved):
+    model.save(saved.with_name("new"))
+    paths = [str(saved), str(saved.with_name("new"))]
+    run = subprocess.run([sys.executable, "-c", COPIES, *paths], capture_output=True, text=True, check=False)
+    assert (run.returncode, run.stdout, run.stderr) == (0, "200 True\n", "")
 
 
 def test_a_failed_save_leaves_the_old_file(model, saved, monkeypatch):
@@ -160,7 +307,7 @@ def test_a_failed_save_leaves_the_old_file(model, saved, monkeypatch):
     def fail(*_):
         raise OSError("disk full")
 
-    monkeypatch.setattr("corerec.engines.bert4rec.checkpoint.to_bytes", fail)
+    monkeypatch.setattr("corerec.tensor_file.save_file", fail)
     with pytest.raises(OSError, match="disk full"):
         model.save(saved)
     assert saved.read_bytes() == before
