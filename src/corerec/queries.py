@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -126,6 +126,17 @@ class QueryBatch:
         """B queries alike in all but their histories."""
         users = np.zeros(len(histories), np.int64) if users is None else users
         return cls(users, histories, excluded, np.full(len(histories), min(top_k, 2**31)), NO_ITEMS, empty_rows(0))
+
+    def without(self, items: np.ndarray) -> QueryBatch:
+        """The same queries, none of which may name these item numbers either."""
+        excluded, count = self.excluded, len(items)
+        offsets = excluded.offsets + count * np.arange(len(self) + 1)
+        ends = offsets[1:] - count  # each row's own items, then these
+        numbers = np.empty(offsets[-1], np.int32)
+        own = np.arange(excluded.num_events) + count * np.repeat(np.arange(len(self)), excluded.lengths)
+        numbers[own] = excluded.items
+        numbers[(ends[:, None] + np.arange(count)).ravel()] = np.tile(items, len(self))
+        return replace(self, excluded=SequenceStore(numbers, offsets))
 
     def select(self, queries: np.ndarray) -> QueryBatch:
         """The queries at the given places, in rising order."""

@@ -1,4 +1,4 @@
-"""The command line: corerec demo | fit | evaluate | recommend | serve | info | plot | export.
+"""The command line: corerec demo | fit | update | evaluate | recommend | serve | info | plot | export.
 
 Results go to stdout, everything else to stderr. Commands import torch when they run, so `--help` comes in a fifth of
 the time.
@@ -22,6 +22,7 @@ from corerec.cli.info import info
 from corerec.cli.plot import plot
 from corerec.cli.recommend import recommend
 from corerec.cli.serve import serve
+from corerec.cli.update import update
 from corerec.errors import CorerecError, DataWarning, TrainingInterrupted
 
 
@@ -57,7 +58,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (demo, fit, evaluate, recommend, serve, info, plot, export):
+for command in (demo, fit, update, evaluate, recommend, serve, info, plot, export):
     app.command()(command)
 
 

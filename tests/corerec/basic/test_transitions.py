@@ -7,8 +7,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors import safe_open
-from safetensors.torch import save_file
 
 from corerec.basic.transitions import MAX_SUCCESSORS, TransitionModel
 from corerec.data.interactions import Interactions
@@ -19,6 +17,7 @@ from corerec.engines.bert4rec.encoding import NetworkScorer
 from corerec.errors import CheckpointError
 from corerec.queries import QueryBatch
 from corerec.retrieval.item_index import ItemIndex
+from corerec.tensor_file import read_tensors, write_tensors
 
 V = 6
 LOG = [[1, 2, 1, 3], [1, 2], [], [4], [5, 5]]  # of 6 items; nothing follows 3, 4 or 6
@@ -285,10 +284,9 @@ def test_a_loaded_model_blends_as_the_saved_one(model, tmp_path, histories):
 
 
 def rewritten(path, change):
-    with safe_open(path, framework="pt") as file:
-        about, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    texts, tensors = read_tensors(path, lambda texts: None)
     change(tensors)
-    save_file(tensors, path, about)
+    write_tensors(path, tensors, texts)
 
 
 @pytest.mark.parametrize(

@@ -56,6 +56,8 @@ class Answers(NamedTuple):
 def answer(model: FittedModel, batch: QueryBatch, *, with_scores: bool = True) -> Answers:
     """The best items of each query: by the model, or by popularity where there is no history."""
     has_history = batch.histories.lengths > 0
+    if len(model.retired):
+        batch = batch.without(model.retired)
     if has_history.all():
         return Answers(*_answer_by_model(model, batch, with_scores), has_history)
     numbers = np.zeros((len(batch), max(1, min(int(batch.top_k.max(initial=1)), len(model.items)))), np.int64)

@@ -29,17 +29,18 @@ LARGEST_WEIGHT = 1e4  # trained ones stay below 100; far beyond, float32 overflo
 MOST_SINUSOIDS = 2**24  # values
 
 
-def save(model: FittedModel, path: AnyPath, *, name: str, histories: bool = True) -> None:
+def save(model: FittedModel, path: AnyPath, *, name: str, histories: bool = True, training_state: bool = False) -> None:
     """Write the file whole or not at all (`files.atomic_file`).
 
     Args:
         name: what the model calls itself.
         histories: False leaves the users and their events out.
+        training_state: keep the optimizer's moments, twice the size of the weights, for `fit_more`.
     Raises:
         DataError: an id is neither text nor a number; the weights are not finite; or the place is a device or a pipe.
         OSError: the file cannot be written.
     """
-    tensors, texts = contents(model, name=name, histories=histories)
+    tensors, texts = contents(model, name=name, histories=histories, training_state=training_state)
     try:
         _check_weights(model.network.state_dict())
     except ValueError as error:
@@ -47,7 +48,9 @@ def save(model: FittedModel, path: AnyPath, *, name: str, histories: bool = True
     write_tensors(path, tensors, texts)
 
 
-def contents(model: FittedModel, *, name: str, histories: bool = True) -> tuple[dict[str, Tensor], dict[str, str]]:
+def contents(
+    model: FittedModel, *, name: str, histories: bool = True, training_state: bool = False
+) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The tensors and the texts of a model's file; arguments and errors as of `save`."""
     tensors = {f"network.{key}": tensor for key, tensor in model.network.state_dict().items()}
     tensors |= _vocabulary_tensors(model.items)
@@ -61,6 +64,10 @@ def contents(model: FittedModel, *, name: str, histories: bool = True) -> tuple[
                 tensors[f"histories.{field}"] = torch.from_numpy(np.ascontiguousarray(array))
     if model.ratings is not None:
         tensors |= {f"ratings.{field}": array for field, array in model.ratings.tensors().items()}
+    if len(model.retired):
+        tensors["retired"] = torch.from_numpy(model.retired)
+    if training_state and model.moments is not None:
+        tensors |= {f"moments.{key}": tensor for key, tensor in model.moments.items()}
     texts = {
         "format": FORMAT,
         "format_version": str(FORMAT_VERSION),
@@ -120,14 +127,39 @@ def _model(tensors: dict[str, Tensor], texts: dict[str, str], device: torch.devi
     transitions = TransitionModel.of_tensors(_take(tensors, "transitions."), counts)
     rated = _take(tensors, "ratings.")
     ratings = RatingModel.of(rated, config.num_items) if rated else None
+    retired = tensors.pop("retired", torch.zeros(0, dtype=torch.int64)).numpy()
+    if retired.dtype != np.int64 or (len(retired) and not 1 <= retired.min() <= retired.max() <= config.num_items):
+        raise ValueError(f"retired items that are not among {config.num_items:,}")
+    moments = _moments(_take(tensors, "moments."), weights)
     if tensors:
         raise ValueError(f"it has tensors of no meaning: {', '.join(sorted(tensors))}")
     train_config = TrainConfig(**json.loads(texts["train_config"]))
     training_log = tuple(EpochResult(**result) for result in json.loads(texts["training_log"]))
     network = network.to(device)
     return FittedModel(
-        texts["name"], network, train_config, items, transitions, histories, ratings, training_log, texts["fitted_at"]
+        texts["name"],
+        network,
+        train_config,
+        items,
+        transitions,
+        histories,
+        ratings,
+        training_log,
+        texts["fitted_at"],
+        retired=retired,
+        moments=moments,
     )
+
+
+def _moments(moments: dict[str, Tensor], weights: dict[str, Tensor]) -> dict[str, Tensor] | None:
+    """Raises:
+    ValueError: they are not of these weights, or not finite.
+    """
+    for name, moment in moments.items():
+        weight = weights.get(name.rpartition("/")[0])
+        if weight is None or moment.shape not in (weight.shape, ()) or not bool(moment.isfinite().all()):
+            raise ValueError(f"no moments of the weights: {name}")
+    return moments or None
 
 
 def _check_weights(weights: dict[str, Tensor]) -> None:

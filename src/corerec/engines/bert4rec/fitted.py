@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import numpy as np
+from torch import Tensor
 
 from corerec.basic.popularity import Popularity
 from corerec.basic.rating_model import RatingModel
@@ -38,6 +39,10 @@ class FittedModel:
     training_log: tuple[EpochResult, ...]
     fitted_at: str
     """When the training ended, UTC, ISO 8601."""
+    retired: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    """Item numbers that are never named."""
+    moments: dict[str, Tensor] | None = None
+    """The optimizer's state, by the weights' names, for the next `fit_more`; None where it was left out of the file."""
     # What follows is derived, and left out of copies that travel.
     popularity: Popularity = field(init=False, repr=False)
     index: ItemIndex = field(init=False, repr=False)

@@ -21,7 +21,7 @@ from corerec.engines.bert4rec.fitted import FittedModel
 from corerec.engines.bert4rec.progress import with_progress
 from corerec.engines.bert4rec.training import EpochResult, StepResult, build_network, train_epochs
 from corerec.engines.bert4rec.training_checkpoint import TrainingCheckpoint, deferred_interrupts
-from corerec.engines.bert4rec.training_state import TrainingState
+from corerec.engines.bert4rec.training_state import TrainingState, moments_of
 from corerec.errors import DataError
 
 OnEvent = Callable[[StepResult | EpochResult], bool | None]
@@ -77,6 +77,7 @@ def fit_model(
         ratings,
         training_log,
         datetime.now(UTC).isoformat(timespec="seconds"),
+        moments=moments_of(state.optimizer, network),
     )
 
 

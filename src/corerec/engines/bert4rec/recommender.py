@@ -6,7 +6,7 @@ import html
 import inspect
 import os
 import warnings
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
 from dataclasses import asdict, fields
 from typing import Any, Literal
 
@@ -23,12 +23,14 @@ from corerec.engines.bert4rec.config import ModelConfig, TrainConfig
 from corerec.engines.bert4rec.encoding import NetworkScorer
 from corerec.engines.bert4rec.fitted import FittedModel
 from corerec.engines.bert4rec.fitting import OnEvent, fit_model
+from corerec.engines.bert4rec.growth import Catalogue, Freeze, GrowthReport, grow
 from corerec.engines.bert4rec.training import choose_device
 from corerec.engines.bert4rec.training_checkpoint import TrainingCheckpoint
 from corerec.errors import ConfigError, DataError, DataWarning, NotFittedError
 from corerec.queries import (
     ItemId,
     OnUnknown,
+    as_list,
     numbers_or_zero,
     warn_of_unknown,
 )
@@ -222,6 +224,61 @@ class Bert4Rec(Answering):
         self._checkpoint = kept
         return self
 
+    def fit_more(
+        self,
+        user_ids: Any,
+        item_ids: Any,
+        ratings: Any = None,
+        timestamps: Any = None,
+        *,
+        epochs: int | None = None,
+        replay: float = 0.3,
+        learning_rate: float | None = None,
+        freeze: Freeze = None,
+        catalogue: Catalogue = "grow",
+        retire: Iterable[ItemId] = (),
+        on_event: OnEvent | None = None,
+    ) -> GrowthReport:
+        """Learn from new events, of old and new users about old and new items, and keep what was learned before.
+
+        Old items keep their vectors to begin with, and new ones start from what they were seen with. A part of the old
+        log is trained on again. An event that the model knows already, by user, item and time, is not counted again.
+
+        Args:
+            user_ids, item_ids, ratings, timestamps: as in `fit`; times in the unit of the fitted log.
+            epochs: passes over the new events and the replayed ones; None: 5.
+            replay: share in [0, 1] of the old log's events that are trained on again.
+            learning_rate: its peak; None: half of the first training's.
+            freeze: "blocks" trains the items alone, "items" all but the vectors of old items; None trains all.
+            catalogue: "grow" adds to what the model knows. "replace" goes over to this log's users and items alone,
+                where items of the same id keep their vectors: fine-tuning after pre-training on another log.
+            retire: item ids that are never to be named again; they keep their vectors.
+            on_event: as in `fit`.
+        Returns:
+            what was learned, and NDCG@10 before and after on newest events that were held out of the update.
+        Raises:
+            DataError: as in `fit`; nothing is new; or times are missing or count another unit than the model's.
+            UnknownIdError: an id is of a type that no known one has.
+            NotFittedError: neither fit nor loaded, or loaded from a file without histories.
+        """
+        log = Interactions.from_columns(user_ids, item_ids, ratings, timestamps)
+        return self.fit_more_interactions(
+            log,
+            epochs=epochs,
+            replay=replay,
+            learning_rate=learning_rate,
+            freeze=freeze,
+            catalogue=catalogue,
+            retire=as_list(retire, "retire"),
+            on_event=on_event,
+        )
+
+    def fit_more_interactions(self, log: Interactions, **settings: Any) -> GrowthReport:
+        """As `fit_more`, from a log that is read already."""
+        grown, report = grow(self.fitted, log, verbose=self.verbose, **settings)
+        self._adopt(grown)
+        return report
+
     def _adopt(self, model: FittedModel) -> None:
         self._model, self._warned_of_unseen = model, False
 
@@ -333,17 +390,19 @@ class Bert4Rec(Answering):
 
     # --------------------------------------------------------------------------------------------------- on disk
 
-    def save(self, path: str | os.PathLike[str], *, histories: bool = True) -> None:
+    def save(self, path: str | os.PathLike[str], *, histories: bool = True, training_state: bool = False) -> None:
         """Write everything to one safetensors file, whatever its suffix, whole or not at all; with what was observed.
 
         Args:
             histories: False leaves users and their events out: the file then answers for raw histories only. How often
                 which item followed which stays in it.
+            training_state: keep the optimizer's moments, so that `fit_more` after `load` begins with them. They take
+                twice the room of the weights.
         Raises:
             NotFittedError: there is nothing to save.
             DataError: an id is neither text nor a number.
         """
-        model_file.save(self.fitted, path, name=self.name, histories=histories)
+        model_file.save(self.fitted, path, name=self.name, histories=histories, training_state=training_state)
         if self._checkpoint is not None:
             self._checkpoint.remove()
             self._checkpoint = None

@@ -184,6 +184,37 @@ def make_optimizer(network: Bert4RecNetwork, config: TrainConfig) -> torch.optim
     return torch.optim.AdamW(groups, lr=config.learning_rate, betas=BETAS, fused=fused)
 
 
+def moments_of(optimizer: torch.optim.Optimizer, network: Bert4RecNetwork) -> dict[str, Tensor]:
+    """The optimizer's state as tensors named "<weight>/<part>", such as "head.weight/exp_avg"; shares their memory."""
+    return {
+        f"{name}/{part}": value
+        for name, parameter in network.named_parameters()
+        for part, value in optimizer.state.get(parameter, {}).items()
+    }
+
+
+@torch.no_grad()
+def load_moments(
+    optimizer: torch.optim.Optimizer, network: Bert4RecNetwork, moments: dict[str, Tensor], rows: Tensor
+) -> None:
+    """Begin with the moments of an earlier training.
+
+    Args:
+        rows: int64 (W + 1,), the row of the earlier item table that each row had; 0 for rows that are new.
+    """
+    for name, parameter in network.named_parameters():
+        parts = {key.rpartition("/")[2]: value for key, value in moments.items() if key.rpartition("/")[0] == name}
+        if not parts or not parameter.requires_grad:
+            continue
+        state = {}
+        for part, value in parts.items():
+            if value.ndim and name in ("item_embedding", "item_bias"):
+                value = value[rows.to(value.device)]
+                value[rows.to(value.device) == 0] = 0
+            state[part] = value.to(value.device if value.ndim == 0 else parameter.device).clone()
+        optimizer.state[parameter] = state
+
+
 def seed_for(seed: int, purpose: str, number: int = 0) -> np.random.SeedSequence:
     """One seed, split by purpose and by the number of an epoch or a step."""
     return np.random.SeedSequence([seed, number, *purpose.encode()])

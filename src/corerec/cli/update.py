@@ -1,0 +1,86 @@
+"""`corerec update`: teach a model the events that came since, new users and new items."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from corerec.cli.console import file_size, out
+from corerec.cli.options import (
+    Device,
+    Header,
+    ItemColumn,
+    ModelFile,
+    Quiet,
+    RatingColumn,
+    Threads,
+    TimeColumn,
+    UserColumn,
+    parse_ids,
+    read_log,
+    split_ids,
+    use_threads,
+)
+from corerec.files import check_writable
+
+
+def update(
+    model_file: ModelFile,
+    log_file: Annotated[
+        Path,
+        typer.Argument(metavar="NEWLOG", help="New events, or old and new ones: a log, or a server's EVENTS.sqlite."),
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="MODEL2", help="Where the grown model is written.")],
+    epochs: Annotated[
+        int | None, typer.Option(min=1, help="Passes over the new events and the replayed ones.", show_default="5")
+    ] = None,
+    replay: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of the old events that are trained on again.")
+    ] = 0.3,
+    learning_rate: Annotated[
+        float | None, typer.Option(help="Peak of AdamW's rate.", show_default="half of the first training's")
+    ] = None,
+    retire: Annotated[str, typer.Option(metavar="ID,ID,...", help="Items that are never to be named again.")] = "",
+    user_column: UserColumn = None,
+    item_column: ItemColumn = None,
+    rating_column: RatingColumn = None,
+    time_column: TimeColumn = None,
+    header: Header = None,
+    device: Device = "auto",
+    threads: Threads = None,
+    quiet: Quiet = False,
+) -> None:
+    """Teach a model new events, users and items, and keep what it had learned.
+
+    Events that the model knows already are not counted again. The model file stays as it is.
+
+    \b
+    Examples:
+      corerec update movies.model tuesday.csv -o movies2.model
+      corerec update movies.model movies.model.events.sqlite -o movies.model
+    """
+    from corerec.engines.bert4rec import Bert4Rec
+
+    use_threads(threads)
+    check_writable(output, inputs=[log_file])
+    model = Bert4Rec.load(model_file, device=device, verbose=not quiet)
+    had_moments = model.fitted.moments is not None
+    log = read_log(log_file, user_column, item_column, rating_column, time_column, header, quiet).interactions()
+    report = model.fit_more_interactions(
+        log,
+        epochs=epochs,
+        replay=replay,
+        learning_rate=learning_rate,
+        retire=parse_ids(split_ids(retire), model.items),
+    )
+    model.save(output, training_state=had_moments)
+    if not quiet:
+        out.print(str(report), markup=False, soft_wrap=True)
+        out.print(
+            f"{output}: {len(model.users or ()):,} users, {len(model.items):,} items, {model.num_events:,} events, "
+            f"{file_size(output)}",
+            markup=False,
+            soft_wrap=True,
+        )
