@@ -1,19 +1,17 @@
-"""Interaction files as people have them (CSV, TSV, Parquet, plain text; gzipped or not), read through DuckDB.
+"""Interaction files as people have them -> checked columns: an EventTable, and from it Interactions.
 
-    ratings.csv, user_events.parquet, "user item" lines ...  ->  EventTable  ->  Interactions
+    ratings.csv, events.parquet, days/*.jsonl, log.sqlite, - ...  ->  EventTable  ->  Interactions
 
-Rows keep the order of the file. Ids of a text file become whole numbers where every one of them reads back the same
-("7", but not "007"), and stay text otherwise; those of a Parquet file keep their kind.
+CSV, TSV, plain text, JSON lines and RecBole's .inter (gzip and zstd, too), Parquet, DuckDB and SQLite, read by DuckDB.
+Rows keep the order of the files. Ids of a text file become whole numbers where every one of them is written as one
+("7" or "7.0", but not "007"), and stay text otherwise; those of other files keep their kind.
 """
 
 from __future__ import annotations
 
-import csv
-import gzip
-import re
-import zlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,32 +21,33 @@ import pandas as pd
 
 from corerec.data.ids import text_to_id
 from corerec.data.interactions import Interactions
+from corerec.data.layout import WITHOUT_HEADER, Columns, find_columns
+from corerec.data.sources import Source, TextFormat, open_source, quoted, run
+from corerec.data.times import time_column, time_in, time_unit, unit_of
 from corerec.data.vocabulary import Vocabulary
 from corerec.errors import DataError
 
-NO_COLUMN = "-"
-USUAL_NAMES = {  # in lower case and without what is neither letter nor digit, the likeliest first
-    "user": "userid user uid useridx userindex customerid customer visitorid reviewerid memberid clientid accountid "
-    "sessionid session",
-    "item": "itemid item iid itemidx itemindex movieid movie productid product parentasin asin sku trackid track "
-    "songid song artistid artist bookid isbn articleid businessid videoid gameid listingid",
-    "rating": "rating ratings stars overall score",
-    "time": "timestamp time datetime date eventtime createdat unixreviewtime ts",
-    "title": "title name itemtitle itemname movietitle moviename productname",
-}
-WITHOUT_HEADER = {2: ("user", "item"), 3: ("user", "item"), 4: ("user", "item", "rating", "time")}
-DELIMITERS = ("\t", ",", ";", "|", " ")
-LONGEST_LINE = 2**21  # bytes, DuckDB's own bound
+OLDEST_GUESSED = 6 * 10**8  # seconds: a column of whole numbers from 1989 on is taken for times where none was named
+WHOLE = r"regexp_full_match({0}, '(-?[1-9]\d*|0)(\.0+)?')"
+AS_PROGRAMS_WRITE = "(contains({0}, 'e+') AND CAST(TRY_CAST({0} AS DOUBLE) AS VARCHAR) = {0})"  # 1e+16
+WITHOUT_POINT = r"TRY_CAST(regexp_replace({0}, '\.0+$', '') AS BIGINT)"
+AS_WHOLE = f"coalesce({WITHOUT_POINT}, TRY_CAST(TRY_CAST({{0}} AS DOUBLE) AS BIGINT))"
 
 
 @dataclass(frozen=True)
-class Columns:
-    """Which column holds what: its name, or its place counted from "1"; None guesses, NO_COLUMN goes without."""
+class Filters:
+    """Which events of a log are read; those of the file first, those that count a user's events last."""
 
-    user: str | None = None
-    item: str | None = None
-    rating: str | None = None
-    time: str | None = None
+    where: str | None = None
+    """An SQL condition on the file's columns, such as "event = 'buy'"; without a header they are c1, c2 ..."""
+    since: Any = None
+    """Events from this time on: a date, or a number in the log's unit."""
+    until: Any = None
+    """Events before this time."""
+    min_events: int | None = None
+    """Leave out users with fewer events."""
+    max_events: int | None = None
+    """Leave out users with more events, such as bots."""
 
 
 @dataclass(frozen=True)
@@ -56,22 +55,28 @@ class EventTable:
     """The columns of a log, one row an event, in the order of the file.
 
     Attributes:
+        name: of the file, or of the files.
         events: columns "user", "item" and, where there are such, "rating" and "time".
         used: what each of them is called in the file.
         unused: the other columns of the file.
+        left_out: what the filters left out, in words.
+        day_first: whether 05/03/2023 is the fifth of March; None decides by the column.
     """
 
-    path: Path
+    name: str
     events: pd.DataFrame
     used: dict[str, str]
     unused: tuple[str, ...]
+    left_out: tuple[str, ...] = ()
+    day_first: bool | None = None
 
     def __str__(self) -> str:
         roles = ", ".join(f"{role} = {name}" for role, name in self.used.items())
         order = "" if "time" in self.used else "; no time column, so the order of the rows is the order of time"
         if self.unused and order:
             order += f" (not used: {', '.join(self.unused)})"
-        return f"{self.path.name}: {len(self.events):,} events, {roles}{order}"
+        kept = f" ({'; '.join(self.left_out)})" if self.left_out else ""
+        return f"{self.name}: {len(self.events):,} events{kept}, {roles}{order}"
 
     def interactions(self) -> Interactions:
         """The log in numbers, sorted stably by (user, time).
@@ -80,28 +85,61 @@ class EventTable:
             DataError: a missing id; a rating or a time that is missing or does not read as one.
         """
         events: Any = self.events
-        return Interactions.from_columns(events["user"], events["item"], events.get("rating"), events.get("time"))
+        return Interactions.from_columns(
+            events["user"], events["item"], events.get("rating"), events.get("time"), day_first=self.day_first
+        )
 
 
-def read_events(path: str | Path, columns: Columns | None = None, header: bool | None = None) -> EventTable:
-    """Read a log: rows of user, item and, where there are such columns, rating and time.
+def read_events(
+    paths: str | Path | Sequence[str | Path],
+    columns: Columns | None = None,
+    header: bool | None = None,
+    *,
+    delimiter: str | None = None,
+    quote: str | None = None,
+    query: str | None = None,
+    explode: bool = False,
+    day_first: bool | None = None,
+    where: str | None = None,
+    since: Any = None,
+    until: Any = None,
+    min_events: int | None = None,
+    max_events: int | None = None,
+) -> EventTable:
+    """Read a log of (user, item[, rating][, time]) rows.
 
     Args:
+        paths: a file, "-" for standard input, a folder or a glob of files of one kind, or several of these, which are
+            read one after another.
         columns: which column holds what. Without a header they are, in order, user, item, or, when there are four,
             user, item, rating, time.
         header: whether the first line of a text file names the columns; None looks whether it does.
+        delimiter, quote: how a text file is written; None looks at its first line.
+        query: a SELECT for a DuckDB or SQLite file, which may be left out where it holds one table.
+        explode: whether lists in a column are events one after another.
+        day_first: whether 05/03/2023 is the fifth of March; None decides by the column, and warns where it cannot.
+        where, since, until, min_events, max_events: see `Filters`.
     Raises:
         FileNotFoundError: there is no such file.
-        DataError: the file is empty or cannot be read as a table, or a column is not to be found.
+        DataError: the file is empty or cannot be read as a table, a column is not to be found, a guess makes no sense,
+            or the filters leave nothing.
     """
-    with duckdb.connect() as database:
+    filters = Filters(where, since, until, min_events, max_events)
+    with duckdb.connect() as database, ExitStack() as stack:
         wanted = vars(columns or Columns())
-        source = _open(database, Path(path), header, wanted.values())
-        found = _find(source, wanted, WITHOUT_HEADER.get(len(source.names), ()), needed=("user", "item"))
-        events = _read(database, source, found)
-        unused = [source.shown(place) for place in range(len(source.names)) if place not in found.values()]
-        used = {role: source.shown(place) for role, place in found.items()}
-        return EventTable(source.path, events, used, tuple(unused))
+        source = _open(database, stack, paths, TextFormat(header, delimiter, quote), wanted.values(), query)
+        guesses = WITHOUT_HEADER.get(len(source.names), ())
+        found = find_columns(source.name, source.names, source.has_header, wanted, ("user", "item"), guesses)
+        found = _without_a_false_clock(database, source, found, wanted["time"])
+        events = _read(database, source, found, filters.where, explode)
+        if not source.has_header:
+            _check_guesses(source, found, wanted, events)
+        unused = [
+            source.shown(at) for at in range(len(source.names)) if all(at not in places for places in found.values())
+        ]
+        used = {role: "+".join(map(source.shown, places)) for role, places in found.items()}
+        table = EventTable(source.name, events, used, tuple(unused), day_first=day_first)
+    return _filtered(table, filters)
 
 
 def read_titles(
@@ -112,11 +150,11 @@ def read_titles(
     Raises:
         FileNotFoundError, DataError: as `read_events`.
     """
-    with duckdb.connect() as database:
+    with duckdb.connect() as database, ExitStack() as stack:
         wanted = {"item": item_column, "title": title_column}
-        source = _open(database, Path(path), header, wanted.values())
-        found = _find(source, wanted, ("item", "title"), needed=("item", "title"))
-        titled = _read(database, source, found).dropna()
+        source = _open(database, stack, path, TextFormat(header), wanted.values(), None)
+        found = find_columns(source.name, source.names, source.has_header, wanted, ("item", "title"), ("item", "title"))
+        titled = _read(database, source, found, None, False).dropna()
         return dict(zip(titled["item"].astype(str), titled["title"].astype(str), strict=True))
 
 
@@ -135,193 +173,183 @@ def ids_like(texts: Iterable[Any], known: Vocabulary) -> list[Any]:
     return [an_id if an_id in known else by_text.get(str(an_id), an_id) for an_id in given]
 
 
-# ------------------------------------------------------------------------------------------------------- files
-
-
-@dataclass(frozen=True)
-class _Source:
-    """A file that DuckDB can read: `sql` is its table, `parameters` go with it."""
-
-    path: Path
-    sql: str
-    parameters: list[Any]
-    names: list[str]
-    fields: list[str]
-    """The SQL name of each column."""
-    texts: set[int]
-    """Columns that are text on purpose, not for want of types."""
-    has_header: bool
-    is_typed: bool
-
-    def shown(self, column: int) -> str:
-        return self.names[column] if self.has_header else f"column {self.names[column]}"
+# ------------------------------------------------------------------------------------------------------- reading
 
 
 def _open(
-    database: duckdb.DuckDBPyConnection, path: Path, header: bool | None, wanted: Iterable[str | None]
-) -> _Source:
-    if not path.exists():
-        raise FileNotFoundError(f"there is no file {path}")
-    if path.is_dir():
-        raise DataError(f"{path} is a folder; name a file in it")
-    with path.open("rb") as file:
-        start = file.read(4)
-    if not start:
-        raise DataError(f"{path} is empty")
+    database: duckdb.DuckDBPyConnection,
+    stack: ExitStack,
+    paths: str | Path | Sequence[str | Path],
+    text: TextFormat,
+    wanted: Iterable[str | None],
+    query: str | None,
+) -> Source:
     database.execute("SET enable_progress_bar = false")
     database.execute("SET preserve_insertion_order = true")
-    if start == b"PAR1":
-        return _open_parquet(database, path)
-    return _open_text(path, header, is_gzip=start[:2] == b"\x1f\x8b", wanted=set(wanted))
+    return open_source(database, stack, paths, text, wanted, query)
 
 
-def _open_parquet(database: duckdb.DuckDBPyConnection, path: Path) -> _Source:
-    sql, parameters = "read_parquet(?)", [_literally(path)]
-    described = _execute(database, path, f"DESCRIBE SELECT * FROM {sql}", parameters).fetchall()
-    names, types = [row[0] for row in described], [row[1] for row in described]
-    fields = ['"' + name.replace('"', '""') + '"' for name in names]
-    texts = {place for place, kind in enumerate(types) if kind == "VARCHAR"}
-    return _Source(path, sql, parameters, names, fields, texts, has_header=True, is_typed=True)
-
-
-def _open_text(path: Path, header: bool | None, is_gzip: bool, wanted: set[str | None]) -> _Source:
-    first, blank_lines = _first_line(path, is_gzip)
-    usual = "," if ".csv" in path.suffixes else "\t"
-    delimiter = next((sign for sign in (usual, *DELIMITERS) if sign in first), usual)
-    quote = "" if delimiter == " " else '"'
-    try:
-        row = next(csv.reader([first], delimiter=delimiter)) if quote else first.split(delimiter)
-    except csv.Error as error:
-        raise DataError(f"{path} cannot be read as a table: its first line has a {error}") from None
-    cells = [cell.strip() for cell in row]
-    if header is None:
-        header = _names_columns(cells, wanted, is_csv=bool({".csv", ".tsv"} & set(path.suffixes)))
-    fields = [f"c{place}" for place in range(1, len(cells) + 1)]
-    names = cells if header else [str(place) for place in range(1, len(cells) + 1)]
-    struct = ", ".join(f"'{field}': 'VARCHAR'" for field in fields)
-    # Nothing is left to DuckDB's sniffer: it would make 7 of an id "007".
-    sql = (
-        f"read_csv(?, delim = ?, quote = ?, escape = ?, skip = ?, compression = ?, columns = {{{struct}}}, "
-        "auto_detect = false, header = false)"
-    )
-    compression = "gzip" if is_gzip else "none"
-    parameters = [_literally(path), delimiter, quote, quote, blank_lines + header, compression]
-    return _Source(path, sql, parameters, names, fields, set(), has_header=header, is_typed=False)
-
-
-def _first_line(path: Path, is_gzip: bool) -> tuple[str, int]:
-    """The first line that is not blank, and how many are before it."""
-    try:
-        with gzip.open(path, "rb") if is_gzip else path.open("rb") as file:
-            blank_lines = 0
-            while line := file.readline(LONGEST_LINE):
-                if b"\0" in line:
-                    raise DataError(f"{path} is neither text nor Parquet: name a CSV, TSV, Parquet or text file")
-                if text := line.decode("utf-8-sig", errors="replace").strip("\r\n"):
-                    return text, blank_lines
-                blank_lines += 1
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise DataError(f"{path} is a damaged gzip file ({error}); copy it again") from None
-    raise DataError(f"{path} has no rows")
-
-
-def _names_columns(cells: Sequence[str], wanted: set[str | None], is_csv: bool) -> bool:
-    """Does a first line name columns? A line with a number in it does not; else it must look like names somehow."""
-    if wanted & set(cells):
-        return True
-    if any(re.fullmatch(r"[-+]?\d+([.,]\d+)?", cell) for cell in cells):
-        return False
-    usual = {name for names in USUAL_NAMES.values() for name in names.split()}
-    return is_csv or any(_plain(cell) in usual for cell in cells)
-
-
-def _find(
-    source: _Source, wanted: dict[str, str | None], without_header: Sequence[str], needed: Sequence[str]
-) -> dict[str, int]:
-    """Role -> the place, from 0, of its column; roles without one are left out.
-
-    Args:
-        without_header: the roles of the columns, in order, of a file that names none.
-        needed: roles that must be found.
-    """
-    names, found = source.names, {}
-    if len(names) < len(needed):
-        raise DataError(f"{source.path} has one column only ({names[0]}); it needs one for each {' and '.join(needed)}")
-    for role, name in wanted.items():
-        if name in names:
-            found[role] = names.index(name)
-        elif name is not None and name.isdigit() and 1 <= int(name) <= len(names):
-            found[role] = int(name) - 1
-        elif name not in (None, NO_COLUMN):
-            raise DataError(f"{source.path} has no column {name!r}; its columns are {_listed(names)}")
-        elif name is None and source.has_header:
-            plain = [_plain(column) for column in names]
-            found |= next(({role: plain.index(usual)} for usual in USUAL_NAMES[role].split() if usual in plain), {})
-        elif name is None and role in without_header[: len(names)]:
-            found[role] = without_header.index(role)
-        if role in needed and role not in found:
-            raise DataError(
-                f"cannot tell which column of {source.path} holds the {role}s; its columns are {_listed(names)}: "
-                f"name one with --{role}-column"
-            )
-    return found
-
-
-def _read(database: duckdb.DuckDBPyConnection, source: _Source, found: dict[str, int]) -> pd.DataFrame:
+def _read(
+    database: duckdb.DuckDBPyConnection,
+    source: Source,
+    found: dict[str, tuple[int, ...]],
+    where: str | None,
+    explode: bool,
+) -> pd.DataFrame:
     """The columns found, named by their roles and in their best types."""
-    raw = {
-        role: f"CAST({source.fields[place]} AS VARCHAR)" if role in ("user", "item", "title") else source.fields[place]
-        for role, place in found.items()
-    }
-    chosen = ", ".join(f'{field} AS "{role}"' for role, field in raw.items())
-    query = f"CREATE TEMP TABLE events AS SELECT {chosen} FROM {source.sql}"
-    _execute(database, source.path, query, source.parameters)
-    tested = {  # role -> the types to try, in this order
-        role: [] if role == "title" or place in source.texts else ["BIGINT"]
-        for role, place in found.items()
-        if role in ("user", "item", "title")
-    }
-    if not source.is_typed:
-        tested |= {role: ["BIGINT", "DOUBLE"] for role in ("rating", "time") if role in found}
-    tests = {(role, kind): _all_are(role, kind) for role, kinds in tested.items() for kind in kinds}
-    answers = database.execute(f"SELECT count(*), {', '.join(tests.values()) or 'NULL'} FROM events").fetchone()
-    assert answers is not None
-    if answers[0] == 0:
-        raise DataError(f"{source.path} has no rows" + (" below its header" if source.has_header else ""))
-    fits = [key for key, fit in zip(tests, answers[1:], strict=False) if fit]
-    kinds = {role: next((kind for named, kind in fits if named == role), None) for role in found}
-    casts = (f'CAST("{role}" AS {kind}) AS "{role}"' if kind else f'"{role}"' for role, kind in kinds.items())
-    return database.execute(f"SELECT {', '.join(casts)} FROM events").df()
+    table, fields = source.sql, source.fields
+    if where is not None:
+        table, fields = _narrowed(database, source, where)
+    raw = {role: _expression(source, fields, role, places, explode) for role, places in found.items()}
+    chosen = ", ".join(f'{expression} AS "{role}"' for role, expression in raw.items())
+    if source.is_text:
+        run(database, source.name, f"CREATE TEMP TABLE events AS SELECT {chosen} FROM {table}", source.parameters)
+        chosen, table, parameters = _typed(database, found), "events", []
+    else:
+        parameters = source.parameters
+    events = run(database, source.name, f"SELECT {chosen} FROM {table}", parameters).df()
+    if not len(events):
+        why = f" where {where}" if where is not None else " below its header" if source.has_header else ""
+        raise DataError(f"{source.name} has no rows{why}")
+    return events
 
 
-def _all_are(role: str, kind: str) -> str:
-    """SQL: does every value that is there read as this type? A whole number has to read back as it was written."""
-    cast = f'TRY_CAST("{role}" AS {kind})'
-    test = f'CAST({cast} AS VARCHAR) = "{role}"' if kind == "BIGINT" else f"{cast} = {cast}"
-    return f'bool_and(coalesce({test}, "{role}" IS NULL))'
+def _typed(database: duckdb.DuckDBPyConnection, found: dict[str, tuple[int, ...]]) -> str:
+    """SQL that reads the text columns of `events` as the numbers that they all write, or as text."""
+    tests, casts = {}, {}
+    for role in found:
+        field = quoted(role)
+        if role != "title":
+            whole = (
+                f"({WHOLE.format(field)} OR {AS_PROGRAMS_WRITE.format(field)}) AND {AS_WHOLE.format(field)} IS NOT NULL"
+            )
+            tests[role, AS_WHOLE.format(field)] = f"bool_and({whole} OR {field} IS NULL)"
+        if role in ("rating", "time"):
+            number = f"TRY_CAST({field} AS DOUBLE)"
+            tests[role, number] = f"bool_and({number} IS NOT NULL OR {field} IS NULL)"
+    answers: Any = database.execute(f"SELECT {', '.join(tests.values())} FROM events").fetchone()
+    for (role, cast), holds in zip(tests, answers, strict=True):
+        if holds:
+            casts.setdefault(role, cast)
+    return ", ".join(f"{casts.get(role, quoted(role))} AS {quoted(role)}" for role in found)
 
 
-def _execute(
-    database: duckdb.DuckDBPyConnection, path: Path, query: str, parameters: list[Any]
-) -> duckdb.DuckDBPyConnection:
-    try:
-        return database.execute(query, parameters)
-    except duckdb.Error as error:
-        # DuckDB goes on with its own options, which are of no use here.
-        said = str(error).split("\nPossible")[0].split("\n\n")[0].split("\n  file =")[0]
-        hint = "; save it as UTF-8 first: iconv -f latin1 -t utf-8" if "utf-8" in said.lower() else ""
-        raise DataError(f"{path} cannot be read as a table: {' | '.join(said.splitlines())}{hint}") from None
+def _expression(source: Source, fields: list[str], role: str, places: tuple[int, ...], explode: bool) -> str:
+    """SQL that reads the column of a role in a type that pandas holds exactly."""
+    if len(places) == 2:
+        return f"CAST({fields[places[0]]} AS VARCHAR) || ' ' || CAST({fields[places[1]]} AS VARCHAR)"
+    field, kind, shown = fields[places[0]], source.types[places[0]], source.shown(places[0])
+    if kind.endswith("]"):
+        if not explode:
+            raise DataError(
+                f"{source.name}: {shown} holds lists ({kind}); to take each as events one after another, say explode "
+                "(--explode)"
+            )
+        field, kind = f"unnest({field})", kind[: kind.rindex("[")]
+    base = kind.split("(")[0]
+    if base in ("STRUCT", "MAP", "UNION") or kind.endswith("]"):
+        raise DataError(
+            f"{source.name}: {shown} is a {base.lower()} ({kind[:80]}), not one {role}; name another column"
+        )
+    if base == "BLOB":
+        return f"decode({field})"
+    if base == "JSON":
+        return f"{field} ->> '$'"
+    if base == "DECIMAL":
+        scale = int(kind.rstrip(")").split(",")[1])
+        return f"CAST({field} AS {'BIGINT' if scale == 0 else 'DOUBLE'})"
+    if base == "TIMESTAMP WITH TIME ZONE":
+        return f"make_timestamp(epoch_us({field}))"
+    if role in ("user", "item", "title") and base.startswith(
+        ("DATE", "TIME", "UUID", "HUGEINT", "UHUGEINT", "INTERVAL")
+    ):
+        return f"CAST({field} AS VARCHAR)"
+    return field
 
 
-def _literally(path: Path) -> str:
-    """The path with DuckDB's wildcards made plain characters."""
-    return re.sub(r"([*?\[])", r"[\1]", str(path))
+def _narrowed(database: duckdb.DuckDBPyConnection, source: Source, where: str) -> tuple[str, list[str]]:
+    """The table with the condition on it. Columns of a text file are compared as numbers where all are numbers."""
+    if not source.is_text:
+        return f"(SELECT * FROM {source.sql} WHERE ({where}))", source.fields
+    raw = [f'{field} AS "_{place}"' for place, field in enumerate(source.fields)]
+    names = source.names if source.has_header else source.fields
+    named = [(name, field) for name, field in zip(names, source.fields, strict=True) if name.lower() in where.lower()]
+    if named:
+        tests = ", ".join(f"bool_and(TRY_CAST({f} AS DOUBLE) IS NOT NULL OR {f} IS NULL)" for _, f in named)
+        numeric: Any = run(database, source.name, f"SELECT {tests} FROM {source.sql}", source.parameters).fetchone()
+        for (name, field), is_number in zip(named, numeric, strict=True):
+            raw.append(f"{f'CAST({field} AS DOUBLE)' if is_number else field} AS {quoted(name)}")
+    table = f"(SELECT * FROM (SELECT {', '.join(raw)} FROM {source.sql}) WHERE ({where}))"
+    return table, [f'"_{place}"' for place in range(len(source.fields))]
 
 
-def _plain(name: str) -> str:
-    """ "User-ID" and RecBole's "user_id:token" -> "userid"."""
-    return re.sub(r"[^a-z0-9]", "", name.split(":")[0].lower())
+# ------------------------------------------------------------------------------------------------------- guesses
 
 
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
+def _without_a_false_clock(
+    database: duckdb.DuckDBPyConnection, source: Source, found: dict[str, tuple[int, ...]], asked: str | None
+) -> dict[str, tuple[int, ...]]:
+    """A guessed pair of date and time of day, unless the second holds no times of day: then it, alone."""
+    places = found.get("time", ())
+    if asked is not None or len(places) < 2:
+        return found
+    clock = f"CAST({source.fields[places[1]]} AS VARCHAR)"
+    query = f"SELECT {clock} FROM {source.sql} WHERE {clock} IS NOT NULL LIMIT 1"
+    value = run(database, source.name, query, source.parameters).fetchone()
+    return found if value and ":" in value[0][:3] else found | {"time": places[1:]}
+
+
+def _check_guesses(
+    source: Source, found: dict[str, tuple[int, ...]], wanted: dict[str, str | None], events: pd.DataFrame
+) -> None:
+    """Raises:
+    DataError: a file without a header was guessed at, and times stand where ids or ratings should.
+    """
+    for role in ("user", "item", "rating"):
+        if role in found and wanted[role] is None and _look_like_times(events[role]):
+            raise DataError(
+                f"{source.name} has no header, and {source.shown(found[role][0])}, where the {role}s are expected, "
+                f"looks like times ({events[role].iloc[0]}): say which column holds what, such as --user-column 1 "
+                "--item-column 2 --time-column 3"
+            )
+
+
+def _look_like_times(column: Any) -> bool:
+    if pd.api.types.is_integer_dtype(column.dtype):
+        unit = unit_of(column.min())
+        return unit is not None and unit == unit_of(column.max()) and column.min() >= OLDEST_GUESSED
+    if pd.api.types.is_numeric_dtype(column.dtype):
+        return False
+    return bool(column.head(100).astype(str).str.fullmatch(r"\d{4}-\d\d-\d\d([T ].*)?").all())
+
+
+# ------------------------------------------------------------------------------------------------------- filters
+
+
+def _filtered(table: EventTable, filters: Filters) -> EventTable:
+    events: Any = table.events
+    said: list[str] = []
+    if filters.where is not None:
+        said.append(f"where {filters.where}")
+    if filters.since is not None or filters.until is not None:
+        if "time" not in events:
+            raise DataError(f"{table.name} has no times, so it has none since or until one; name its column of times")
+        times = time_column(events["time"], table.day_first)
+        unit, kept = time_unit(times), np.ones(len(times), bool)
+        if filters.since is not None:
+            kept &= times >= time_in(unit, filters.since)
+            said.append(f"since {filters.since}")
+        if filters.until is not None:
+            kept &= times < time_in(unit, filters.until)
+            said.append(f"until {filters.until}")
+        events = events.assign(time=times)[kept].reset_index(drop=True)
+    if filters.min_events is not None or filters.max_events is not None:
+        users, distinct = pd.factorize(events["user"], use_na_sentinel=False)
+        counts = np.bincount(users, minlength=len(distinct))
+        kept_users = (counts >= (filters.min_events or 0)) & (counts <= (filters.max_events or counts.max(initial=0)))
+        events = events[kept_users[users]].reset_index(drop=True)
+        bounds = f"{filters.min_events or 1:,} to {filters.max_events or 'any number of'} events"
+        said.append(f"{(~kept_users).sum():,} of {len(distinct):,} users left out, not of {bounds}")
+    if not len(events):
+        raise DataError(f"no event of {table.name} is left ({'; '.join(said)})")
+    return replace(table, events=events, left_out=tuple(said))

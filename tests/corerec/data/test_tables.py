@@ -4,7 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from corerec.data.tables import NO_COLUMN, Columns, ids_like, read_events, read_titles
+from corerec.data.layout import NO_COLUMN, Columns
+from corerec.data.tables import ids_like, read_events, read_titles
 from corerec.data.vocabulary import Vocabulary
 from corerec.errors import DataError
 
@@ -161,7 +162,8 @@ def test_wildcards_in_a_path_are_plain_characters(tmp_path):
         ("log.csv", "", "is empty"),
         ("log.csv", "\n\n", "has no rows"),
         ("log.csv", "user,item\n", "no rows below its header"),
-        ("log.csv", "who,what\na,b\n", "columns are who, what: name one with --user-column"),
+        ("log.csv", "who,what\na,b\n", "whether the first line of .* names its columns: say --header or --no-header"),
+        ("log.csv", "who,what,when\na,b,1\n", "columns are who, what, when: name one with --user-column"),
         ("log.csv", "user,what\na,b\n", "columns are user, what: name one with --item-column"),
         ("log.txt", "1\n2\n", "one column only"),
         ("log.txt", "1 2\n1 2 3\n", "Line: 2"),

@@ -1,0 +1,338 @@
+"""Where a log comes from: files of any kind, folders, globs, standard input, databases -> tables that DuckDB reads.
+
+What cannot be read twice (standard input, a pipe) is written to a temporary file first.
+"""
+
+from __future__ import annotations
+
+import csv
+import glob
+import gzip
+import re
+import shutil
+import sqlite3
+import stat
+import sys
+import tempfile
+import zlib
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pandas as pd
+
+from corerec.data.layout import has_header
+from corerec.errors import DataError
+
+STDIN = "-"
+DELIMITERS = ("::", "\t", ",", ";", "|", " ")
+LONGEST_LINE = 2**21  # bytes, DuckDB's own bound
+LINES_LOOKED_AT = 50
+MAGIC = {b"PAR1": "parquet", b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"SQLite format 3\0": "sqlite"}
+
+
+@dataclass(frozen=True)
+class TextFormat:
+    """How a text file is written; None looks at its first lines."""
+
+    header: bool | None = None
+    """Whether the first line names the columns."""
+    delimiter: str | None = None
+    """What stands between two cells: up to four characters."""
+    quote: str | None = None
+    """What stands around a cell that holds a delimiter; "" for nothing."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A table that DuckDB can read: `SELECT ... FROM sql`, with the parameters."""
+
+    name: str
+    sql: str
+    parameters: list[Any]
+    names: list[str]
+    fields: list[str]
+    """The SQL name of each column."""
+    types: list[str]
+    """DuckDB's type of each column."""
+    has_header: bool
+    is_text: bool
+    """All columns are VARCHAR for want of types."""
+
+    def shown(self, column: int) -> str:
+        return self.names[column] if self.has_header else f"column {self.names[column]}"
+
+
+def open_source(
+    database: duckdb.DuckDBPyConnection,
+    stack: ExitStack,
+    paths: str | Path | Sequence[str | Path],
+    text: TextFormat,
+    wanted: Iterable[str | None],
+    query: str | None = None,
+) -> Source:
+    """Look at what is to be read, and say how DuckDB reads it.
+
+    Args:
+        stack: what closes temporary files once all is read.
+        wanted: names of columns that were asked for; where they stand in the first line, it is a header.
+        query: the SELECT that reads a database file.
+    Raises:
+        FileNotFoundError: there is no such file.
+        DataError: a file is empty or cannot be read as a table, or several are not of one kind.
+    """
+    files = _files([paths] if isinstance(paths, str | Path) else list(paths), stack)
+    name = files[0].name if len(files) == 1 else f"{len(files)} files ({files[0].name} ... {files[-1].name})"
+    kinds = {file: _kind(file) for file in files}
+    kind = kinds[files[0]]
+    odd = next((file for file in files if kinds[file] != kind), None)
+    if odd is not None:
+        raise DataError(f"{files[0]} is {kind} and {odd} is {kinds[odd]}: read files of one kind together")
+    if kind in ("sqlite", "duckdb"):
+        if len(files) > 1:
+            raise DataError("one database can be read at a time")
+        return _open_database(database, files[0], kind, query)
+    if query is not None:
+        raise DataError(f"{files[0]} is no database (DuckDB or SQLite), which a query reads; filter its rows instead")
+    if kind == "parquet":
+        return _described(database, name, "read_parquet(?, union_by_name = true)", [list(map(literally, files))])
+    first, blank_lines = _first_lines(database, files[0], kind)
+    if first[0].lstrip().startswith(("{", "[{")):
+        sql = "read_json(?, maximum_object_size = 67108864, sample_size = -1, union_by_name = true, compression = ?)"
+        compression = {"text": "none"}.get(kind, kind)
+        return _described(database, name, sql, [list(map(literally, files)), compression])
+    return _open_text(database, name, files, kind, first, blank_lines, text, set(wanted))
+
+
+def literally(path: Path) -> str:
+    """The path with DuckDB's wildcards made plain characters."""
+    return re.sub(r"([*?\[])", r"[\1]", str(path))
+
+
+def quoted(name: str) -> str:
+    """A name as SQL writes it."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def run(
+    database: duckdb.DuckDBPyConnection, name: str | Path, query: str, parameters: list[Any]
+) -> duckdb.DuckDBPyConnection:
+    """Raises:
+    DataError: DuckDB cannot do it.
+    """
+    try:
+        return database.execute(query, parameters)
+    except duckdb.Error as error:
+        # DuckDB goes on with its own options, which are of no use here.
+        said = str(error).split("\nPossible")[0].split("\n\n")[0].split("\n  file =")[0]
+        hint = "; save it as UTF-8 first: iconv -f latin1 -t utf-8" if "utf-8" in said.lower() else ""
+        raise DataError(f"{name} cannot be read as a table: {' | '.join(said.splitlines())}{hint}") from None
+
+
+# --------------------------------------------------------------------------------------------------------- files
+
+
+def _files(paths: list[str | Path], stack: ExitStack) -> list[Path]:
+    """Folders and globs as the files in them, sorted by name; pipes as temporary files."""
+    found: list[Path] = []
+    for given in paths:
+        path = Path(given)
+        if str(given) == STDIN:
+            found.append(_spooled(sys.stdin.buffer, "standard input", stack))
+        elif path.is_dir():
+            inside = sorted(file for file in path.rglob("*") if file.is_file() and not _is_hidden(file, path))
+            if not inside:
+                raise DataError(f"{path} is a folder without files; name a file, or a folder of files")
+            found += inside
+        elif path.exists():
+            is_file = stat.S_ISREG(path.stat().st_mode)
+            if is_file:
+                found.append(path)
+            else:
+                with path.open("rb") as pipe:
+                    found.append(_spooled(pipe, path.name, stack))
+        else:
+            inside = sorted(Path(file) for file in glob.glob(str(given), recursive=True) if Path(file).is_file())
+            if not inside:
+                raise FileNotFoundError(f"there is no file {path}")
+            found += inside
+    if not found:
+        raise DataError("no file was named")
+    return found
+
+
+def _is_hidden(file: Path, folder: Path) -> bool:
+    """Such as Spark's _SUCCESS and .part-0.crc."""
+    return any(part.startswith((".", "_")) for part in file.relative_to(folder).parts)
+
+
+def _spooled(pipe: Any, name: str, stack: ExitStack) -> Path:
+    folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="corerec-")))
+    copy = folder / name
+    with copy.open("wb") as file:
+        shutil.copyfileobj(pipe, file, 2**20)
+    return copy
+
+
+def _kind(path: Path) -> str:
+    with path.open("rb") as file:
+        start = file.read(16)
+    if not start:
+        raise DataError(f"{path} is empty")
+    if start[8:12] == b"DUCK":
+        return "duckdb"
+    return next((kind for magic, kind in MAGIC.items() if start.startswith(magic)), "text")
+
+
+def _described(database: duckdb.DuckDBPyConnection, name: str, sql: str, parameters: list[Any]) -> Source:
+    rows = run(database, name, f"DESCRIBE SELECT * FROM {sql}", parameters).fetchall()
+    names, types = [row[0] for row in rows], [row[1] for row in rows]
+    return Source(name, sql, parameters, names, list(map(quoted, names)), types, has_header=True, is_text=False)
+
+
+# ----------------------------------------------------------------------------------------------------- databases
+
+
+def _open_database(database: duckdb.DuckDBPyConnection, path: Path, kind: str, query: str | None) -> Source:
+    if kind == "duckdb":
+        run(database, path, f"ATTACH '{str(path).replace(chr(39), chr(39) * 2)}' AS source (READ_ONLY)", [])
+        tables = run(
+            database, path, "SELECT table_name FROM duckdb_tables() WHERE database_name = 'source' ORDER BY 1", []
+        ).fetchall()
+        query = query or f"SELECT * FROM {_only_table(path, tables)}"
+        run(database, path, "USE source", [])
+        return _described(database, path.name, f"({query.rstrip().rstrip(';')})", [])
+    try:
+        with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as connection:
+            tables = connection.execute(
+                "SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite_%' ORDER BY 1"
+            ).fetchall()
+            cursor = connection.execute(query or f"SELECT * FROM {_only_table(path, tables)}")
+            names = [column[0] for column in cursor.description]
+            rows = cursor.fetchall()
+    except sqlite3.Error as error:
+        raise DataError(f"{path} cannot be read as a table: {error}") from None
+    if not rows:
+        raise DataError(f"{path} has no rows for that query")
+    frame = pd.DataFrame({name: _uniform(column) for name, column in zip(names, zip(*rows, strict=True), strict=True)})
+    database.register("sqlite_rows", frame)
+    return _described(database, path.name, "sqlite_rows", [])
+
+
+def _uniform(column: Sequence[Any]) -> pd.Series:
+    """A column of SQLite, whose cells have a type each, as one of one type: text where they differ."""
+    types = set(map(type, column)) - {type(None)}
+    if types <= {int} or types <= {int, float}:
+        return pd.Series(column, dtype="Int64" if types <= {int} else "float64")
+    return pd.Series([None if value is None else str(value) for value in column], dtype=object)
+
+
+def _only_table(path: Path, tables: list[Any]) -> str:
+    if len(tables) != 1:
+        listed = ", ".join(name for (name,) in tables) or "none"
+        raise DataError(f'{path} has the tables {listed}; say what to read, such as --query "SELECT * FROM events"')
+    return quoted(tables[0][0])
+
+
+# ---------------------------------------------------------------------------------------------------------- text
+
+
+def _open_text(
+    database: duckdb.DuckDBPyConnection,
+    name: str,
+    files: list[Path],
+    kind: str,
+    lines: list[str],
+    blank_lines: int,
+    text: TextFormat,
+    wanted: set[str | None],
+) -> Source:
+    path = files[0]
+    suffixes = {suffix.lower() for suffix in path.suffixes}
+    usual = "," if ".csv" in suffixes else "\t"
+    first = lines[0]
+    delimiter = text.delimiter or next((sign for sign in (usual, *DELIMITERS) if sign in first), usual)
+    delimiter = delimiter.replace("\\t", "\t")
+    quote = ("" if delimiter in (" ", "::") else '"') if text.quote is None else text.quote
+    rows = [_cells(path, line, delimiter, quote) for line in lines]
+    header = text.header
+    if header is None:
+        header = has_header(path, rows, wanted, is_csv=bool({".csv", ".tsv"} & suffixes))
+    cells = rows[0]
+    fields = [f"c{place}" for place in range(1, len(cells) + 1)]
+    names = cells if header else [str(place) for place in range(1, len(cells) + 1)]
+    struct = ", ".join(f"'{field}': 'VARCHAR'" for field in fields)
+    skips = [blank_lines + header]
+    for other in files[1:]:
+        more, blank = _first_lines(database, other, kind)
+        if header and _cells(other, more[0], delimiter, quote) != cells:
+            raise DataError(f"{other} begins with other columns than {path}: {more[0][:200]}")
+        skips.append(blank + header)
+    # Nothing is left to DuckDB's sniffer: it would make 7 of an id "007".
+    options = (
+        f"delim = ?, quote = ?, escape = ?, skip = ?, compression = ?, columns = {{{struct}}}, "
+        "auto_detect = false, header = false"
+    )
+    compression = {"text": "none"}.get(kind, kind)
+    parts, parameters = [], []
+    for skip, group in groupby(zip(skips, files, strict=True), key=lambda pair: pair[0]):
+        parts.append(f"SELECT * FROM read_csv(?, {options})")
+        parameters += [[literally(file) for _, file in group], delimiter, quote, quote, skip, compression]
+    sql = f"({' UNION ALL '.join(parts)})"
+    types = ["VARCHAR"] * len(cells)
+    return Source(name, sql, parameters, names, fields, types, has_header=header, is_text=True)
+
+
+def _cells(path: Path, line: str, delimiter: str, quote: str) -> list[str]:
+    if not quote or len(delimiter) > 1:
+        row = line.split(delimiter)
+    else:
+        try:
+            row = next(csv.reader([line], delimiter=delimiter, quotechar=quote))
+        except csv.Error as error:
+            raise DataError(f"{path} cannot be read as a table: its first line has a {error}") from None
+    return [cell.strip() for cell in row]
+
+
+def _first_lines(database: duckdb.DuckDBPyConnection, path: Path, kind: str) -> tuple[list[str], int]:
+    """The first lines that are not blank, and how many blank ones are before them."""
+    lines: list[str] = []
+    blank_lines = 0
+    for line in _lines(database, path, kind):
+        if "\0" in line:
+            raise DataError(f"{path} is neither text nor Parquet: name a CSV, TSV, Parquet, JSON or text file")
+        if text := line.strip("\r\n"):
+            lines.append(text)
+            if len(lines) == LINES_LOOKED_AT:
+                break
+        elif not lines:
+            blank_lines += 1
+    if not lines:
+        raise DataError(f"{path} has no rows")
+    return lines, blank_lines
+
+
+def _lines(database: duckdb.DuckDBPyConnection, path: Path, kind: str) -> Iterable[str]:
+    if kind == "zstd":
+        with tempfile.TemporaryDirectory(prefix="corerec-") as folder:
+            start = Path(folder, "start")
+            query = (
+                "COPY (SELECT * FROM read_csv(?, columns = {'line': 'VARCHAR'}, delim = '\x1f', quote = '', "
+                f"escape = '', header = false, auto_detect = false, compression = 'zstd') LIMIT {2 * LINES_LOOKED_AT}) "
+                f"TO '{start}' (HEADER false, QUOTE '', ESCAPE '', DELIMITER '\x1f')"
+            )
+            run(database, path, query, [literally(path)])
+            yield from start.read_text("utf-8-sig").split("\n")
+        return
+    try:
+        with gzip.open(path, "rb") if kind == "gzip" else path.open("rb") as file:
+            encoding = "utf-8-sig"
+            while line := file.readline(LONGEST_LINE):
+                yield line.decode(encoding, errors="replace")
+                encoding = "utf-8"
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise DataError(f"{path} is a damaged gzip file ({error}); copy it again") from None
