@@ -12,16 +12,13 @@ from rich.markup import escape
 from corerec.cli.console import out, say
 from corerec.cli.options import (
     Device,
-    Header,
-    ItemColumn,
     LogFile,
+    LogOptions,
     ModelFile,
     Quiet,
-    RatingColumn,
     Threads,
-    TimeColumn,
-    UserColumn,
     read_log,
+    takes_a_log,
     use_threads,
 )
 from corerec.files import atomic_file, check_writable
@@ -45,6 +42,7 @@ class SeenItems(StrEnum):
     both = "both"
 
 
+@takes_a_log
 def evaluate(
     model_file: ModelFile,
     log_file: LogFile,
@@ -69,14 +67,10 @@ def evaluate(
     json_file: Annotated[
         str | None, typer.Option("--json", metavar="FILE", help="Write the figures there; - is stdout.")
     ] = None,
-    user_column: UserColumn = None,
-    item_column: ItemColumn = None,
-    rating_column: RatingColumn = None,
-    time_column: TimeColumn = None,
-    header: Header = None,
     device: Device = "auto",
     threads: Threads = None,
     quiet: Quiet = False,
+    log_options: LogOptions = LogOptions(),  # noqa: B008
 ) -> None:
     """Measure how well a model foresees each user's last event, over the whole catalogue.
 
@@ -102,7 +96,7 @@ def evaluate(
     if json_file not in (None, "-"):
         check_writable(json_file, inputs=[model_file, log_file])
     model = Bert4Rec.load(model_file, device=device)
-    log = read_log(log_file, user_column, item_column, rating_column, time_column, header, quiet).interactions()
+    log = read_log(log_file, log_options, quiet).interactions()
     number_of = np.concatenate([[0], model.items.encode(ids_like(log.items.ids.tolist(), model.items))])
 
     def known(store: SequenceStore) -> SequenceStore:

@@ -11,15 +11,12 @@ import typer
 from corerec.cli.console import file_size, out, say
 from corerec.cli.options import (
     Device,
-    Header,
-    ItemColumn,
-    LogFile,
+    LogFiles,
+    LogOptions,
     Quiet,
-    RatingColumn,
     Threads,
-    TimeColumn,
-    UserColumn,
     read_log,
+    takes_a_log,
     use_threads,
 )
 from corerec.files import check_writable
@@ -28,8 +25,9 @@ if TYPE_CHECKING:
     pass
 
 
+@takes_a_log
 def fit(
-    log_file: LogFile,
+    log_files: LogFiles,
     model_file: Annotated[Path, typer.Option("--output", "-o", metavar="MODEL", help="Where the model is written.")],
     holdout: Annotated[
         bool, typer.Option(help="Leave each user's last two events out, for `corerec evaluate` to ask about.")
@@ -59,14 +57,10 @@ def fit(
     checkpoint_every: Annotated[
         float, typer.Option(metavar="SECONDS", min=0, help="How often the checkpoint is written.")
     ] = 60.0,
-    user_column: UserColumn = None,
-    item_column: ItemColumn = None,
-    rating_column: RatingColumn = None,
-    time_column: TimeColumn = None,
-    header: Header = None,
     device: Device = "auto",
     threads: Threads = None,
     quiet: Quiet = False,
+    log_options: LogOptions = LogOptions(),  # noqa: B008
 ) -> None:
     """Train a model on a log of events and write it to one file.
 
@@ -76,13 +70,16 @@ def fit(
     Examples:
       corerec fit ratings.csv -o movies.model
       corerec fit clicks.parquet -o shop.model --holdout --item-column sku
+      corerec fit days/ -o shop.model --where "event = 'buy'" --since 2024-01-01 --max-events 5000
+      corerec fit shop.sqlite -o shop.model --query "SELECT user_id, sku AS item_id, at AS time FROM orders"
+      zcat clicks.csv.gz | corerec fit - -o shop.model
     """
     from corerec.data.interactions import Interactions
     from corerec.data.splitting import leave_one_out
     from corerec.engines.bert4rec import Bert4Rec
 
     use_threads(threads)
-    check_writable(model_file, inputs=[log_file])
+    check_writable(model_file, inputs=log_files)
     given = {
         "name": name,
         "epochs": epochs,
@@ -99,7 +96,7 @@ def fit(
     }
     settings: dict[str, Any] = {setting: value for setting, value in given.items() if value is not None}
     model = Bert4Rec(**settings, device=device, verbose=not quiet)
-    log = read_log(log_file, user_column, item_column, rating_column, time_column, header, quiet).interactions()
+    log = read_log(log_files, log_options, quiet).interactions()
     kept: dict[str, Any] = {"checkpoint": checkpoint, "checkpoint_every_s": checkpoint_every}
     started = time.perf_counter()
     if holdout:
@@ -120,5 +117,5 @@ def fit(
     if holdout:
         say(
             f"{log.sequences.num_events - model.num_events:,} events were left out: "
-            f"corerec evaluate {model_file} {log_file} asks about them"
+            f"corerec evaluate {model_file} {' '.join(map(str, log_files))} asks about them"
         )

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
@@ -14,40 +17,16 @@ from corerec.cli.console import say
 if TYPE_CHECKING:
     from corerec.data.tables import EventTable
 
-COLUMNS = "Columns of the file"
-LogFile = Annotated[Path, typer.Argument(metavar="LOG", help="CSV, TSV, Parquet or text; .gz too. One row an event.")]
+COLUMNS, EVENTS = "Columns of the file", "Which events"
+KINDS = "CSV, TSV, text, JSON lines (.gz, .zst), Parquet, DuckDB or SQLite"
+LogFile = Annotated[Path, typer.Argument(metavar="LOG", help=f"{KINDS}; a folder, a quoted glob, or - for stdin.")]
+LogFiles = Annotated[
+    list[Path], typer.Argument(metavar="LOG", help=f"{KINDS}; a folder or glob of such, or - for stdin.")
+]
 ModelFile = Annotated[Path, typer.Argument(metavar="MODEL", help="A file written by `corerec fit`.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but the result.")]
 Device = Annotated[str, typer.Option(help='"auto" takes a GPU where there is one; or such as "cpu", "cuda:1".')]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads; all cores when left out.")]
-UserColumn = Annotated[
-    str | None,
-    typer.Option(metavar="NAME", rich_help_panel=COLUMNS, help="Guessed from names such as user_id. Or its place: 1."),
-]
-ItemColumn = Annotated[
-    str | None, typer.Option(metavar="NAME", rich_help_panel=COLUMNS, help="Guessed: item_id, movieId, product_id ...")
-]
-RatingColumn = Annotated[
-    str | None, typer.Option(metavar="NAME", rich_help_panel=COLUMNS, help="Guessed: rating ... ; - goes without.")
-]
-TimeColumn = Annotated[
-    str | None,
-    typer.Option(
-        metavar="NAME",
-        rich_help_panel=COLUMNS,
-        help="Guessed: timestamp, date ... ; - goes without: rows are then in the order of time.",
-    ),
-]
-Header = Annotated[
-    bool | None,
-    typer.Option(
-        "--header/--no-header",
-        rich_help_panel=COLUMNS,
-        show_default=False,
-        help="Whether the first line names the columns; looked at when left out. "
-        "Without, they are: user item, or user item rating time.",
-    ),
-]
 
 
 class Unknown(StrEnum):
@@ -75,18 +54,101 @@ def use_threads(threads: int | None) -> None:
         torch.set_num_threads(threads)
 
 
-def read_log(
-    path: Path,
-    user: str | None,
-    item: str | None,
-    rating: str | None,
-    when: str | None,
-    header: bool | None,
-    quiet: bool,
-) -> EventTable:
-    from corerec.data.tables import Columns, read_events
+def _column(help_text: str) -> Any:
+    return typer.Option(metavar="NAME", rich_help_panel=COLUMNS, help=help_text)
 
-    table = read_events(path, Columns(user, item, rating, when), header)
+
+@dataclass(frozen=True)
+class LogOptions:
+    """How a log is read: options that every command with a log has (see `takes_a_log`)."""
+
+    user_column: Annotated[str | None, _column("Guessed from names such as user_id. Or its place: 1.")] = None
+    item_column: Annotated[str | None, _column("Guessed: item_id, movieId, product_id ...")] = None
+    rating_column: Annotated[str | None, _column("Guessed: rating ... ; - goes without.")] = None
+    time_column: Annotated[
+        str | None,
+        _column("Guessed: timestamp, date ... ; date+time joins two; - goes without: rows are then in order of time."),
+    ] = None
+    header: Annotated[
+        bool | None,
+        typer.Option(
+            "--header/--no-header",
+            rich_help_panel=COLUMNS,
+            show_default=False,
+            help="Whether the first line names the columns; looked at when left out. "
+            "Without, they are: user item, or user item rating time.",
+        ),
+    ] = None
+    delimiter: Annotated[
+        str | None,
+        typer.Option(metavar="TEXT", rich_help_panel=COLUMNS, help="Between two cells; looked at when left out."),
+    ] = None
+    quote: Annotated[
+        str | None,
+        typer.Option(metavar="SIGN", rich_help_panel=COLUMNS, help='Around cells; \'"\' when left out, "" for none.'),
+    ] = None
+    day_first: Annotated[
+        bool | None,
+        typer.Option(
+            "--day-first/--month-first",
+            rich_help_panel=COLUMNS,
+            show_default=False,
+            help="How 05/03/2023 reads; decided by the whole column when left out.",
+        ),
+    ] = None
+    explode: Annotated[
+        bool, typer.Option("--explode", rich_help_panel=COLUMNS, help="Lists in a column are events one after another.")
+    ] = False
+    query: Annotated[
+        str | None, typer.Option(metavar="SQL", rich_help_panel=EVENTS, help="A SELECT for a DuckDB or SQLite file.")
+    ] = None
+    where: Annotated[
+        str | None,
+        typer.Option(metavar="SQL", rich_help_panel=EVENTS, help="A condition on its columns, such as event = 'buy'."),
+    ] = None
+    since: Annotated[
+        str | None, typer.Option(metavar="TIME", rich_help_panel=EVENTS, help="A date, or a number as in the log.")
+    ] = None
+    until: Annotated[
+        str | None, typer.Option(metavar="TIME", rich_help_panel=EVENTS, help="Events before it only.")
+    ] = None
+    min_events: Annotated[
+        int | None, typer.Option(min=1, rich_help_panel=EVENTS, help="Leave out users with fewer.")
+    ] = None
+    max_events: Annotated[
+        int | None, typer.Option(min=1, rich_help_panel=EVENTS, help="Leave out users with more, such as bots.")
+    ] = None
+
+
+def takes_a_log(command: Callable[..., None]) -> Callable[..., None]:
+    """A command whose `log_options` becomes an option for each field of `LogOptions`."""
+    own = inspect.signature(command, eval_str=True).parameters
+    hints = get_type_hints(LogOptions, include_extras=True)
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    options = [
+        inspect.Parameter(each.name, keyword, default=each.default, annotation=hints[each.name])
+        for each in fields(LogOptions)
+    ]
+
+    @wraps(command)
+    def with_options(**given: Any) -> None:
+        read = LogOptions(**{each.name: given.pop(each.name) for each in fields(LogOptions)})
+        command(**given, log_options=read)
+
+    parameters = [parameter for name, parameter in own.items() if name != "log_options"]
+    parameters = [parameter.replace(kind=keyword) for parameter in parameters] + options
+    with_options.__dict__["__signature__"] = inspect.Signature(parameters)
+    with_options.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return with_options
+
+
+def read_log(paths: Path | Sequence[Path], options: LogOptions, quiet: bool) -> EventTable:
+    from corerec.data.layout import Columns
+    from corerec.data.tables import read_events
+
+    rest = asdict(options)
+    columns = Columns(*(rest.pop(f"{role}_column") for role in ("user", "item", "rating", "time")))
+    table = read_events(paths, columns, rest.pop("header"), **rest)
     if not quiet:
         say(str(table))
     return table

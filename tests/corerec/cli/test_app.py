@@ -102,6 +102,17 @@ def test_holdout_leaves_two_events_of_each_user_out(log_file, tmp_path):
     assert "40 events were left out" in words(result.stderr)
 
 
+def test_fit_reads_several_files_and_filters_them(log_file, tmp_path):
+    result = run("fit", log_file, log_file, "-o", tmp_path / "m", "--where", "user_id <= 5", "--until", 3, *SMALL)
+
+    assert "30 events (where user_id <= 5; until 3)" in words(result.stderr)
+    assert "30 of 30 rows" not in result.stderr
+    assert "5 users" in words(result.stdout)
+    refused = run("fit", log_file, "-o", tmp_path / "m", "--min-events", 7, *SMALL, code=2)
+    assert "error: no event of log.csv is left (20 of 20 users left out" in words(refused.stderr)
+    assert "events (until 4)" in words(run("evaluate", tmp_path / "m", log_file, "--until", 4).stderr)
+
+
 def test_info_shows_settings_and_sizes(model_file):
     shown = words(run("info", model_file).stdout)
 

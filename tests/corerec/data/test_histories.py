@@ -311,3 +311,47 @@ def test_a_snapshot_is_of_one_moment(timed, monkeypatch):
     monkeypatch.setattr(module._View, "select", overtaken)
     assert everything(timed) == before
     assert everything(timed) != before
+
+
+# ------------------------------------------------------------------------------------------------ one clock
+
+
+@pytest.mark.parametrize(
+    ("log", "observed"),
+    [
+        ([1_600_000_000, 1_600_000_500], 1_600_000_600_000),  # seconds, then milliseconds
+        ([1_600_000_000_000], 1_600_000_001),
+        ([1_600_000_000_000], 1_600_000_001_000_000_000),
+        ([1_600_000_000], 12_345),  # a step
+        ([1, 2, 3], 1_600_000_000),
+        ([1.6e9], 1.6e12),
+        ([1_600_000_000], 16_000_000_010),  # ten times as late: 100-nanosecond ticks and their like
+    ],
+)
+def test_a_time_of_another_unit_is_refused_and_does_not_become_now(log, observed):
+    fitted = Interactions.from_columns(["ann"] * len(log), list(range(len(log))), timestamps=log)
+    histories = Histories(fitted.sequences, fitted.users)
+    with pytest.raises(DataError, match=r"the log's times are from .* times .*; give times in the log's own unit"):
+        histories.append(["ann"], np.array([1]), [observed])
+    histories.append(["ann"], np.array([1]))
+    assert times_of(histories, "ann")[-1] == log[-1]
+
+
+@pytest.mark.parametrize(
+    ("log", "observed"), [([1_600_000_000], 1_000_000_000), ([1_600_000_000], 2_000_000_000), ([1, 2], 90), ([5e-3], 7)]
+)
+def test_late_and_later_times_of_the_same_clock_are_taken(log, observed):
+    fitted = Interactions.from_columns(["ann"] * len(log), list(range(len(log))), timestamps=log)
+    histories = Histories(fitted.sequences, fitted.users)
+    histories.append(["ann"], np.array([1]), [observed])
+    assert observed in times_of(histories, "ann")
+
+
+def test_an_id_that_no_file_can_hold_is_refused_and_nothing_of_the_call_is_kept(timed):
+    before = everything(timed)
+    for wrong in ("\udc80", "nan", ""):
+        with pytest.raises(DataError, match="user_ids has"):
+            timed.append([wrong], np.array([1]))
+    assert everything(timed) == before
+    timed.append(["eve"], np.array([2]))
+    assert items_of(timed, "eve") == [2]

@@ -336,3 +336,32 @@ def test_joined_stores_lie_one_after_another():
     np.testing.assert_array_equal(concatenate.ratings, np.array([4, 5, np.nan, 4, 5], np.float32))
     assert SequenceStore.concatenate([one, one]).times.tolist() == [1, 2, 1, 2]
     assert SequenceStore.concatenate([raw, raw]).ratings is None
+
+
+# --- order, repeats and crowds, against plain Python
+
+
+@repeatable
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 3), st.integers(0, 3), st.sampled_from([0, 1, 2, 10**18])), min_size=1, max_size=40
+    )
+)
+def test_repeats_are_counted_wherever_they_stand_among_equal_times(rows):
+    users, items, times = (list(column) for column in zip(*rows, strict=True))
+    repeats = len(rows) - len(set(rows))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        log = Interactions.from_columns(users, items, timestamps=times)
+    assert [str(warning.message).split()[0] for warning in caught] == ([f"{repeats:,}"] if repeats else [])
+    expected = sorted(range(len(rows)), key=lambda row: (users.index(users[row]), times[row], row))
+    assert log.sequences.times.tolist() == [times[row] for row in expected]
+    assert log.items.decode(log.sequences.items) == [items[row] for row in expected]
+
+
+def test_a_user_with_implausibly_many_events_is_named_with_the_count():
+    users = ["bot"] * 5_000 + [f"user {row // 4}" for row in range(400)]
+    with pytest.warns(
+        DataWarning, match="1 users have implausibly many events: user 'bot' has 5,000, the median user 4"
+    ):
+        Interactions.from_columns(users, list(range(len(users))))
