@@ -1,13 +1,26 @@
-"""Splits of a sequence store into what trains, what validates and what tests: leave-one-out, or by time."""
+"""Splits of a log into what trains, what validates and what tests: leave-one-out, or at moments in time."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import datetime
+import re
+from dataclasses import dataclass, replace
+from typing import Any, Generic, Literal, TypeVar, cast
 
 import numpy as np
+import pandas as pd
 
+from corerec.data.interactions import Interactions
 from corerec.data.sequences import SequenceStore
-from corerec.errors import DataError
+from corerec.data.vocabulary import Vocabulary
+from corerec.errors import ConfigError, DataError
+
+Log = TypeVar("Log", SequenceStore, Interactions)
+Targets = Literal["next", "last", "all"]
+Moment = float | str | datetime.date | np.datetime64
+"""A number in the log's own unit; or a date: a datetime, a Timestamp, text such as "2024-05-01 12:30"."""
+TICKS_A_SECOND = {"seconds": 1, "milliseconds": 10**3, "microseconds": 10**6, "nanoseconds": 10**9}
+ISO_DATE = re.compile(r"\d{4}(-\d{1,2}(-\d{1,2}([T ].*)?)?)?")
 
 
 @dataclass(frozen=True)
@@ -16,32 +29,77 @@ class Holdout:
 
     Attributes:
         history: one row a question; what the model may see, oldest first.
-        targets: one row a question; the items that did follow, at least one.
+        targets: one row a question; the items that did follow, at least one. Number 0 is an item without a number.
         users: int64 (questions,), the user number behind each question.
+        user_vocabulary, item_vocabulary: the ids behind the numbers; None where a store without ids was split.
+        num_newcomers: users of a period who are not asked about it, since nothing is known of them before.
     """
 
     history: SequenceStore
     targets: SequenceStore
     users: np.ndarray
+    user_vocabulary: Vocabulary | None = None
+    item_vocabulary: Vocabulary | None = None
+    num_newcomers: int = 0
 
     def __len__(self) -> int:
         return len(self.history)
 
     def select(self, rows: np.ndarray) -> Holdout:
         """The questions asked for, in the order asked."""
-        return Holdout(self.history.select(rows), self.targets.select(rows), self.users[rows])
+        return replace(
+            self, history=self.history.select(rows), targets=self.targets.select(rows), users=self.users[rows]
+        )
+
+    def sample(self, count: int, seed: int = 0) -> Holdout:
+        """At most so many questions, drawn at random without replacement; in their order."""
+        if count >= len(self):
+            return self
+        return self.select(np.sort(np.random.default_rng(seed).choice(len(self), count, replace=False)))
+
+    def numbered_by(self, items: Vocabulary) -> Holdout:
+        """The same questions in another vocabulary's item numbers.
+
+        Items that it does not have are left out of histories; as targets they become number 0, which no scorer can
+        name. Ids of another kind are taken for the same: 12 for "12".
+
+        Raises:
+            DataError: this holdout has no vocabularies.
+        """
+        if self.item_vocabulary is None:
+            raise DataError("this holdout does not know the ids behind its numbers: split the Interactions of the log")
+        if self.item_vocabulary is items:
+            return self
+        from corerec.data.tables import ids_like  # DuckDB is loaded only where it is needed
+
+        ids = self.item_vocabulary.ids
+        same_kind = ids.dtype == items.ids.dtype == np.int64
+        numbers = items.encode(ids if same_kind else ids_like(ids.tolist(), items))
+        numbers = np.concatenate([[0], numbers]).astype(np.int32)
+        history, known = self.history, numbers[self.history.items] > 0
+        history = SequenceStore(
+            numbers[history.items][known],
+            np.concatenate([[0], np.cumsum(known)])[history.offsets],
+            None if history.times is None else history.times[known],
+            None if history.ratings is None else history.ratings[known],
+        )
+        targets = replace(self.targets, items=numbers[self.targets.items])
+        return replace(self, history=history, targets=targets, item_vocabulary=items)
 
 
 @dataclass(frozen=True)
-class Split:
-    """`train` keeps every user's row; `valid` and `test` hold the users that have something to ask."""
+class Split(Generic[Log]):
+    """`train` keeps every user's row; `valid` and `test` hold the users that have something to ask.
 
-    train: SequenceStore
+    `train` is a store where a store was split, and an `Interactions` of the same numbers where one was.
+    """
+
+    train: Log
     valid: Holdout
     test: Holdout
 
 
-def leave_one_out(store: SequenceStore) -> Split:
+def leave_one_out(log: Log) -> Split[Log]:
     """The last event of each user is the test target, the one before it the validation target; the rest trains.
 
     When testing, the validation item is part of the history. A user with two events has no training event before the
@@ -52,54 +110,222 @@ def leave_one_out(store: SequenceStore) -> Split:
     Raises:
         DataError: no user has three events.
     """
-    asked = np.flatnonzero(store.lengths >= 3)
+    asked = np.flatnonzero(_sequences(log).lengths >= 3)
     if not len(asked):
         raise DataError("leave-one-out needs users with at least three events, and this log has none")
-    rest, test = hold_out_last(store, asked)
+    rest, test = hold_out_last(log, asked)
     train, valid = hold_out_last(rest, asked)
     return Split(train, valid, test)
 
 
-def hold_out_last(store: SequenceStore, rows: np.ndarray) -> tuple[SequenceStore, Holdout]:
-    """Take the last event of the given rows (each of two events or more) out of the store, as questions.
+def hold_out_last(log: Log, rows: np.ndarray) -> tuple[Log, Holdout]:
+    """Take the last event of the given rows (each of two events or more) out of a log, as questions.
 
     Returns:
-        the store without those events, and the questions: one for each of `rows`, int64 (questions,), in that order.
+        the log without those events, and the questions: one for each of `rows`, int64 (questions,), in that order.
     """
+    store = _sequences(log)
     starts, ends = store.offsets[:-1], store.offsets[1:]
     kept = ends.copy()
     kept[rows] -= 1
-    question = Holdout(store.ranges(starts[rows], kept[rows]), store.ranges(kept[rows], ends[rows]), rows + 1)
-    return store.ranges(starts, kept), question
+    return _with_rows(log, starts, kept), _questions(log, rows, starts[rows], kept[rows], ends[rows])
 
 
-def by_time(store: SequenceStore, valid_from: float, test_from: float) -> Split:
-    """Events before `valid_from` train; those from there to `test_from` validate; those from `test_from` on test.
+def by_time(
+    log: Log, valid_from: Moment, test_from: Moment, test_until: Moment | None = None, *, targets: Targets = "all"
+) -> Split[Log]:
+    """The global time split: events before `valid_from` train, those up to `test_from` validate, those after it test.
 
-    A question's history is all that its user did before the boundary, its targets all that the user did in the
-    period. Users without a history or without a target in a period are not asked about it.
+    No event of the periods is trained on, whoever's it is; leave-one-out, in contrast, trains on what other users did
+    after a question was asked.
 
     Args:
-        valid_from, test_from: in the unit of the store's times (nanoseconds for dates).
+        valid_from, test_from: the first moments of the periods: in the unit of the log's times, or dates.
+        test_until: the first moment after the test period; None takes the rest of the log.
+        targets: as in `hold_out_period`.
     Raises:
-        DataError: the log has no times, the boundaries are out of order, or a part is empty.
+        DataError: the log has no times, a moment does not read as one, the moments are out of order, or a part is
+            empty.
+    """
+    store = _sequences(log)
+    first, middle = as_time(valid_from, store), as_time(test_from, store)
+    if not first < middle:
+        raise DataError(f"valid_from ({valid_from}) must come before test_from ({test_from})")
+    return Split(
+        _with_rows(log, store.offsets[:-1], _first_from(store, first)),
+        hold_out_period(log, first, middle, targets=targets, name="validation"),
+        hold_out_period(log, middle, test_until, targets=targets, name="test"),
+    )
+
+
+def hold_out_period(
+    log: SequenceStore | Interactions,
+    start: Moment,
+    end: Moment | None = None,
+    *,
+    targets: Targets = "all",
+    name: str = "evaluation",
+) -> Holdout:
+    """What did each user do in a period, given the history before it?
+
+    Args:
+        start, end: the first moment of the period and the first after it, as in `by_time`; None takes all the rest.
+        targets: "all" events of the period; the "next" event, the first of the period; or the "last" one, whose
+            history holds the rest of the period, too.
+        name: of the period, in error messages.
+    Returns:
+        a question for each user with a target and a history; `num_newcomers` counts those without a history.
+    Raises:
+        DataError: the log has no times, a moment does not read as one, or nobody can be asked.
+        ConfigError: other targets.
+    """
+    if targets not in ("next", "last", "all"):
+        raise ConfigError(f'targets must be "next", "last" or "all", not {targets!r}')
+    store = _sequences(log)
+    first = _first_from(store, as_time(start, store))
+    stop = store.offsets[1:] if end is None else _first_from(store, as_time(end, store))
+    if end is not None and not as_time(start, store) < as_time(end, store):
+        raise DataError(f"the {name} period must start ({start}) before it ends ({end})")
+    active = stop > first
+    first, stop = {"all": (first, stop), "next": (first, first + 1), "last": (stop - 1, stop)}[targets]
+    asked = np.flatnonzero(active & (first > store.offsets[:-1]))
+    if not len(asked):
+        raise DataError(
+            f"no user has events both before and inside the {name} period; move its boundary: the log goes from "
+            f"{_time_range(store)}"
+        )
+    questions = _questions(log, asked, store.offsets[:-1][asked], first[asked], stop[asked])
+    return replace(questions, num_newcomers=int(active.sum()) - len(asked))
+
+
+def before(log: Interactions, moment: Moment) -> Interactions:
+    """The log as it was at a moment: without later events, and without users and items that had not appeared.
+
+    Raises:
+        DataError: the log has no times, the moment does not read as one, or nothing happened before it.
+    """
+    store = log.sequences
+    ends = _first_from(store, as_time(moment, store))
+    users = np.flatnonzero(ends > store.offsets[:-1])
+    if not len(users):
+        raise DataError(f"no event is before {moment}: the log goes from {_time_range(store)}")
+    store = store.ranges(store.offsets[:-1][users], ends[users])
+    items = np.flatnonzero(store.item_counts(len(log.items)))
+    new_numbers = np.zeros(len(log.items) + 1, np.int32)
+    new_numbers[items] = np.arange(1, len(items) + 1)
+    return Interactions(
+        replace(store, items=new_numbers[store.items]),
+        Vocabulary(log.users.ids[users], "user"),
+        Vocabulary(log.items.ids[items - 1], "item"),
+    )
+
+
+def as_time(moment: Moment, store: SequenceStore) -> float:
+    """A moment in the unit of a store's times.
+
+    A number is taken as it is. A date counts from 1970 (UTC where it names no zone) in the store's unit, which the
+    size of its times tells: seconds, milliseconds, microseconds, or nanoseconds as for logs with dates. Text that is a
+    number within the store's times is a number, else a date.
+
+    Raises:
+        DataError: the store has no times; text is neither; or the store's times are no dates.
     """
     if store.times is None:
         raise DataError("a split by time needs timestamps; fit or read the log with them, or use leave_one_out")
-    if not valid_from < test_from:
-        raise DataError(f"valid_from ({valid_from}) must come before test_from ({test_from})")
-    starts, ends, times = store.offsets[:-1], store.offsets[1:], store.times
+    if isinstance(moment, str):
+        moment = moment.strip()
+        number = _as_number(moment)
+        if number is not None and len(store.times) and store.times.min() <= number <= store.times.max():
+            return number
+        if not ISO_DATE.fullmatch(moment):
+            if number is not None:
+                return number
+            raise DataError(f"{moment!r} does not read as a moment; write 2024-05-31, 2024-05-31 12:30, or a number")
+    elif isinstance(moment, int | float | np.number) and not isinstance(moment, np.timedelta64 | bool):
+        if not np.isfinite(moment):
+            raise DataError(f"{moment} is no moment; pass a finite number or a date")
+        return moment.item() if isinstance(moment, np.number) else moment
+    try:
+        date = pd.Timestamp(cast(Any, moment))
+    except (TypeError, ValueError, OverflowError) as error:
+        raise DataError(f"{moment!r} does not read as a moment ({error}); pass a date or a number") from None
+    if date is pd.NaT:
+        raise DataError("a moment is missing (NaT); pass a date or a number")
+    unit = time_unit(store.times)
+    if unit is None:
+        raise DataError(f"{moment} is a date, but the log's times, {_time_range(store)}, are none; pass a number")
+    date = date.tz_localize(None) if date.tz is None else date.tz_convert("UTC").tz_localize(None)
+    nanoseconds = int(date.as_unit("ns").value)
+    tick = 10**9 // TICKS_A_SECOND[unit]
+    if store.times.dtype.kind == "f":
+        return nanoseconds / tick
+    return -(-nanoseconds // tick)  # rounded up: the first whole tick from there on
 
-    def boundary(time: float) -> np.ndarray:
-        before = np.concatenate([[0], np.cumsum(times < time)])
-        return starts + before[ends] - before[starts]
 
-    valid_at, test_at = boundary(valid_from), boundary(test_from)
+def time_unit(times: np.ndarray) -> str | None:
+    """What the times of a log count since 1970, by the size of the newest: a key of TICKS_A_SECOND.
 
-    def period(name: str, first: np.ndarray, end: np.ndarray) -> Holdout:
-        asked = np.flatnonzero((first > starts) & (end > first))
-        if not len(asked):
-            raise DataError(f"no user has events both before and inside the {name} period; move its boundary")
-        return Holdout(store.ranges(starts[asked], first[asked]), store.ranges(first[asked], end[asked]), asked + 1)
+    None where they are too small for dates since 1973, such as days or steps.
+    """
+    newest = float(times.max()) if len(times) else 0.0
+    return next((unit for unit, ticks in reversed(TICKS_A_SECOND.items()) if newest >= 10**8 * ticks), None)
 
-    return Split(store.ranges(starts, valid_at), period("validation", valid_at, test_at), period("test", test_at, ends))
+
+def _as_number(text: str) -> float | None:
+    for kind in (int, float):
+        try:
+            number = kind(text)
+        except ValueError:
+            continue
+        return number if np.isfinite(number) else None
+    return None
+
+
+def _time_range(store: SequenceStore) -> str:
+    """The oldest and the newest time, for people."""
+    assert store.times is not None
+    if not len(store.times):
+        return "nothing to nothing"
+    first, last, unit = store.times.min(), store.times.max(), time_unit(store.times)
+    if unit is None:
+        return f"{first} to {last}"
+    dates = [pd.Timestamp(int(time) * (10**9 // TICKS_A_SECOND[unit])) for time in (first, last)]
+    plain = "" if unit == "nanoseconds" else f" ({first} to {last} in {unit})"
+    return " to ".join(date.isoformat(" ", "seconds") for date in dates) + plain
+
+
+def _first_from(store: SequenceStore, time: float) -> np.ndarray:
+    """int64 (rows,): in each row the first event at `time` or later, the row's end where there is none.
+
+    Bisection of all rows at once: memory for the rows, not for the events.
+    """
+    assert store.times is not None
+    low, high = store.offsets[:-1].copy(), store.offsets[1:].copy()
+    open_rows = np.flatnonzero(low < high)
+    while len(open_rows):
+        middle = (low[open_rows] + high[open_rows]) // 2
+        earlier = store.times[middle] < time
+        low[open_rows[earlier]] = middle[earlier] + 1
+        high[open_rows[~earlier]] = middle[~earlier]
+        open_rows = open_rows[low[open_rows] < high[open_rows]]
+    return low
+
+
+def _sequences(log: SequenceStore | Interactions) -> SequenceStore:
+    return log.sequences if isinstance(log, Interactions) else log
+
+
+def _with_rows(log: Log, starts: np.ndarray, ends: np.ndarray) -> Log:
+    """The log with each row cut to starts[i] .. ends[i]."""
+    if isinstance(log, Interactions):
+        return replace(log, sequences=log.sequences.ranges(starts, ends))
+    return log.ranges(starts, ends)
+
+
+def _questions(
+    log: SequenceStore | Interactions, rows: np.ndarray, starts: np.ndarray, firsts: np.ndarray, ends: np.ndarray
+) -> Holdout:
+    """A question for each row: starts[i] .. firsts[i] are its history, firsts[i] .. ends[i] its targets."""
+    store = _sequences(log)
+    users, items = (log.users, log.items) if isinstance(log, Interactions) else (None, None)
+    return Holdout(store.ranges(starts, firsts), store.ranges(firsts, ends), rows + 1, users, items)

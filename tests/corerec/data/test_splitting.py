@@ -1,17 +1,21 @@
 """What trains, what validates and what tests: by hand, as properties, and on the published files."""
 
+import datetime
 import gzip
 import hashlib
+import itertools
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from corerec.data.interactions import Interactions
 from corerec.data.sequences import SequenceStore
-from corerec.data.splitting import Holdout, by_time, hold_out_last, leave_one_out
-from corerec.errors import DataError
+from corerec.data.splitting import Holdout, as_time, before, by_time, hold_out_last, hold_out_period, leave_one_out
+from corerec.data.vocabulary import Vocabulary
+from corerec.errors import ConfigError, DataError
 
 repeatable = settings(max_examples=100, deadline=None, derandomize=True)
 
@@ -145,6 +149,187 @@ def test_by_time_refuses_boundaries_that_leave_nothing_to_ask(valid_from, test_f
     store = Interactions.from_columns([1, 1, 1], [1, 2, 3], timestamps=[1, 2, 3]).sequences
     with pytest.raises(DataError, match=message):
         by_time(store, valid_from, test_from)
+
+
+@pytest.mark.parametrize("targets", ["next", "last", "all"])
+@repeatable
+@given(
+    events=st.lists(st.tuples(st.integers(1, 4), st.integers(0, 12)), max_size=25),
+    start=st.integers(1, 12),
+    days=st.one_of(st.none(), st.integers(1, 9)),
+)
+def test_a_period_asks_what_a_loop_over_users_gives(targets, events, start, days):
+    events = sorted([*events, (5, 0), (5, start)])  # user 5 can be asked
+    items = list(range(1, len(events) + 1))
+    log = Interactions.from_columns([user for user, _ in events], items, timestamps=[time for _, time in events])
+    end = np.inf if days is None else start + days
+    expected, newcomers = {}, 0
+    for number, user in enumerate(log.users.ids.tolist(), 1):
+        mine = [(time, item) for (owner, time), item in zip(events, items, strict=True) if owner == user and time < end]
+        first = sum(time < start for time, _ in mine)
+        here = [item for _, item in mine]
+        if len(here) == first:
+            continue
+        at = len(here) - 1 if targets == "last" else first
+        if at == 0:
+            newcomers += 1
+        else:
+            expected[number] = (here[:at], here[at : at + 1] if targets == "next" else here[at:])
+    asked = hold_out_period(log, start, None if days is None else end, targets=targets)
+    assert questions(asked) == expected
+    assert asked.num_newcomers == newcomers
+
+
+def test_the_log_before_a_moment_has_no_later_ids():
+    log = Interactions.from_columns(
+        ["u", "v", "u", "w", "u"], ["a", "b", "c", "d", "a"], [1, 2, 3, 4, 5], [1, 2, 3, 4, 5]
+    )
+    early = before(log, 3)
+    assert (early.users.ids.tolist(), early.items.ids.tolist()) == (["u", "v"], ["a", "b"])
+    assert lists(early.sequences) == [[1], [2]]
+    assert (early.sequences.times.tolist(), early.sequences.ratings.tolist()) == ([1, 2], [1, 2])
+    whole = before(log, 99)
+    assert lists(whole.sequences) == lists(log.sequences)
+    with pytest.raises(DataError, match=r"no event is before 1: the log goes from 1 to 5"):
+        before(log, 1)
+
+
+# --- moments
+
+MAY_2024 = 1_714_521_600  # 2024-05-01 in seconds
+TICKS = [1, 10**3, 10**6, 10**9]
+
+
+def store_at(*times) -> SequenceStore:
+    return Interactions.from_columns(["u"] * len(times), range(len(times)), timestamps=list(times)).sequences
+
+
+@pytest.mark.parametrize("ticks", TICKS)
+@pytest.mark.parametrize(
+    "moment",
+    [
+        "2024-05-01",
+        " 2024-05-01 00:00 ",
+        "2024-05-01T02:00:00+02:00",
+        "2024-05",
+        datetime.date(2024, 5, 1),
+        datetime.datetime(2024, 5, 1),
+        pd.Timestamp("2024-05-01"),
+        pd.Timestamp("2024-05-01 09:00", tz="Asia/Tokyo"),
+        np.datetime64("2024-05-01"),
+        np.datetime64("2024-05-01T00:00:00.000000000"),
+    ],
+    ids=str,
+)
+def test_a_date_is_a_moment_in_the_unit_of_the_log(moment, ticks):
+    times = np.array([MAY_2024 - 86_400, MAY_2024 + 86_400]) * ticks
+    assert as_time(moment, store_at(*times.tolist())) == MAY_2024 * ticks
+
+
+@pytest.mark.parametrize("moment", [MAY_2024, np.int64(MAY_2024), float(MAY_2024), str(MAY_2024), f" {MAY_2024}.0 "])
+def test_a_number_is_a_moment_as_it_is(moment):
+    assert as_time(moment, store_at(MAY_2024 - 1, MAY_2024 + 1)) == MAY_2024
+
+
+def test_text_of_four_digits_is_a_year_unless_the_log_has_such_times():
+    assert as_time("2024", store_at(0, 4000)) == 2024
+    assert as_time("2024", store_at(MAY_2024, MAY_2024 + 1)) == pd.Timestamp("2024").timestamp()
+
+
+def test_a_fraction_of_a_second_is_not_before_its_second():
+    assert as_time("2024-05-01 00:00:00.5", store_at(MAY_2024, MAY_2024 + 9)) == MAY_2024 + 1
+    assert as_time("2024-05-01 00:00:00.5", store_at(MAY_2024 + 0.25, MAY_2024 + 9.5)) == MAY_2024 + 0.5
+
+
+def test_a_log_of_dates_splits_by_dates_of_every_kind():
+    days = pd.date_range("2024-01-01", periods=9)
+    log = Interactions.from_columns(["u"] * 9, range(9), timestamps=days)
+    splits = [
+        by_time(log, valid, test)
+        for valid, test in itertools.product(
+            ["2024-01-04", days[3], days[3].to_pydatetime(), days[3].to_datetime64(), days[3].value],
+            ["2024-01-07", days[6], days[6].date(), str(days[6].value)],
+        )
+    ]
+    assert {tuple(split.valid.targets.items) for split in splits} == {(4, 5, 6)}
+    assert {tuple(split.test.targets.items) for split in splits} == {(7, 8, 9)}
+    assert questions(by_time(log, "2024-01-04", "2024-01-07", "2024-01-08").test) == {1: ([1, 2, 3, 4, 5, 6], [7])}
+
+
+@pytest.mark.parametrize(
+    ("moment", "message"),
+    [
+        ("yesterday", "'yesterday' does not read as a moment; write 2024-05-31"),
+        ("05/06/2024", "does not read as a moment"),  # which of the two is the month?
+        ("2024-13-01", "does not read as a moment"),
+        (pd.NaT, "missing"),
+        (float("nan"), "finite"),
+        (None, "does not read as a moment|missing"),
+        (np.timedelta64(3, "D"), "does not read as a moment"),
+        ([1], "does not read as a moment"),
+    ],
+    ids=str,
+)
+def test_what_is_no_moment_is_refused(moment, message):
+    with pytest.raises(DataError, match=message):
+        as_time(moment, store_at(MAY_2024, MAY_2024 + 1))
+
+
+def test_a_date_in_a_log_without_dates_is_refused():
+    with pytest.raises(DataError, match=r"is a date, but the log's times, 1 to 30, are none; pass a number"):
+        as_time("2024-05-01", store_at(1, 30))
+
+
+def test_an_empty_period_says_what_times_the_log_has():
+    store = store_at(MAY_2024, MAY_2024 + 60)
+    with pytest.raises(DataError, match=r"2024-05-01 00:00:00 to 2024-05-01 00:01:00 \(1714521600 to 1714521660 "):
+        hold_out_period(store, "2025-01-01")
+    with pytest.raises(DataError, match=r"must start \(2024-06-01\) before it ends \(2024-05-01\)"):
+        hold_out_period(store, "2024-06-01", "2024-05-01")
+    with pytest.raises(ConfigError, match='"next", "last" or "all", not \'first\''):
+        hold_out_period(store, MAY_2024, targets="first")
+
+
+# --- ids, and other numbers
+
+
+def test_a_split_of_interactions_trains_interactions_and_knows_the_ids():
+    log = Interactions.from_columns(["u"] * 4, list("abcd"), timestamps=range(4))
+    for split in (leave_one_out(log), by_time(log, 1, 2)):
+        assert (split.train.users, split.train.items) == (log.users, log.items)
+        assert (split.test.user_vocabulary, split.test.item_vocabulary) == (log.users, log.items)
+    of_store = leave_one_out(log.sequences)
+    assert isinstance(of_store.train, SequenceStore)
+    assert of_store.test.item_vocabulary is None
+
+
+def test_questions_in_other_numbers():
+    log = Interactions.from_columns(["u"] * 4 + ["v"] * 3, list("abcd" + "bax"), timestamps=range(7))
+    test = leave_one_out(log).test
+    other = test.numbered_by(Vocabulary(["x", "c", "b"]))
+    assert questions(other) == {1: ([3, 2], [0]), 2: ([3], [1])}
+    assert other.history.times.tolist() == [1, 2, 4]
+    assert other.targets.times.tolist() == [3, 6]
+    assert test.numbered_by(log.items) is test
+    assert other.select(np.array([1])).item_vocabulary is other.item_vocabulary
+    with pytest.raises(DataError, match="split the Interactions"):
+        leave_one_out(log.sequences).test.numbered_by(log.items)
+
+
+def test_ids_of_another_kind_are_the_same_items():
+    test = leave_one_out(Interactions.from_columns(["u"] * 3, [7, 8, 9])).test
+    assert questions(test.numbered_by(Vocabulary(["9", "7"]))) == {1: ([2], [1])}
+
+
+def test_a_sample_is_some_of_the_questions_in_their_order(cycle_log):
+    test = leave_one_out(cycle_log).test
+    some = test.sample(10)
+    assert len(some) == 10
+    assert (np.diff(some.users) > 0).all()
+    assert questions(some).items() <= questions(test).items()
+    assert np.array_equal(test.sample(10).users, some.users)
+    assert not np.array_equal(test.sample(10, seed=1).users, some.users)
+    assert test.sample(len(test)) is test
 
 
 # --- the split that every published figure is quoted on

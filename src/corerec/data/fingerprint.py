@@ -1,0 +1,204 @@
+"""A fingerprint of training data: which (user, item) events a model was fitted on, in under 5 bytes an event.
+
+    evaluate: did the model see the answers that it is asked for?
+
+It works without the events themselves, so a model file that leaves the histories out has it too. Who holds the file
+can test a guess, "did this user meet that item?", but cannot list the events.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from hashlib import blake2b
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from corerec.data.interactions import Interactions
+from corerec.data.sequences import SequenceStore, flat_ranges
+from corerec.data.splitting import Holdout
+from corerec.data.vocabulary import Vocabulary
+from corerec.errors import DataError
+
+EVENTS_AT_ONCE = 2**20  # bounds the working memory: about 40 MB
+EVENTS_A_BUCKET = 16  # one false alarm in 2**32 / 16 questions, whatever the size of the log
+WHOLE_NUMBER = re.compile(r"0|-?[1-9]\d{0,18}")
+
+
+@dataclass(frozen=True)
+class EventFingerprint:
+    """The set of hashes of all (user id, item id, n) where the user met the item n times or more.
+
+    The order of the events does not matter, nor do other events: a log with rows added, removed or reordered shares
+    the hashes of the events that both have. Ids are hashed as text, so that 7 and "7" are the same.
+
+    Of each 64-bit hash, the highest bits choose a bucket and the next 32 are stored (quotienting, Bender et al. 2012,
+    arXiv:1208.0290): 4.5 bytes an event. A question is wrongly called known once in 268 million.
+
+    Attributes:
+        offsets: int64 (a power of 2, + 1): bucket b owns remainders offsets[b] .. offsets[b + 1].
+        remainders: uint32 (events,), rising within a bucket.
+    """
+
+    offsets: np.ndarray
+    remainders: np.ndarray
+
+    @classmethod
+    def of(cls, log: Interactions) -> EventFingerprint:
+        """The fingerprint of every event of a log; 8 bytes an event while it is made."""
+        users, items, store = id_hashes(log.users), id_hashes(log.items), log.sequences
+        hashes = np.empty(store.num_events, np.uint64)
+        for first, end in row_blocks(store, EVENTS_AT_ONCE):
+            events = slice(store.offsets[first], store.offsets[end])
+            rows = np.repeat(np.arange(first + 1, end + 1), store.lengths[first:end])
+            pairs = _pair_hashes(users[rows], items[store.items[events]])
+            pairs.sort()
+            hashes[events] = _event_hashes(pairs, _places_in_runs(pairs))
+        hashes.sort()
+        bits = max(0, len(hashes) // EVENTS_A_BUCKET).bit_length()
+        buckets = _bucket_of(hashes, bits)
+        offsets = np.searchsorted(buckets, np.arange(2**bits + 1, dtype=np.uint64))
+        return cls(offsets.astype(np.int64), _remainder_of(hashes, bits))
+
+    @property
+    def num_events(self) -> int:
+        return len(self.remainders)
+
+    def knows(self, users: np.ndarray, items: np.ndarray, occurrences: np.ndarray) -> np.ndarray:
+        """Whether users met items so many times or more in the training data, bool (events,).
+
+        Args:
+            users, items: uint64 (events,), `id_hashes`.
+            occurrences: int (events,), from 1.
+        """
+        bits = (len(self.offsets) - 1).bit_length() - 1
+        wanted = _event_hashes(_pair_hashes(users, items), occurrences)
+        buckets, remainders = _bucket_of(wanted, bits).astype(np.int64), _remainder_of(wanted, bits)
+        found = np.zeros(len(wanted), bool)
+        for first in range(0, len(wanted), EVENTS_AT_ONCE // EVENTS_A_BUCKET):
+            here = slice(first, first + EVENTS_AT_ONCE // EVENTS_A_BUCKET)
+            at, offsets = flat_ranges(self.offsets[buckets[here]], self.offsets[buckets[here] + 1])
+            owners = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
+            found[here.start + owners[self.remainders[at] == remainders[here][owners]]] = True
+        return found
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What a file needs; `of_tensors` reads it back."""
+        remainders = self.remainders.view(np.int32)  # safetensors and older torch know no uint32
+        return {"offsets": torch.from_numpy(self.offsets), "remainders": torch.from_numpy(remainders)}
+
+    @classmethod
+    def of_tensors(cls, tensors: dict[str, Tensor]) -> EventFingerprint:
+        """Raises:
+        ValueError, KeyError: the tensors do not fit together.
+        """
+        offsets, remainders = tensors["offsets"].numpy(), tensors["remainders"].numpy().view(np.uint32)
+        buckets = len(offsets) - 1
+        if buckets < 1 or buckets & (buckets - 1) or offsets[0] != 0 or offsets[-1] != len(remainders):
+            raise ValueError(f"a fingerprint of {len(remainders):,} events in {buckets:,} buckets")
+        if (np.diff(offsets) < 0).any():
+            raise ValueError("a fingerprint whose buckets do not rise")
+        return cls(offsets, remainders)
+
+
+def seen_answers(fingerprint: EventFingerprint, holdout: Holdout) -> np.ndarray:
+    """How many of each question's answers were in the training data, int64 (questions,).
+
+    An answer that is the user's n-th event with the item, after those of the visible history, was seen if the training
+    data had n such events or more. So neither the order of the rows matters, nor rows of other items.
+
+    Args:
+        holdout: with vocabularies: split from an `Interactions`, in the numbers of that log.
+    Raises:
+        DataError: the holdout has no vocabularies.
+    """
+    if holdout.user_vocabulary is None or holdout.item_vocabulary is None:
+        raise DataError("this holdout does not know the ids behind its numbers: split the Interactions of the log")
+    users, items = id_hashes(holdout.user_vocabulary), id_hashes(holdout.item_vocabulary)
+    counts = np.zeros(len(holdout), np.int64)
+    for first, end in row_blocks(holdout.history, EVENTS_AT_ONCE):
+        part = holdout.select(np.arange(first, end))
+        rows, numbers, occurrences = _occurrences(part.history, part.targets, len(items))
+        known = fingerprint.knows(users[part.users[rows]], items[numbers], occurrences) & (numbers > 0)
+        counts[first:end] = np.bincount(rows, known, end - first)
+    return counts
+
+
+def _occurrences(
+    history: SequenceStore, targets: SequenceStore, num_columns: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of each target: its row, its item number, and how many times the row has met the item by then; int64 each."""
+
+    def keys(store: SequenceStore) -> np.ndarray:
+        return np.sort(np.repeat(np.arange(len(store)), store.lengths) * num_columns + store.items)
+
+    past, asked = keys(history), keys(targets)
+    before = np.searchsorted(past, asked, side="right") - np.searchsorted(past, asked)
+    return asked // num_columns, asked % num_columns, before + _places_in_runs(asked)
+
+
+def row_blocks(store: SequenceStore, events_at_once: int) -> list[tuple[int, int]]:
+    """Ranges of rows of about so many events each, at least one row.
+
+    >>> row_blocks(SequenceStore.from_lists([[1, 2], [3], [4, 5, 6], []]), 3)
+    [(0, 2), (2, 4)]
+    """
+    block = np.maximum(store.offsets[1:] - 1, 0) // events_at_once
+    bounds = [0, *(np.flatnonzero(np.diff(block)) + 1).tolist(), len(store)]
+    return [(first, end) for first, end in pairwise(bounds) if first < end]
+
+
+def id_hashes(vocabulary: Vocabulary) -> np.ndarray:
+    """uint64 (V + 1,) by number: a hash of each id as text; 0 for padding. Ids that look alike are taken for one."""
+    ids = vocabulary.ids
+    if ids.dtype == np.int64:
+        return np.append(np.zeros(1, np.uint64), _mixed(ids.view(np.uint64)))
+    texts = [_as_text(an_id) for an_id in ids.tolist()]
+    digests = b"".join(blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest() for text in texts)
+    hashes = np.frombuffer(digests, "<u8").astype(np.uint64)
+    whole = [at for at, text in enumerate(texts) if WHOLE_NUMBER.fullmatch(text) and -(2**63) <= int(text) < 2**63]
+    hashes[whole] = _mixed(np.array([int(texts[at]) for at in whole], np.int64).view(np.uint64))
+    return np.append(np.zeros(1, np.uint64), hashes)
+
+
+def _as_text(an_id: Any) -> str:
+    return str(int(an_id)) if isinstance(an_id, bool | float) and float(an_id).is_integer() else str(an_id)
+
+
+def _mixed(values: np.ndarray) -> np.ndarray:
+    """The finaliser of SplitMix64 (Steele et al. 2014): a permutation of uint64 that spreads every bit."""
+    values = values + np.uint64(0x9E3779B97F4A7C15)
+    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return values ^ (values >> np.uint64(31))
+
+
+def _pair_hashes(users: np.ndarray, items: np.ndarray) -> np.ndarray:
+    return _mixed(_mixed(users) ^ items)
+
+
+def _event_hashes(pairs: np.ndarray, occurrences: np.ndarray) -> np.ndarray:
+    return _mixed(pairs + occurrences.astype(np.uint64) * np.uint64(0xD1B54A32D192ED03))
+
+
+def _places_in_runs(rising: np.ndarray) -> np.ndarray:
+    """int64: the place, from 1, of each value among those equal to it.
+
+    >>> _places_in_runs(np.array([5, 5, 7]))
+    array([1, 2, 1])
+    """
+    starts = np.flatnonzero(np.append(True, rising[1:] != rising[:-1])[: len(rising)])
+    lengths = np.diff(np.append(starts, len(rising)))
+    return np.arange(1, len(rising) + 1) - np.repeat(starts, lengths)
+
+
+def _bucket_of(hashes: np.ndarray, bits: int) -> np.ndarray:
+    return hashes >> np.uint64(64 - bits) if bits else np.zeros_like(hashes)  # a shift by 64 is undefined
+
+
+def _remainder_of(hashes: np.ndarray, bits: int) -> np.ndarray:
+    return ((hashes << np.uint64(bits)) >> np.uint64(32)).astype(np.uint32)
