@@ -66,16 +66,9 @@ class Holdout:
         Raises:
             DataError: this holdout has no vocabularies.
         """
-        if self.item_vocabulary is None:
-            raise DataError("this holdout does not know the ids behind its numbers: split the Interactions of the log")
+        numbers = self.numbers_in(items)
         if self.item_vocabulary is items:
             return self
-        from corerec.data.tables import ids_like  # DuckDB is loaded only where it is needed
-
-        ids = self.item_vocabulary.ids
-        same_kind = ids.dtype == items.ids.dtype == np.int64
-        numbers = items.encode(ids if same_kind else ids_like(ids.tolist(), items))
-        numbers = np.concatenate([[0], numbers]).astype(np.int32)
         history, known = self.history, numbers[self.history.items] > 0
         history = SequenceStore(
             numbers[history.items][known],
@@ -85,6 +78,23 @@ class Holdout:
         )
         targets = replace(self.targets, items=numbers[self.targets.items])
         return replace(self, history=history, targets=targets, item_vocabulary=items)
+
+    def numbers_in(self, items: Vocabulary) -> np.ndarray:
+        """Another vocabulary's number of each of the log's items, int32 (V + 1,); 0 for those it does not have.
+
+        Raises:
+            DataError: this holdout has no vocabularies.
+        """
+        if self.item_vocabulary is None:
+            raise DataError("this holdout does not know the ids behind its numbers: split the Interactions of the log")
+        if self.item_vocabulary is items:
+            return np.arange(len(items) + 1, dtype=np.int32)
+        from corerec.data.tables import ids_like  # DuckDB is loaded only where it is needed
+
+        ids = self.item_vocabulary.ids
+        same_kind = ids.dtype == items.ids.dtype == np.int64
+        numbers = items.encode(ids if same_kind else ids_like(ids.tolist(), items))
+        return np.concatenate([[0], numbers]).astype(np.int32)
 
 
 @dataclass(frozen=True)

@@ -1,21 +1,21 @@
-"""How good is a ranking? The whole catalogue is ranked for every question, and each mean comes with its error."""
+"""Evaluation over the whole catalogue: means with standard errors, by history length, and models compared."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import Any, Literal, Protocol
+from dataclasses import dataclass, replace
+from typing import Any, Literal, Protocol, cast
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from corerec.data.sequences import SequenceStore
+from corerec.data.fingerprint import EventFingerprint, seen_answers
 from corerec.data.splitting import Holdout
-from corerec.errors import ConfigError
+from corerec.data.vocabulary import Vocabulary
+from corerec.errors import ConfigError, DataWarning
 from corerec.evaluation import metrics
-from corerec.evaluation.report import Measure, Report, Seen
-from corerec.retrieval.topk import exclude_, rank_of, top_k
+from corerec.evaluation.ranking import Ranking, Scorer, distinct, rank_answers
+from corerec.evaluation.report import Comparison, Difference, Measure, Report, Seen
 
 METRICS: dict[str, metrics.Metric] = {
     "HR": metrics.hit_rate,
@@ -25,24 +25,112 @@ METRICS: dict[str, metrics.Metric] = {
     "Precision": metrics.precision,
     "MAP": metrics.average_precision,
 }
-MAX_SCORES = 2**21  # scores held at once while evaluating: 8 MB stay near a CPU's cache
 NEWEST = (1, 2, 5, 10, 20, 50)  # events of a history, for quality by history length
-MISS = 2**31  # the rank of an answer that the scorer does not know: beyond any cut-off
 
 
-class Scorer(Protocol):
-    """Whatever scores the whole catalogue for many histories at once."""
+class Model(Protocol):
+    """A fitted model: a scorer in the numbers of its own items, and what it was trained on."""
 
-    name: str
-    num_items: int
+    @property
+    def scorer(self) -> Scorer: ...
 
-    def score(self, histories: SequenceStore) -> Tensor:
-        """float (rows, num_items + 1); column i scores item number i, column 0 is ignored. The caller may write it."""
-        ...
+    @property
+    def items(self) -> Vocabulary: ...
+
+    @property
+    def fingerprint(self) -> EventFingerprint | None: ...
+
+
+def evaluate(
+    scorer: Scorer | Model,
+    holdout: Holdout,
+    ks: Sequence[int] = (10,),
+    *,
+    names: Sequence[str] = ("HR", "NDCG", "MRR"),
+    seen: Seen | Literal["both"] = "excluded",
+    negatives: int | None = None,
+    item_counts: np.ndarray | None = None,
+    max_users: int | None = None,
+    seed: int = 0,
+) -> Report:
+    """Rank the catalogue for every question and measure where the answers stand.
+
+    By default the whole catalogue competes except the user's own history, as in the published figures; an answer
+    that stands in its history competes all the same, and an answer that came more than once counts once. Ties count
+    against the answer; an answer of number 0, an item unknown to the scorer, is a miss.
+
+        split = leave_one_out(log)                      # log: Interactions
+        model = Bert4Rec().fit_interactions(split.train)
+        evaluate(model, split.test).value("NDCG", 10)
+
+    A model is asked in its own item numbers, whatever log the holdout is of, and one that was trained on answers is
+    told of: a warning, and `Report.seen_answers`. A scorer is asked in the holdout's numbers, and nothing is known of
+    its training.
+
+    Args:
+        scorer: a fitted model, or a scorer.
+        holdout: the questions; for a model, split from an `Interactions`.
+        ks: cut-offs.
+        names: keys of METRICS.
+        seen: whether items of the history are "excluded", "included", or "both" reported.
+        negatives: rank each answer against this many items only, drawn by popularity without replacement from those
+            the user never met (the BERT4Rec paper's protocol has 100). Only to compare with such tables: sampled
+            metrics can order models wrongly (Krichene & Rendle 2020).
+        item_counts: (V + 1,) training events of each item, by the holdout's numbers, for novelty and for drawing
+            negatives; counted from the histories when None.
+        max_users: ask a random sample of at most so many questions; None asks all.
+        seed: of the sample and the negatives.
+    Returns:
+        Means and standard errors. Coverage and novelty look at the first max(ks) places.
+    Raises:
+        ConfigError: an unknown metric, or a cut-off, `negatives` or `max_users` below 1.
+        DataError: a model is given, and the holdout does not know the ids behind its numbers.
+    Warns:
+        DataWarning: the model was trained on answers.
+    """
+    protocol = _Protocol.of(ks, names, seen, negatives, max_users, seed)
+    exam = _Exam.of(scorer, protocol.sampled(holdout), item_counts)
+    exam.warn()
+    return protocol.report(exam, protocol.rank(exam))
+
+
+def compare(
+    scorers: Sequence[Scorer | Model], holdout: Holdout, ks: Sequence[int] = (10,), **settings: Any
+) -> Comparison:
+    """Several scorers or models on the same questions, and how much each differs from the first.
+
+    The differences are paired: their errors come from each question's own difference. Models that are right about
+    the same users differ by far less than the two errors of their means suggest.
+
+    Args:
+        scorers: as in `evaluate`, the reference first. Models may have vocabularies of their own.
+        settings: the other keywords of `evaluate`. Scorers with the same items are given the same negatives.
+    Raises:
+        ConfigError, DataError: as in `evaluate`, or there is no scorer.
+    Warns:
+        DataWarning: as in `evaluate`, for each model.
+    """
+    if not scorers:
+        raise ConfigError("compare needs at least one scorer")
+    item_counts = settings.pop("item_counts", None)
+    protocol = _Protocol.of(ks, **settings)
+    holdout = protocol.sampled(holdout)
+    reports, rankings = [], []
+    for scorer in scorers:
+        exam = _Exam.of(scorer, holdout, item_counts)
+        exam.warn()
+        rankings.append(protocol.rank(exam))
+        reports.append(protocol.report(exam, rankings[-1]))
+    differences = []
+    for report, ranking in zip(reports[1:], rankings[1:], strict=True):
+        for key in protocol.keys:
+            paired = protocol.values(ranking, key) - protocol.values(rankings[0], key)
+            differences.append(Difference(report.scorer, reports[0].scorer, *key, *_mean_and_error(paired)))
+    return Comparison(tuple(reports), tuple(differences))
 
 
 def by_history(
-    scorer: Scorer,
+    scorer: Scorer | Model,
     holdout: Holdout,
     ks: Sequence[int] = (10,),
     *,
@@ -67,17 +155,19 @@ def by_history(
     """
     if newest and min(newest) < 0:
         raise ConfigError(f"newest must be numbers of events, from 0, not {list(newest)}")
-    if item_counts is None:
-        item_counts = holdout.history.item_counts(scorer.num_items)
-    cuts = [(f"newest {count}", replace(holdout, history=holdout.history.last(count))) for count in newest]
-    return [
-        replace(evaluate(scorer, cut, ks, item_counts=item_counts, **settings), histories=name)
-        for name, cut in [*cuts, ("whole", holdout)]
-    ]
+    protocol = _Protocol.of(ks, **settings)
+    exam = _Exam.of(scorer, protocol.sampled(holdout), item_counts)
+    exam.warn()
+    reports = []
+    for name, count in [*((f"newest {count}", count) for count in newest), ("whole", None)]:
+        cut = exam.holdout.history if count is None else exam.holdout.history.last(count)
+        part = replace(exam, holdout=replace(exam.holdout, history=cut))
+        reports.append(protocol.report(part, protocol.rank(part), name))
+    return reports
 
 
 def by_length(
-    scorer: Scorer,
+    scorer: Scorer | Model,
     holdout: Holdout,
     ks: Sequence[int] = (10,),
     *,
@@ -101,128 +191,137 @@ def by_length(
     bounds = [-1, 0, *longest]
     if any(low >= high for low, high in zip(bounds[1:], longest, strict=False)):
         raise ConfigError(f"longest must be numbers of events, from 1 and rising, not {list(longest)}")
-    if item_counts is None:
-        item_counts = holdout.history.item_counts(scorer.num_items)
+    protocol = _Protocol.of(ks, **settings)
+    holdout = protocol.sampled(holdout)
+    exam = _Exam.of(scorer, holdout, item_counts)
+    exam.warn()
     group_of = np.searchsorted(bounds, holdout.history.lengths) - 1
     reports = []
     for group in np.unique(group_of):
         low, high = bounds[group] + 1, bounds[group + 1] if group + 1 < len(bounds) else None
         name = f"length {low}+" if high is None else f"length {low}-{high}" if low < high else f"length {low}"
-        part = holdout.select(np.flatnonzero(group_of == group))
-        report = evaluate(scorer, part, ks, item_counts=item_counts, **settings)
-        reports.append(replace(report, histories=name))
+        part = exam.select(np.flatnonzero(group_of == group))
+        reports.append(protocol.report(part, protocol.rank(part), name))
     return reports
 
 
-@torch.no_grad()
-def evaluate(
-    scorer: Scorer,
-    holdout: Holdout,
-    ks: Sequence[int] = (10,),
-    *,
-    names: Sequence[str] = ("HR", "NDCG", "MRR"),
-    seen: Seen | Literal["both"] = "excluded",
-    negatives: int | None = None,
-    item_counts: np.ndarray | None = None,
-    seed: int = 0,
-) -> Report:
-    """Rank the catalogue for every question and measure where the answers stand.
+@dataclass(frozen=True)
+class _Exam:
+    """A scorer, the questions in its numbers, and how many answers of each it was trained on (None: not known)."""
 
-    By default the whole catalogue competes except the user's own history, as in the published figures; an answer
-    that stands in its history competes all the same, and an answer that came more than once counts once. Ties count
-    against the answer; an answer of number 0, an item unknown to the scorer, is a miss.
+    scorer: Scorer
+    holdout: Holdout
+    item_counts: np.ndarray
+    seen: np.ndarray | None
 
-    Args:
-        ks: cut-offs.
-        names: keys of METRICS.
-        seen: whether items of the history are "excluded", "included", or "both" reported.
-        negatives: rank each answer against this many items only, drawn by popularity without replacement from those
-            the user never met (the BERT4Rec paper's protocol has 100). Only to compare with such tables: sampled
-            metrics can order models wrongly (Krichene & Rendle 2020).
-        item_counts: (V + 1,) training events of each item, for novelty and for drawing negatives; counted from the
-            histories when None.
-        seed: of the negatives.
-    Returns:
-        Means and standard errors. Coverage and novelty look at the first max(ks) places.
-    Raises:
-        ConfigError: an unknown metric, a cut-off below 1, or negatives below 1.
-    """
-    if not ks or min(ks) < 1:
-        raise ConfigError(f"ks must be whole numbers from 1, not {list(ks)}")
-    if unknown := [name for name in names if name not in METRICS]:
-        raise ConfigError(f"unknown metrics {unknown}; choose from {list(METRICS)}")
-    if negatives is not None and negatives < 1:
-        raise ConfigError(f"negatives must be at least 1, not {negatives}; None ranks the whole catalogue")
-    choices: tuple[Seen, ...] = ("excluded", "included") if seen == "both" else (seen,)
-    if item_counts is None:
-        item_counts = holdout.history.item_counts(scorer.num_items)
-    answers = _distinct(holdout.targets)
-    generator = torch.Generator().manual_seed(seed)
-    ranks: dict[Seen, list[Tensor]] = {choice: [] for choice in choices}
-    recommended = []
-    rows_at_once = max(1, MAX_SCORES // (scorer.num_items + 1))
-    for first in range(0, len(holdout), rows_at_once):
-        rows = np.arange(first, min(first + rows_at_once, len(holdout)))
-        history, targets = holdout.history.select(rows), answers.select(rows)
-        scores = scorer.score(history)
-        at = torch.from_numpy(np.repeat(np.arange(len(rows)), targets.lengths)), torch.from_numpy(targets.items).long()
-        unknown = at[1] == 0
-        scores[:, 0] = -torch.inf
-        target_scores = scores[at].clone()
-        if negatives is not None:
-            scores = _keep_negatives(scores, history, targets, negatives, item_counts, generator)
-        if "included" in choices:
-            ranks["included"].append(rank_of(scores, targets, target_scores).cpu().masked_fill(unknown, MISS))
-        if "excluded" in choices:
-            exclude_(scores, history)
-            ranks["excluded"].append(rank_of(scores, targets, target_scores).cpu().masked_fill(unknown, MISS))
-        recommended.append(top_k(scores, max(ks))[0])
-    one_each = bool((answers.lengths == 1).all())
-    measures = []
-    for choice in choices:
-        all_ranks = torch.cat(ranks[choice]).numpy()
-        for k in ks:
-            for name in names:
-                values = METRICS[name](all_ranks, k, None if one_each else answers.offsets)
-                error = values.std(ddof=1) / np.sqrt(len(values)) if len(values) > 1 else float("nan")
-                measures.append(Measure(name, k, choice, float(values.mean()), float(error)))
-    named = torch.cat(recommended).cpu().numpy()
-    return Report(
-        scorer=scorer.name,
-        num_questions=len(holdout),
-        num_items=scorer.num_items,
-        candidates=f"{scorer.num_items:,} items" if negatives is None else f"{negatives} popularity-sampled negatives",
-        measures=tuple(measures),
-        catalogue_coverage=metrics.catalogue_coverage(named, scorer.num_items),
-        novelty_bits=metrics.novelty(named, item_counts),
-    )
+    @classmethod
+    def of(cls, scorer: Scorer | Model, holdout: Holdout, item_counts: np.ndarray | None) -> _Exam:
+        # Before items that a model does not know are all number 0, so that each question has equally many for all.
+        holdout = replace(holdout, targets=distinct(holdout.targets))
+        if not hasattr(scorer, "scorer"):
+            scorer = cast(Scorer, scorer)
+            if item_counts is None:
+                item_counts = holdout.history.item_counts(scorer.num_items)
+            return cls(scorer, holdout, item_counts, None)
+        model = cast(Model, scorer)
+        asked = holdout.numbered_by(model.items)
+        if item_counts is None:
+            counts = asked.history.item_counts(len(model.items))
+        else:
+            counts = np.bincount(holdout.numbers_in(model.items), item_counts, len(model.items) + 1).astype(np.int64)
+            counts[0] = 0
+        seen = None if model.fingerprint is None else seen_answers(model.fingerprint, holdout)
+        return cls(model.scorer, asked, counts, seen)
+
+    def select(self, rows: np.ndarray) -> _Exam:
+        return replace(self, holdout=self.holdout.select(rows), seen=None if self.seen is None else self.seen[rows])
+
+    def warn(self) -> None:
+        if self.seen is not None and self.seen.any():
+            warnings.warn(
+                f"{self.scorer.name} was trained on {self.seen.sum():,} of the {self.holdout.targets.num_events:,} "
+                "answers that it is asked for, so its figures are not honest: train it on the events before them only",
+                DataWarning,
+                stacklevel=3,
+            )
 
 
-def _distinct(targets: SequenceStore) -> SequenceStore:
-    """Each row's items once, in their order; every unknown item (number 0) stays."""
-    rows = np.repeat(np.arange(len(targets)), targets.lengths)
-    _, first = np.unique(rows * 2**32 + targets.items, return_index=True)
-    kept = targets.items == 0
-    kept[first] = True
-    return SequenceStore(targets.items[kept], np.concatenate([[0], np.cumsum(kept)])[targets.offsets])
+@dataclass(frozen=True)
+class _Protocol:
+    """What is measured and how: the checked settings of `evaluate`."""
+
+    ks: tuple[int, ...]
+    names: tuple[str, ...]
+    protocols: tuple[Seen, ...]
+    negatives: int | None
+    max_users: int | None
+    seed: int
+
+    @classmethod
+    def of(
+        cls,
+        ks: Sequence[int],
+        names: Sequence[str] = ("HR", "NDCG", "MRR"),
+        seen: Seen | Literal["both"] = "excluded",
+        negatives: int | None = None,
+        max_users: int | None = None,
+        seed: int = 0,
+    ) -> _Protocol:
+        if not ks or min(ks) < 1:
+            raise ConfigError(f"ks must be whole numbers from 1, not {list(ks)}")
+        if unknown := [name for name in names if name not in METRICS]:
+            raise ConfigError(f"unknown metrics {unknown}; choose from {list(METRICS)}")
+        if seen not in ("excluded", "included", "both"):
+            raise ConfigError(f'seen must be "excluded", "included" or "both", not {seen!r}')
+        if negatives is not None and negatives < 1:
+            raise ConfigError(f"negatives must be at least 1, not {negatives}; None ranks the whole catalogue")
+        if max_users is not None and max_users < 1:
+            raise ConfigError(f"max_users must be at least 1, not {max_users}; None asks about all")
+        protocols: tuple[Seen, ...] = ("excluded", "included") if seen == "both" else (seen,)
+        return cls(tuple(ks), tuple(names), protocols, negatives, max_users, seed)
+
+    def sampled(self, holdout: Holdout) -> Holdout:
+        return holdout if self.max_users is None else holdout.sample(self.max_users, self.seed)
+
+    def rank(self, exam: _Exam) -> Ranking:
+        return rank_answers(
+            exam.scorer,
+            exam.holdout,
+            max(self.ks),
+            protocols=self.protocols,
+            item_counts=exam.item_counts,
+            negatives=self.negatives,
+            seed=self.seed,
+        )
+
+    @property
+    def keys(self) -> list[tuple[str, int, Seen]]:
+        """(metric, k, seen) of every figure, in the order of a report."""
+        return [(name, k, seen) for seen in self.protocols for k in self.ks for name in self.names]
+
+    def values(self, ranking: Ranking, key: tuple[str, int, Seen]) -> np.ndarray:
+        """float64 (questions,): one metric of every question."""
+        name, k, seen = key
+        return METRICS[name](ranking.ranks[seen], k, ranking.offsets)
+
+    def report(self, exam: _Exam, ranking: Ranking, histories: str = "whole") -> Report:
+        num_items = exam.scorer.num_items
+        whole = f"{num_items:,} items"
+        return Report(
+            scorer=exam.scorer.name,
+            num_questions=len(exam.holdout),
+            num_items=num_items,
+            candidates=whole if self.negatives is None else f"{self.negatives} popularity-sampled negatives",
+            measures=tuple(Measure(*key, *_mean_and_error(self.values(ranking, key))) for key in self.keys),
+            catalogue_coverage=metrics.catalogue_coverage(ranking.named_counts),
+            novelty_bits=metrics.novelty(ranking.named_counts, exam.item_counts),
+            histories=histories,
+            seen_answers=None if exam.seen is None else int(exam.seen.sum()),
+            unknown_answers=int((exam.holdout.targets.items == 0).sum()),
+        )
 
 
-def _keep_negatives(
-    scores: Tensor,
-    history: SequenceStore,
-    targets: SequenceStore,
-    count: int,
-    item_counts: np.ndarray,
-    generator: torch.Generator,
-) -> Tensor:
-    """Scores with all but `count` sampled negatives (and the history) excluded.
-
-    Weighted sampling without replacement: the top `count` of log(weight) + Gumbel noise (Efraimidis & Spirakis 2006).
-    """
-    noise = -torch.empty(scores.shape).exponential_(generator=generator).log_()
-    keys = noise + torch.from_numpy(item_counts).float().log()  # an item without events has log 0: never drawn
-    exclude_(exclude_(keys, history), targets)
-    drawn = keys.topk(min(count, keys.shape[1]), dim=1)
-    kept = torch.zeros(scores.shape, dtype=torch.bool)
-    kept.scatter_(1, drawn.indices, drawn.values > -torch.inf)
-    return scores.masked_fill(~kept.to(scores.device), -torch.inf)
+def _mean_and_error(values: np.ndarray) -> tuple[float, float]:
+    """The mean over the questions, and its standard error: NaN of a single question."""
+    error = values.std(ddof=1) / np.sqrt(len(values)) if len(values) > 1 else float("nan")
+    return float(values.mean()), float(error)

@@ -53,22 +53,25 @@ def average_precision(ranks: np.ndarray, k: int, offsets: np.ndarray | None = No
     return _sums(np.where(by_rank <= k, place / by_rank, 0.0), offsets) / _counts(ranks, offsets)
 
 
-def catalogue_coverage(recommended: np.ndarray, num_items: int) -> float:
-    """Share of the catalogue that is recommended to anyone. `recommended`: item numbers, any shape, 0 for none."""
-    return float(np.count_nonzero(np.bincount(recommended.ravel(), minlength=num_items + 1)[1:]) / num_items)
+def catalogue_coverage(named_counts: np.ndarray) -> float:
+    """Share of the catalogue that is recommended to anyone.
+
+    Args:
+        named_counts: int (V + 1,): how often each item number was recommended; 0, padding, is ignored.
+    """
+    return float(np.count_nonzero(named_counts[1:]) / (len(named_counts) - 1))
 
 
-def novelty(recommended: np.ndarray, item_counts: np.ndarray) -> float:
+def novelty(named_counts: np.ndarray, item_counts: np.ndarray) -> float:
     """Mean self-information, -log2 of the share of events, of the recommended items (Zhou et al. 2010), in bits.
 
     Args:
-        recommended: item numbers, any shape, 0 for none.
+        named_counts: as in `catalogue_coverage`.
         item_counts: (V + 1,) training events of each item; an item without any counts as having one.
     """
-    named = recommended[recommended > 0]
-    if not named.size:
-        return 0.0
-    return float(-np.log2(np.maximum(item_counts, 1)[named] / max(item_counts.sum(), 1)).mean())
+    named = named_counts[1:]
+    information = -np.log2(np.maximum(item_counts[1:], 1) / max(item_counts.sum(), 1))
+    return float((named * information).sum() / max(named.sum(), 1))
 
 
 def _sums(values: np.ndarray, offsets: np.ndarray | None) -> np.ndarray:

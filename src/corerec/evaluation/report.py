@@ -1,4 +1,4 @@
-"""What was measured: means with standard errors, as values, tables and JSON."""
+"""What was measured: means with standard errors, as values, frames, tables and JSON."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Literal
+from typing import Any, Literal
 
+import pandas as pd
 from rich.table import Table
 
 from corerec.errors import ConfigError
@@ -28,7 +29,7 @@ class Measure:
 
 @dataclass(frozen=True)
 class Report:
-    """What was measured, for machines (`to_json`) and for people (`table`)."""
+    """What was measured of one scorer: for machines (`to_dict`, `to_frame`, `to_json`) and for people (`table`)."""
 
     scorer: str
     num_questions: int
@@ -39,6 +40,10 @@ class Report:
     novelty_bits: float
     histories: str = "whole"
     """What the scorer saw: "whole" histories, the "newest 5" events of each, or those of "length 3-5"."""
+    seen_answers: int | None = None
+    """Answers that the model was trained on: above 0 the figures are not honest. None where that is not known."""
+    unknown_answers: int = 0
+    """Answers that the scorer has no number for, such as items that appeared after the training: misses."""
 
     def value(self, metric: str, k: int = 10, seen: Seen | None = None) -> float:
         """The mean of one metric, such as value("NDCG", 10)."""
@@ -51,27 +56,89 @@ class Report:
                 return measure
         raise ConfigError(f"{metric}@{k} (seen {seen}) was not measured; ask evaluate for it with ks=[{k}]")
 
+    def to_dict(self) -> dict[str, Any]:
+        """All fields, of plain Python types; an error that is not known is None, as JSON has no NaN."""
+        return _without_nan(asdict(self))
+
     def to_json(self) -> str:
-        record = asdict(self)
-        for measure in record["measures"]:
-            if math.isnan(measure["error"]):
-                measure["error"] = None  # JSON has no NaN
-        return json.dumps(record, indent=2, allow_nan=False)
+        return json.dumps(self.to_dict(), indent=2, allow_nan=False)
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row for each measure, with the report's other fields repeated: `pd.concat` stacks several reports."""
+        about = {name: value for name, value in vars(self).items() if name != "measures"}
+        return pd.DataFrame([about | vars(measure) for measure in self.measures])
 
 
-def table(reports: Sequence[Report], title: str | None = None) -> Table:
-    """Reports side by side for a terminal: one column each, mean ± standard error."""
-    out = Table(title=title, caption=f"{reports[0].num_questions:,} users, {reports[0].candidates}; ± standard error")
+@dataclass(frozen=True)
+class Difference:
+    """How much more a scorer reaches than the reference on the same questions; `error` is the paired standard error."""
+
+    scorer: str
+    reference: str
+    metric: str
+    k: int
+    seen: Seen
+    mean: float
+    error: float
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Reports of several scorers on the same questions, and the difference of each to the first."""
+
+    reports: tuple[Report, ...]
+    differences: tuple[Difference, ...]
+
+    def difference(self, scorer: str, metric: str, k: int = 10, seen: Seen | None = None) -> Difference:
+        """One metric's difference of a scorer to the reference; of two protocols measured, the first."""
+        for found in self.differences:
+            if (found.scorer, found.metric, found.k) == (scorer, metric, k) and seen in (None, found.seen):
+                return found
+        raise ConfigError(f"the difference of {scorer} in {metric}@{k} (seen {seen}) was not measured")
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields, of plain Python types, as `Report.to_dict`."""
+        return _without_nan(asdict(self))
+
+    def to_json(self) -> str:
+        return json.dumps(self.to_dict(), indent=2, allow_nan=False)
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row for each scorer and measure; `difference` and `difference_error` to the reference, which has NaN."""
+        frame = pd.concat([report.to_frame() for report in self.reports], ignore_index=True)
+        nothing = [math.nan] * len(self.reports[0].measures)
+        return frame.assign(
+            difference=[*nothing, *(found.mean for found in self.differences)],
+            difference_error=[*nothing, *(found.error for found in self.differences)],
+        )
+
+
+def table(reports: Sequence[Report], title: str | None = None, differences: Sequence[Difference] = ()) -> Table:
+    """Reports side by side for a terminal: one column each, mean ± standard error.
+
+    Args:
+        differences: `Comparison.differences` of these reports; a second line of each cell, "+.0123 ± .0045".
+    """
+    caption = f"{reports[0].num_questions:,} users, {reports[0].candidates}; ± standard error"
+    if differences:
+        caption += f"\nbelow each figure: the difference to {reports[0].scorer} ± its paired standard error"
+    out = Table(title=title, caption=caption)
     out.add_column("")
     for report in reports:
         out.add_column(report.scorer, justify="right")
+    count = len(reports[0].measures)
     both = len({measure.seen for measure in reports[0].measures}) > 1
     for row, measure in enumerate(reports[0].measures):
         suffix = f" (seen {measure.seen})" if both else ""
         cells = [f"{report.measures[row].mean:.4f} ± {report.measures[row].error:.4f}" for report in reports]
+        for column, found in enumerate(differences[row::count], 1):
+            cells[column] += f"\n{found.mean:+.4f} ± {found.error:.4f}"
         out.add_row(f"{measure.metric}@{measure.k}{suffix}", *cells)
     out.add_row("Catalogue coverage", *(f"{report.catalogue_coverage:.1%}" for report in reports))
     out.add_row("Novelty (bits)", *(f"{report.novelty_bits:.2f}" for report in reports))
+    if any(report.seen_answers for report in reports):
+        cells = ["-" if report.seen_answers is None else f"{report.seen_answers:,}" for report in reports]
+        out.add_row("Answers trained on", *cells)
     return out
 
 
@@ -87,3 +154,16 @@ def by_history_table(columns: Sequence[Sequence[Report]], metric: str = "NDCG", 
         cells = [f"{measure.mean:.4f} ± {measure.error:.4f}" for measure in measures]
         out.add_row(row[0].histories, f"{row[0].num_questions:,}", *cells)
     return out
+
+
+def _without_nan(record: dict[str, Any]) -> dict[str, Any]:
+    """The record of `asdict` with lists for tuples and None for NaN."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {name: plain(part) for name, part in value.items()}
+        if isinstance(value, list | tuple):
+            return [plain(part) for part in value]
+        return None if isinstance(value, float) and math.isnan(value) else value
+
+    return plain(record)

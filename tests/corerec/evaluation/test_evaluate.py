@@ -12,11 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
+from corerec.data.fingerprint import EventFingerprint
+from corerec.data.interactions import Interactions
 from corerec.data.sequences import SequenceStore
-from corerec.data.splitting import Holdout
-from corerec.errors import ConfigError
-from corerec.evaluation import evaluate as evaluation
-from corerec.evaluation.evaluate import METRICS, by_history, by_length, evaluate
+from corerec.data.splitting import Holdout, leave_one_out
+from corerec.data.vocabulary import Vocabulary
+from corerec.errors import ConfigError, DataError, DataWarning
+from corerec.evaluation import ranking
+from corerec.evaluation.evaluate import METRICS, by_history, by_length, compare, evaluate
 from corerec.evaluation.report import by_history_table, table
 
 repeatable = settings(max_examples=60, deadline=None, derandomize=True)
@@ -257,14 +260,153 @@ def test_in_blocks_equals_in_one(monkeypatch, rows_at_once):
         ([1, 2], [3]), ([], [5, 1]), ([7], [7]), ([2, 2, 8], [0, 4]), ([6], [1]), ([3], [2, 2]), ([4], [8])
     )
     in_one = evaluate(Hashed(8), questions, ks=[1, 3], names=list(METRICS), seen="both")
-    monkeypatch.setattr(evaluation, "MAX_SCORES", rows_at_once * 9)
+    monkeypatch.setattr(ranking, "MAX_SCORES", rows_at_once * 9)
     assert evaluate(Hashed(8), questions, ks=[1, 3], names=list(METRICS), seen="both") == in_one
     assert 0 < in_one.value("MRR", 3) < 1
 
 
 def test_a_catalogue_beyond_one_block_goes_row_by_row(monkeypatch):
-    monkeypatch.setattr(evaluation, "MAX_SCORES", 1)
+    monkeypatch.setattr(ranking, "MAX_SCORES", 1)
     assert evaluate(FIXED, THREE, ks=[1]).value("HR", 1) == pytest.approx(2 / 3)
+
+
+def test_a_sample_of_users_is_seeded():
+    questions = asked(*(([item], [item % 8 + 1]) for item in range(1, 9)))
+    reports = [evaluate(Hashed(8), questions, max_users=3, seed=seed) for seed in range(6)]
+    assert {report.num_questions for report in reports} == {3}
+    assert evaluate(Hashed(8), questions, max_users=3, seed=2) == reports[2]
+    assert len({report.value("MRR") for report in reports}) > 1
+    assert evaluate(Hashed(8), questions, max_users=8) == evaluate(Hashed(8), questions)
+    assert sum(report.num_questions for report in by_length(Hashed(8), questions, max_users=5)) == 5
+    with pytest.raises(ConfigError, match="max_users must be at least 1, not 0"):
+        evaluate(Hashed(8), questions, max_users=0)
+
+
+# --- models, and what they were trained on
+
+
+class Fitted:
+    """A model that learned nothing: `scorer` in the numbers of its items, trained on a log."""
+
+    def __init__(self, scorer, items: list, trained_on: Interactions | None = None) -> None:
+        self.scorer, self.items = scorer, Vocabulary(items)
+        self.fingerprint = None if trained_on is None else EventFingerprint.of(trained_on)
+
+
+LETTERS = Interactions.from_columns(list("uuuvvvw"), list("abcbadc"), timestamps=range(7))
+TEST = leave_one_out(LETTERS).test  # u: a b -> c;  v: b a -> d
+
+
+def test_a_model_is_asked_in_its_own_numbers():
+    # Its items 1, 2, 3 are d, c, b: c ranks second, d first; it does not know a, so that a does not compete.
+    report = evaluate(Fitted(Fixed(3, 2, 1), ["d", "c", "b"]), TEST, ks=[1, 2])
+    assert (report.value("HR", 1), report.value("HR", 2)) == (0.5, 1.0)
+    assert (report.num_items, report.unknown_answers, report.seen_answers) == (3, 0, None)
+
+
+def test_an_answer_without_a_number_is_a_miss_and_counted():
+    report = evaluate(Fitted(Fixed(1, 2), ["d", "a"]), TEST, ks=[9])
+    assert (report.value("HR", 9), report.unknown_answers) == (0.5, 1)
+
+
+def test_training_counts_are_given_in_the_numbers_of_the_log():
+    counts = np.array([0, 8, 4, 2, 2])  # a b c d
+    report = evaluate(Fitted(Fixed(3, 2, 1), ["d", "c", "x"]), TEST, ks=[1], item_counts=counts)
+    assert report.novelty_bits == pytest.approx(1.0)  # d: 2 of the 4 events of what the model knows
+
+
+@pytest.mark.parametrize("run", [evaluate, by_history, by_length, lambda *args: compare([args[0]], *args[1:])])
+def test_a_model_that_saw_the_answers_is_told_of(run):
+    with pytest.warns(DataWarning, match="Fixed was trained on 2 of the 2 answers .* not honest") as caught:
+        run(Fitted(FIXED, list("abcd"), LETTERS), TEST)
+    assert len(caught) == 1  # also where several reports are made
+    assert caught[0].filename == __file__
+
+
+def test_a_model_of_the_training_part_saw_nothing():
+    model = Fitted(FIXED, list("abcd"), leave_one_out(LETTERS).train)
+    assert [report.seen_answers for report in by_history(model, TEST)] == [0] * 7
+    assert evaluate(model, TEST).seen_answers == 0
+
+
+def test_answers_seen_are_counted_where_the_history_is_cut():
+    # The answer is the second b: a cut of the history must not make it the first.
+    log = Interactions.from_columns(list("uuuu"), list("baab"), timestamps=range(4))
+    model = Fitted(Fixed(1, 2), ["a", "b"], leave_one_out(log).train)
+    assert [report.seen_answers for report in by_history(model, leave_one_out(log).test, newest=[1])] == [0, 0]
+
+
+def test_a_model_needs_to_know_whose_ids_the_numbers_are():
+    with pytest.raises(DataError, match="split the Interactions"):
+        evaluate(Fitted(FIXED, list("abcd")), leave_one_out(LETTERS.sequences).test)
+
+
+# --- comparisons
+
+
+def test_paired_errors_by_hand():
+    # Reciprocal ranks 1, 1/3, 1 against 1/3, 1, 1/4: differences -2/3, 2/3, -3/4.
+    found = compare([FIXED, Named("Reverse", Fixed(1, 2, 3, 4))], THREE, ks=[1, 4], names=["MRR"])
+    differences = np.array([1 / 3 - 1, 1 - 1 / 3, 1 / 4 - 1])
+    difference = found.difference("Reverse", "MRR", 4)
+    assert difference.mean == pytest.approx(differences.mean())
+    assert difference.error == pytest.approx(differences.std(ddof=1) / np.sqrt(3))
+    assert (difference.scorer, difference.reference) == ("Reverse", "Fixed")
+
+
+class Named:
+    """Another name for a scorer."""
+
+    def __init__(self, name: str, scorer) -> None:
+        self.name, self.num_items, self.score = name, scorer.num_items, scorer.score
+
+
+def test_a_comparison_holds_the_plain_reports():
+    questions = asked(([1, 2], [3]), ([], [5, 1]), ([7], [7]), ([2, 2, 8], [0, 4]), ([6], [1]))
+    settings = {"ks": [1, 3], "names": list(METRICS), "seen": "both", "negatives": 3}
+    scorers = [Hashed(8), Named("same", Hashed(8)), Fixed(*range(8))]
+    found = compare(scorers, questions, **settings)
+    assert list(found.reports) == [evaluate(scorer, questions, **settings) for scorer in scorers]
+    assert len(found.differences) == 2 * 2 * 2 * len(METRICS)
+    assert {(d.mean, d.error) for d in found.differences if d.scorer == "same"} == {(0.0, 0.0)}
+    for difference in found.differences:
+        key = difference.metric, difference.k, difference.seen
+        ours, theirs = (
+            report.value(*key) for report in (found.reports[0], found.reports[1 + (difference.scorer == "Fixed")])
+        )
+        assert difference.mean == pytest.approx(theirs - ours)
+
+
+def test_models_are_compared_on_the_same_answers_whatever_their_vocabularies():
+    log = Interactions.from_columns(["u"] * 3, ["a", "b", "c"], timestamps=range(3))
+    test = leave_one_out(log).test
+    test = Holdout(test.history, SequenceStore.from_lists([[3, 3, 1]]), test.users, log.users, log.items)
+    knows, knows_not = Fitted(Fixed(1, 2), ["c", "a"]), Fitted(Fixed(2, 1), ["b", "x"])
+    found = compare([knows, Fitted(Named("other", knows_not.scorer), ["b", "x"])], test, names=["Recall"])
+    assert found.difference("other", "Recall").mean == -1.0
+    assert [report.unknown_answers for report in found.reports] == [0, 2]
+
+
+def test_nothing_to_compare_is_refused():
+    with pytest.raises(ConfigError, match="at least one scorer"):
+        compare([], THREE)
+    with pytest.raises(ConfigError, match=r"Hashed in HR@10 .* was not measured"):
+        compare([FIXED, Hashed(4)], THREE, names=["MRR"]).difference("Hashed", "HR")
+
+
+def test_a_comparison_as_a_frame_a_record_and_a_table():
+    found = compare([FIXED, Hashed(4)], THREE, ks=[1, 3])
+    frame = found.to_frame()
+    (row,) = frame[(frame["scorer"] == "Hashed") & (frame["metric"] == "HR") & (frame["k"] == 3)].to_dict("records")
+    difference = found.difference("Hashed", "HR", 3)
+    assert (row["difference"], row["difference_error"]) == (difference.mean, difference.error)
+    assert frame.loc[frame["scorer"] == "Fixed", "difference"].isna().all()
+    assert json.loads(found.to_json()) == found.to_dict()
+    console = Console(width=120, file=io.StringIO())
+    console.print(table(found.reports, differences=found.differences))
+    difference = found.difference("Hashed", "NDCG", 3)
+    assert f"{difference.mean:+.4f} ± {difference.error:.4f}" in console.file.getvalue()
+    assert "paired standard error" in " ".join(console.file.getvalue().split())
 
 
 # --- the report
@@ -295,6 +437,16 @@ def test_json_loads_back():
 def test_json_has_no_nan():
     text = evaluate(FIXED, asked(([1], [2])), names=["HR"]).to_json()
     assert json.loads(text, parse_constant=pytest.fail)["measures"][0]["error"] is None
+
+
+def test_a_report_is_a_record_and_a_frame():
+    report = evaluate(FIXED, THREE, ks=[1, 3], seen="both")
+    assert report.to_dict() == json.loads(report.to_json())
+    frame = report.to_frame()
+    assert len(frame) == len(report.measures)
+    row = frame[(frame["metric"] == "MRR") & (frame["k"] == 3) & (frame["seen"] == "included")].iloc[0]
+    assert row["mean"] == report.value("MRR", 3, "included")
+    assert (row["scorer"], row["histories"], row["num_questions"]) == ("Fixed", "whole", 3)
 
 
 def printed(reports) -> str:
