@@ -96,7 +96,12 @@ class EventFingerprint:
         """Raises:
         ValueError, KeyError: the tensors do not fit together.
         """
-        offsets, remainders = tensors["offsets"].numpy(), tensors["remainders"].numpy().view(np.uint32)
+        offsets, stored = tensors["offsets"].numpy(), tensors["remainders"].numpy()
+        if stored.dtype != np.int32:
+            raise ValueError(f"a fingerprint of {stored.dtype}")
+        remainders = stored.view(np.uint32)
+        if offsets.dtype != np.int64 or offsets.ndim != 1 or remainders.ndim != 1:
+            raise ValueError(f"a fingerprint of offsets {offsets.dtype} {offsets.shape} and {remainders.shape} events")
         buckets = len(offsets) - 1
         if buckets < 1 or buckets & (buckets - 1) or offsets[0] != 0 or offsets[-1] != len(remainders):
             raise ValueError(f"a fingerprint of {len(remainders):,} events in {buckets:,} buckets")

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from corerec.basic.rating_model import RatingModel
 from corerec.basic.transitions import TransitionModel
+from corerec.data.fingerprint import EventFingerprint
 from corerec.data.histories import Histories
 from corerec.data.sequences import SequenceStore
 from corerec.data.vocabulary import Vocabulary
@@ -56,6 +57,7 @@ def contents(
     tensors |= _vocabulary_tensors(model.items)
     tensors["item_counts"] = torch.from_numpy(model.transitions.item_counts)
     tensors |= {f"transitions.{field}": array for field, array in model.transitions.tensors().items()}
+    tensors |= {f"fingerprint.{field}": array for field, array in model.fingerprint.tensors().items()}
     if histories and model.histories is not None:
         users, store = model.histories.snapshot()
         tensors |= _vocabulary_tensors(users)
@@ -127,6 +129,7 @@ def _model(tensors: dict[str, Tensor], texts: dict[str, str], device: torch.devi
     transitions = TransitionModel.of_tensors(_take(tensors, "transitions."), counts)
     rated = _take(tensors, "ratings.")
     ratings = RatingModel.of(rated, config.num_items) if rated else None
+    fingerprint = EventFingerprint.of_tensors(_take(tensors, "fingerprint."))
     retired = tensors.pop("retired", torch.zeros(0, dtype=torch.int64)).numpy()
     if retired.dtype != np.int64 or (len(retired) and not 1 <= retired.min() <= retired.max() <= config.num_items):
         raise ValueError(f"retired items that are not among {config.num_items:,}")
@@ -146,6 +149,7 @@ def _model(tensors: dict[str, Tensor], texts: dict[str, str], device: torch.devi
         ratings,
         training_log,
         texts["fitted_at"],
+        fingerprint,
         retired=retired,
         moments=moments,
     )

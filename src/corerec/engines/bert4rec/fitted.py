@@ -10,6 +10,7 @@ from torch import Tensor
 from corerec.basic.popularity import Popularity
 from corerec.basic.rating_model import RatingModel
 from corerec.basic.transitions import TransitionModel
+from corerec.data.fingerprint import EventFingerprint
 from corerec.data.histories import Histories
 from corerec.data.vocabulary import Vocabulary
 from corerec.engines.bert4rec.config import ModelConfig, TrainConfig
@@ -39,6 +40,8 @@ class FittedModel:
     training_log: tuple[EpochResult, ...]
     fitted_at: str
     """When the training ended, UTC, ISO 8601."""
+    fingerprint: EventFingerprint
+    """Which events were learned from, so that `evaluate` can tell whether its answers are among them."""
     retired: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
     """Item numbers that are never named."""
     moments: dict[str, Tensor] | None = None

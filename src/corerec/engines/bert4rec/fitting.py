@@ -11,6 +11,7 @@ import torch
 
 from corerec.basic.rating_model import fit_ratings, is_a_scale
 from corerec.basic.transitions import TransitionModel
+from corerec.data.fingerprint import EventFingerprint
 from corerec.data.histories import Histories
 from corerec.data.interactions import Interactions
 from corerec.data.sequences import SequenceStore
@@ -77,6 +78,7 @@ def fit_model(
         ratings,
         training_log,
         datetime.now(UTC).isoformat(timespec="seconds"),
+        EventFingerprint.of(log),
         moments=moments_of(state.optimizer, network),
     )
 

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from corerec.basic.rating_model import fit_ratings, is_a_scale
 from corerec.basic.transitions import TransitionModel
+from corerec.data.fingerprint import EventFingerprint
 from corerec.data.histories import Histories
 from corerec.data.interactions import Interactions
 from corerec.data.sequences import SequenceStore
@@ -143,6 +144,7 @@ def grow(
         ratings=fit_ratings(kept, network.item_vectors()) if is_a_scale(kept.ratings) else None,
         training_log=(*model.training_log, *training_log[0]),
         fitted_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        fingerprint=EventFingerprint.of(Interactions(kept, merged.users, merged.items)),
         retired=_retired(model, merged.items, retire),
         moments=training_log[1],
     )

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from corerec.data.columns import column_length
+from corerec.data.fingerprint import EventFingerprint
 from corerec.data.interactions import Interactions
 from corerec.data.splitting import Holdout
 from corerec.data.vocabulary import Vocabulary
@@ -362,6 +363,11 @@ class Bert4Rec(Answering):
     def scorer(self) -> NetworkScorer:
         """What `recommend` ranks by, behind the Scorer protocol, in item numbers, for `evaluate`."""
         return self.fitted.scorer()
+
+    @property
+    def fingerprint(self) -> EventFingerprint:
+        """Which events were learned from, so that `evaluate` can tell whether its answers are among them."""
+        return self.fitted.fingerprint
 
     @property
     def items(self) -> Vocabulary:
