@@ -1,9 +1,12 @@
-"""`corerec evaluate`: how well a model foresees held-out events."""
+"""`corerec evaluate`: how well models foresee held-out events."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from enum import StrEnum
+from math import isnan
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -12,19 +15,18 @@ from rich.markup import escape
 from corerec.cli.console import out, say
 from corerec.cli.options import (
     Device,
-    LogFile,
     LogOptions,
-    ModelFile,
     Quiet,
     Threads,
     read_log,
     takes_a_log,
     use_threads,
 )
+from corerec.errors import DataError
 from corerec.files import atomic_file, check_writable
 
 if TYPE_CHECKING:
-    pass
+    from corerec.evaluation.report import Difference, Report
 
 
 class Part(StrEnum):
@@ -34,6 +36,13 @@ class Part(StrEnum):
 
 class SplitBy(StrEnum):
     leave_one_out = "leave-one-out"
+    time = "time"
+
+
+class Targets(StrEnum):
+    next = "next"
+    last = "last"
+    all = "all"
 
 
 class SeenItems(StrEnum):
@@ -44,12 +53,39 @@ class SeenItems(StrEnum):
 
 @takes_a_log
 def evaluate(
-    model_file: ModelFile,
-    log_file: LogFile,
+    files: Annotated[
+        list[Path],
+        typer.Argument(metavar="MODEL... LOG", help="Files written by `corerec fit`, and last the log to ask about."),
+    ],
     split_by: Annotated[
-        SplitBy, typer.Option("--split", help="Each user's last event is the test, the one before it validation.")
-    ] = SplitBy.leave_one_out,
-    on: Annotated[Part, typer.Option(help="Which of the held-out events to ask about.")] = Part.test,
+        SplitBy | None,
+        typer.Option(
+            "--split",
+            help="leave-one-out: each user's last event is the test, the one before it validation. "
+            "time: what each user did from --from on.",
+            show_default="leave-one-out, or time where --from is given",
+        ),
+    ] = None,
+    on: Annotated[
+        Part | None,
+        typer.Option(help="Which of the events left out to ask about; leave-one-out only.", show_default="test"),
+    ] = None,
+    start: Annotated[
+        str | None,
+        typer.Option(
+            "--from", metavar="TIME", help="Ask about the events from then on: a date, or a number as in LOG."
+        ),
+    ] = None,
+    end: Annotated[
+        str | None, typer.Option("--to", metavar="TIME", help="Ask about the events before then only.")
+    ] = None,
+    targets: Annotated[
+        Targets | None,
+        typer.Option(
+            help="Of the period: the next event after the user's history, the last one, or all of them.",
+            show_default="all",
+        ),
+    ] = None,
     ks: Annotated[list[int] | None, typer.Option("-k", help="Cut-off; may be repeated.", show_default="10")] = None,
     seen: Annotated[
         SeenItems, typer.Option(help="Whether items of the user's own history compete.")
@@ -57,6 +93,9 @@ def evaluate(
     negatives: Annotated[
         int | None,
         typer.Option(help="Rank against so many sampled items, not the catalogue: only to compare with such tables."),
+    ] = None,
+    max_users: Annotated[
+        int | None, typer.Option(min=1, help="Ask about so many random users only; all when left out.")
     ] = None,
     baselines: Annotated[
         bool, typer.Option("--baselines", help="Measure popularity and last-item Markov too.")
@@ -72,77 +111,106 @@ def evaluate(
     quiet: Quiet = False,
     log_options: LogOptions = LogOptions(),  # noqa: B008
 ) -> None:
-    """Measure how well a model foresees each user's last event, over the whole catalogue.
+    """Measure how well models foresee each user's next events, over the whole catalogue.
 
-    The model has to come from `corerec fit --holdout` on the same log, or it has seen the answers.
+    Several models are asked the same questions and compared with the first, with paired standard errors.
+
+    A model has to come from `corerec fit --holdout` on the same log, or, for a period, from `corerec fit --until TIME`;
+    otherwise it was trained on the answers, and this is said.
 
     \b
     Examples:
       corerec evaluate movies.model ratings.csv --baselines --by-history
-      corerec evaluate movies.model ratings.csv -k 5 -k 20 --json figures.json
+      corerec evaluate old.model new.model ratings.csv -k 5 -k 20 --json figures.json
+      corerec evaluate shop.model clicks.csv --from 2024-05-01 --to 2024-06-01 --targets next
     """
-    import numpy as np
-
     from corerec.basic.popularity import Popularity
     from corerec.basic.transitions import LastItemMarkov
-    from corerec.data.sequences import SequenceStore
-    from corerec.data.splitting import Holdout, leave_one_out
-    from corerec.data.tables import ids_like
+    from corerec.data.splitting import hold_out_period, leave_one_out
     from corerec.engines.bert4rec import Bert4Rec
     from corerec.evaluation import evaluate as evaluation
     from corerec.evaluation import report
 
-    use_threads(threads)
+    *model_files, log_file = files
+    if not model_files:
+        raise DataError(f"name a model before the log: corerec evaluate MODEL {log_file}")
+    split_by = split_by or (SplitBy.leave_one_out if start is None else SplitBy.time)
+    _check_split(split_by, on, start, end, targets)
     if json_file not in (None, "-"):
-        check_writable(json_file, inputs=[model_file, log_file])
-    model = Bert4Rec.load(model_file, device=device)
+        check_writable(json_file, inputs=files)
+    use_threads(threads)
+    models = [Bert4Rec.load(path, device=device) for path in model_files]
+    if len({model.name for model in models}) < len(models):
+        for model, path in zip(models, model_files, strict=True):
+            model.name = str(path)
     log = read_log(log_file, log_options, quiet).interactions()
-    number_of = np.concatenate([[0], model.items.encode(ids_like(log.items.ids.tolist(), model.items))])
-
-    def known(store: SequenceStore) -> SequenceStore:
-        """In the model's numbers, without the items that it never saw."""
-        numbers = number_of[store.items].astype(np.int32)
-        offsets = np.concatenate([[0], np.cumsum(numbers > 0)])[store.offsets]
-        return SequenceStore(numbers[numbers > 0], offsets)
-
-    if split_by is SplitBy.leave_one_out:
-        split = leave_one_out(log.sequences)
-    questions = split.test if on is Part.test else split.valid
-    targets = SequenceStore(number_of[questions.targets.items].astype(np.int32), questions.targets.offsets)
-    asked, train = Holdout(known(questions.history), targets, questions.users), known(split.train)
-    if model.num_events >= log.sequences.num_events:
-        say(
-            f"warning: these figures are not honest: the model was trained on {model.num_events:,} events, and the log "
-            f"has {log.sequences.num_events:,}, so it has seen the answers; fit again with --holdout",
-            style="yellow",
-        )
-    strangers = int((number_of[1:] == 0).sum())
-    if strangers:
-        say(
-            f"warning: the model knows {len(log.items) - strangers:,} of the log's {len(log.items):,} items; the "
-            f"others are left out of histories, and {(targets.items == 0).sum():,} questions about them are misses",
-            style="yellow",
-        )
-    scorers: list[evaluation.Scorer] = [model.scorer]
+    if split_by is SplitBy.time:
+        assert start is not None
+        wanted = (targets or Targets.all).value
+        train, asked = hold_out_period(log, start, end, targets=wanted)
+        title = f"{wanted} events from {start}" + ("" if end is None else f" to {end}")
+        if asked.num_newcomers and not quiet:
+            say(f"{asked.num_newcomers:,} users of the period have no history before it: they are not asked about")
+    else:
+        split = leave_one_out(log)
+        train, asked = split.train, split.valid if on is Part.valid else split.test
+        title = f"{split_by.value}, {(on or Part.test).value} events"
+    counts = train.sequences.item_counts(len(log.items))
+    scorers: list[Any] = list(models)
     if baselines:
-        scorers += [Popularity(train.item_counts(len(model.items))), LastItemMarkov(train, len(model.items))]
+        scorers += [Popularity(counts), LastItemMarkov(train.sequences, len(log.items))]
     how: dict[str, Any] = {
+        "ks": ks or [10],
         "seen": seen.value,
         "negatives": negatives,
-        "item_counts": train.item_counts(len(model.items)),
+        "item_counts": counts,
+        "max_users": max_users,
     }
+    differences: tuple[report.Difference, ...] = ()
     if by_history:
-        columns = [evaluation.by_history(scorer, asked, ks or [10], **how) for scorer in scorers]
+        columns = [evaluation.by_history(scorer, asked, **how) for scorer in scorers]
     else:
-        columns = [[evaluation.evaluate(scorer, asked, ks or [10], **how)] for scorer in scorers]
+        compared = evaluation.compare(scorers, asked, **how)
+        columns, differences = [[figures] for figures in compared.reports], compared.differences
+    whole = [column[-1] for column in columns]
+    for model, figures in zip(models, whole, strict=False):
+        unknown = int((asked.numbers_in(model.items)[1:] == 0).sum())
+        if unknown:
+            say(
+                f"warning: {model.name} knows {len(log.items) - unknown:,} of the log's {len(log.items):,} items; the "
+                f"others are left out of histories, and {figures.unknown_answers:,} questions about them are misses",
+                style="yellow",
+            )
+    if any(figures.seen_answers for figures in whole):
+        say("for honest figures fit with --holdout, or with --until TIME and evaluate --from TIME", style="yellow")
     if json_file is not None:
-        text = json.dumps([json.loads(report.to_json()) for column in columns for report in column], indent=2)
+        text = json.dumps(_records(columns, differences), indent=2)
         if json_file == "-":
             typer.echo(text)
             return
         with atomic_file(json_file, "w") as file:
             file.write(text + "\n")
-    whole = [column[-1] for column in columns]
-    out.print(report.table(whole, title=f"{split_by.value}, {on.value} events of {escape(log_file.name)}"))
+    out.print(report.table(whole, f"{title} of {escape(log_file.name)}", differences))
     if by_history:
         out.print(report.by_history_table(columns, k=(ks or [10])[0]))
+
+
+def _check_split(
+    split_by: SplitBy, on: Part | None, start: str | None, end: str | None, targets: Targets | None
+) -> None:
+    if split_by is SplitBy.time:
+        if start is None:
+            raise DataError("--split time needs --from TIME: a date, or a number as in the log")
+        if on is not None:
+            raise DataError("--on is for leave-one-out; a period is named with --from and --to")
+    elif start is not None or end is not None or targets is not None:
+        raise DataError("--to and --targets are of a period: name its start with --from, and leave --split out")
+
+
+def _records(columns: Sequence[Sequence[Report]], differences: Sequence[Difference]) -> list[dict[str, Any]]:
+    """The reports for JSON; each measure of those after the first has its difference to the first's."""
+    records = [figures.to_dict() for column in columns for figures in column]
+    later = [measure for record in records[1:] for measure in record["measures"]]
+    for measure, found in zip(later, differences, strict=False):
+        measure |= {"difference": found.mean, "difference_error": None if isnan(found.error) else found.error}
+    return records

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -20,9 +21,6 @@ from corerec.cli.options import (
     use_threads,
 )
 from corerec.files import check_writable
-
-if TYPE_CHECKING:
-    pass
 
 
 @takes_a_log
@@ -73,8 +71,8 @@ def fit(
       corerec fit days/ -o shop.model --where "event = 'buy'" --since 2024-01-01 --max-events 5000
       corerec fit shop.sqlite -o shop.model --query "SELECT user_id, sku AS item_id, at AS time FROM orders"
       zcat clicks.csv.gz | corerec fit - -o shop.model
+      corerec fit clicks.parquet -o shop.model --until 2024-05-01
     """
-    from corerec.data.interactions import Interactions
     from corerec.data.splitting import leave_one_out
     from corerec.engines.bert4rec import Bert4Rec
 
@@ -100,8 +98,8 @@ def fit(
     kept: dict[str, Any] = {"checkpoint": checkpoint, "checkpoint_every_s": checkpoint_every}
     started = time.perf_counter()
     if holdout:
-        split = leave_one_out(log.sequences)
-        model.fit_interactions(Interactions(split.train, log.users, log.items), split.valid, **kept)
+        split = leave_one_out(log)
+        model.fit_interactions(split.train, split.valid, **kept)
     else:
         model.fit_interactions(log, **kept)
     seconds = time.perf_counter() - started
@@ -114,8 +112,12 @@ def fit(
         markup=False,
         soft_wrap=True,
     )
+    left_out = ""
     if holdout:
-        say(
-            f"{log.sequences.num_events - model.num_events:,} events were left out: "
-            f"corerec evaluate {model_file} {' '.join(map(str, log_files))} asks about them"
-        )
+        left_out = f"{log.sequences.num_events - model.num_events:,} events were left out: "
+    elif log_options.until is not None:
+        left_out = f"events from {log_options.until} on were left out: "
+    if left_out:
+        period = "" if holdout else f" --from {shlex.quote(str(log_options.until))}"
+        asked = " ".join(shlex.quote(str(path)) for path in (model_file, *log_files))
+        say(f"{left_out}corerec evaluate {asked}{period} asks about them")

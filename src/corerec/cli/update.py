@@ -10,26 +10,24 @@ import typer
 from corerec.cli.console import file_size, out
 from corerec.cli.options import (
     Device,
-    Header,
-    ItemColumn,
+    LogOptions,
     ModelFile,
     Quiet,
-    RatingColumn,
     Threads,
-    TimeColumn,
-    UserColumn,
     parse_ids,
     read_log,
     split_ids,
+    takes_a_log,
     use_threads,
 )
 from corerec.files import check_writable
 
 
+@takes_a_log
 def update(
     model_file: ModelFile,
-    log_file: Annotated[
-        Path,
+    log_files: Annotated[
+        list[Path],
         typer.Argument(metavar="NEWLOG", help="New events, or old and new ones: a log, or a server's EVENTS.sqlite."),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="MODEL2", help="Where the grown model is written.")],
@@ -43,14 +41,10 @@ def update(
         float | None, typer.Option(help="Peak of AdamW's rate.", show_default="half of the first training's")
     ] = None,
     retire: Annotated[str, typer.Option(metavar="ID,ID,...", help="Items that are never to be named again.")] = "",
-    user_column: UserColumn = None,
-    item_column: ItemColumn = None,
-    rating_column: RatingColumn = None,
-    time_column: TimeColumn = None,
-    header: Header = None,
     device: Device = "auto",
     threads: Threads = None,
     quiet: Quiet = False,
+    log_options: LogOptions = LogOptions(),  # noqa: B008
 ) -> None:
     """Teach a model new events, users and items, and keep what it had learned.
 
@@ -64,10 +58,10 @@ def update(
     from corerec.engines.bert4rec import Bert4Rec
 
     use_threads(threads)
-    check_writable(output, inputs=[log_file])
+    check_writable(output, inputs=log_files)
     model = Bert4Rec.load(model_file, device=device, verbose=not quiet)
     had_moments = model.fitted.moments is not None
-    log = read_log(log_file, user_column, item_column, rating_column, time_column, header, quiet).interactions()
+    log = read_log(log_files, log_options, quiet).interactions()
     report = model.fit_more_interactions(
         log,
         epochs=epochs,

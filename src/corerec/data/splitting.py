@@ -161,21 +161,19 @@ def by_time(
     first, middle = as_time(valid_from, store), as_time(test_from, store)
     if not first < middle:
         raise DataError(f"valid_from ({valid_from}) must come before test_from ({test_from})")
-    return Split(
-        _with_rows(log, store.offsets[:-1], _first_from(store, first)),
-        hold_out_period(log, first, middle, targets=targets, name="validation"),
-        hold_out_period(log, middle, test_until, targets=targets, name="test"),
-    )
+    train, valid = hold_out_period(log, first, middle, targets=targets, name="validation")
+    _, test = hold_out_period(log, middle, test_until, targets=targets, name="test")
+    return Split(train, valid, test)
 
 
 def hold_out_period(
-    log: SequenceStore | Interactions,
+    log: Log,
     start: Moment,
     end: Moment | None = None,
     *,
     targets: Targets = "all",
     name: str = "evaluation",
-) -> Holdout:
+) -> tuple[Log, Holdout]:
     """What did each user do in a period, given the history before it?
 
     Args:
@@ -184,7 +182,8 @@ def hold_out_period(
             history holds the rest of the period, too.
         name: of the period, in error messages.
     Returns:
-        a question for each user with a target and a history; `num_newcomers` counts those without a history.
+        the log before the period, and a question for each user with a target and a history; `num_newcomers` counts
+        those without a history.
     Raises:
         DataError: the log has no times, a moment does not read as one, or nobody can be asked.
         ConfigError: other targets.
@@ -196,6 +195,7 @@ def hold_out_period(
     stop = store.offsets[1:] if end is None else _first_from(store, as_time(end, store))
     if end is not None and not as_time(start, store) < as_time(end, store):
         raise DataError(f"the {name} period must start ({start}) before it ends ({end})")
+    train = _with_rows(log, store.offsets[:-1], first)
     active = stop > first
     first, stop = {"all": (first, stop), "next": (first, first + 1), "last": (stop - 1, stop)}[targets]
     asked = np.flatnonzero(active & (first > store.offsets[:-1]))
@@ -205,7 +205,7 @@ def hold_out_period(
             f"{_time_range(store)}"
         )
     questions = _questions(log, asked, store.offsets[:-1][asked], first[asked], stop[asked])
-    return replace(questions, num_newcomers=int(active.sum()) - len(asked))
+    return train, replace(questions, num_newcomers=int(active.sum()) - len(asked))
 
 
 def before(log: Interactions, moment: Moment) -> Interactions:

@@ -138,7 +138,7 @@ def table(reports: Sequence[Report], title: str | None = None, differences: Sequ
     out.add_row("Novelty (bits)", *(f"{report.novelty_bits:.2f}" for report in reports))
     if any(report.seen_answers for report in reports):
         cells = ["-" if report.seen_answers is None else f"{report.seen_answers:,}" for report in reports]
-        out.add_row("Answers trained on", *cells)
+        out.add_row("Leaked answers", *cells)
     return out
 
 

@@ -173,7 +173,7 @@ def test_a_repeat_was_seen_only_if_trained_on_as_often():
 
 def test_a_period_counts_each_answer_and_each_repeat():
     log = log_of([("u", 1), ("u", 2), ("u", 1), ("u", 3), ("v", 1), ("v", 2)])
-    questions = hold_out_period(log, 1)
+    _, questions = hold_out_period(log, 1)
     assert questions.users.tolist() == [1]
     assert seen_answers(EventFingerprint.of(before(log, 1)), questions).tolist() == [0]
     assert seen_answers(EventFingerprint.of(before(log, 3)), questions).tolist() == [2]

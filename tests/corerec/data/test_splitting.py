@@ -175,8 +175,11 @@ def test_a_period_asks_what_a_loop_over_users_gives(targets, events, start, days
             newcomers += 1
         else:
             expected[number] = (here[:at], here[at : at + 1] if targets == "next" else here[at:])
-    asked = hold_out_period(log, start, None if days is None else end, targets=targets)
+    train, asked = hold_out_period(log, start, None if days is None else end, targets=targets)
     assert questions(asked) == expected
+    assert sorted(train.sequences.items) == [
+        item for (_, time), item in zip(events, items, strict=True) if time < start
+    ]
     assert asked.num_newcomers == newcomers
 
 

@@ -1,0 +1,226 @@
+"""`corerec evaluate`: models side by side, a period, and answers that a model was trained on."""
+
+import json
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from corerec.cli.app import app
+from corerec.engines.bert4rec import Bert4Rec
+
+SMALL = ("--epochs", "1", "--hidden-dim", "8", "--max-seq-len", "8")
+DAY = 86_400
+START = 1_704_067_200  # 2024-01-01 in seconds
+
+
+def run(*arguments, code: int = 0):
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments], terminal_width=200)
+    assert result.exit_code == code, (result.output, result.exception)
+    assert "Traceback" not in result.output
+    return result
+
+
+def words(text: str) -> str:
+    """Without the line breaks that depend on the terminal's width."""
+    return " ".join(text.split())
+
+
+def rows_of_the_log() -> list[tuple]:
+    """40 users, each on a random walk of 8 days over 12 items; user 41 comes on the seventh day."""
+    random = np.random.default_rng(0)
+    days = [(user, int(random.integers(10, 22)), START + day * DAY) for user in range(1, 41) for day in range(8)]
+    return [*days, (41, 11, START + 6 * DAY), (41, 12, START + 7 * DAY)]
+
+
+def write(path, rows, names=("user_id", "item_id", "timestamp")):
+    lines = [",".join(names), *(",".join(map(str, row)) for row in rows)]
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("evaluate")
+
+
+@pytest.fixture(scope="module")
+def log_file(folder):
+    return write(folder / "log.csv", rows_of_the_log())
+
+
+@pytest.fixture(scope="module")
+def honest(log_file, folder):
+    run("fit", log_file, "-o", folder / "honest.model", "--holdout", "--name", "Honest", *SMALL)
+    return folder / "honest.model"
+
+
+@pytest.fixture(scope="module")
+def leaky(log_file, folder):
+    """A model of the whole log."""
+    run("fit", log_file, "-o", folder / "leaky.model", "--name", "Leaky", "--seed", 1, *SMALL)
+    return folder / "leaky.model"
+
+
+# --- answers that the model was trained on
+
+
+def test_a_model_that_left_the_answers_out_is_honest(honest, log_file):
+    for on in ("test", "valid"):
+        result = run("evaluate", honest, log_file, "--on", on, "--json", "-")
+        assert "warning" not in result.stderr
+        assert json.loads(result.stdout)[0]["seen_answers"] == 0
+
+
+def shuffled(rows):
+    return [rows[at] for at in np.random.default_rng(1).permutation(len(rows))]
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        pytest.param(lambda rows: rows, id="the same log"),
+        pytest.param(lambda rows: rows[:-5], id="five rows fewer"),
+        pytest.param(lambda rows: [*rows, *((50 + at, 10, START) for at in range(5))], id="five rows more"),
+        pytest.param(shuffled, id="rows shuffled"),
+        pytest.param(lambda rows: [(user, item, 0) for user, item, _ in rows[::-1]], id="equal times, another order"),
+        pytest.param(lambda rows: [(user, item, time * 1000) for user, item, time in rows], id="milliseconds"),
+        pytest.param(lambda rows: [row for row in rows if row[2] > START + DAY], id="no old events"),
+        pytest.param(lambda rows: [row for row in rows if row[0] % 2], id="half of the users"),
+        pytest.param(lambda rows: [*rows, *((user, 99, START) for user in range(1, 41))], id="an item more"),
+        pytest.param(lambda rows: [*rows, ("ann", "tea", START)], id="ids become text"),
+    ],
+)
+@pytest.mark.parametrize("options", [(), ("--on", "valid"), ("--by-history",), ("--negatives", "3")], ids=" ".join)
+def test_a_model_of_the_log_is_told_of_however_the_log_was_changed(leaky, folder, changed, options):
+    log = write(folder / "changed.csv", changed(rows_of_the_log()))
+    result = run("evaluate", leaky, log, "--json", "-", *options)
+    asked = json.loads(result.stdout)[-1]
+
+    assert f"Leaky was trained on {asked['seen_answers']} of the" in words(result.stderr)
+    assert "fit with --holdout" in words(result.stderr)
+    assert asked["seen_answers"] == asked["num_questions"]
+
+
+def test_a_model_without_histories_is_told_of(leaky, log_file, folder):
+    Bert4Rec.load(leaky).save(folder / "bare.model", histories=False)
+    assert "Leaky was trained on 40 of the 40 answers" in words(run("evaluate", folder / "bare.model", log_file).stderr)
+
+
+def test_a_model_of_more_than_the_log_is_told_of(log_file, folder):
+    more = write(folder / "more.csv", [*rows_of_the_log(), *((user, 10, START + 99 * DAY) for user in range(1, 60))])
+    run("fit", more, "-o", folder / "more.model", "--holdout", *SMALL)  # the last two events of `more` are left out
+    result = run("evaluate", folder / "more.model", log_file, "--on", "valid")
+    assert "was trained on 40 of the 40 answers" in words(result.stderr)
+
+
+def test_observed_events_are_no_training(honest, log_file, folder):
+    model = Bert4Rec.load(honest)
+    model.observe_events([user for user, _, _ in rows_of_the_log()], [item for _, item, _ in rows_of_the_log()])
+    model.save(folder / "observed.model")
+    assert "trained on" not in run("evaluate", folder / "observed.model", log_file).stderr
+
+
+def test_a_model_of_part_of_the_period_is_told_of_with_the_number_of_answers(log_file, folder):
+    run("fit", log_file, "-o", folder / "until.model", "--until", "2024-01-07", *SMALL)
+    result = run("evaluate", folder / "until.model", log_file, "--from", "2024-01-06", "--json", "-")
+    assert "was trained on 40 of the" in words(result.stderr)  # one event of each user on the sixth day
+    assert json.loads(result.stdout)[0]["seen_answers"] == 40
+
+
+# --- a period
+
+
+@pytest.mark.parametrize("moment", ["2024-01-06", "2024-01-06 00:00", START + 5 * DAY])
+def test_fit_until_and_evaluate_from(log_file, folder, moment):
+    fitted = run("fit", log_file, "-o", folder / "until.model", "--until", moment, *SMALL)
+    assert "40 users, 12 items, 200 events" in words(fitted.stdout)
+    assert "122 events were left out: corerec evaluate" in words(fitted.stderr)
+
+    result = run("evaluate", folder / "until.model", log_file, "--from", moment, "--json", "-")
+    (report,) = json.loads(result.stdout)
+    assert (report["num_questions"], report["seen_answers"]) == (40, 0)
+    assert "not honest" not in result.stderr
+    assert "1 users of the period have no history before it: they are not asked about" in words(result.stderr)
+
+
+def test_the_command_that_fit_names_runs(log_file, folder):
+    fitted = run("fit", log_file, "-o", folder / "until.model", "--until", "2024-01-06 12:00", *SMALL)
+    assert "--from '2024-01-06 12:00'" in words(fitted.stderr)
+
+
+def test_targets_of_a_period(log_file, folder, leaky):
+    seen = {}
+    for targets in ("next", "last", "all"):
+        result = run("evaluate", leaky, log_file, "--from", "2024-01-06", "--targets", targets, "--json", "-")
+        seen[targets] = json.loads(result.stdout)[0]
+    # User 41 has a history by the second day of two; each user has three events in the period, perhaps of one item.
+    assert {name: report["num_questions"] for name, report in seen.items()} == {"next": 40, "last": 41, "all": 40}
+    assert (seen["next"]["seen_answers"], seen["last"]["seen_answers"]) == (40, 41)
+    assert 80 < seen["all"]["seen_answers"] <= 120
+    shorter = run("evaluate", leaky, log_file, "--from", "2024-01-06", "--to", "2024-01-07", "--json", "-")
+    assert json.loads(shorter.stdout)[0]["seen_answers"] == 40
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--split", "time"), "--split time needs --from TIME"),
+        (("--from", "2024-01-06", "--on", "test"), "--on is for leave-one-out"),
+        (("--to", "2024-01-06"), "name its start with --from"),
+        (("--targets", "next"), "name its start with --from"),
+        (("--from", "2024-01-06", "--split", "leave-one-out"), "leave --split out"),
+        (("--from", "soon"), "'soon' does not read as a moment; write 2024-05-31"),
+        (("--from", "2025-01-06"), "the log goes from 2024-01-01 00:00:00 to 2024-01-08 00:00:00"),
+        (("--from", "2024-01-06", "--to", "2024-01-05"), "must start (2024-01-06) before it ends (2024-01-05)"),
+        (("--max-users", "0"), "--max-users"),
+    ],
+)
+def test_wrong_options_end_with_one_message(honest, log_file, options, message):
+    assert message in words(run("evaluate", honest, log_file, *options, code=2).stderr)
+
+
+def test_fit_refuses_two_ways_to_leave_events_out(log_file, folder):
+    result = run("fit", log_file, "-o", folder / "m", "--holdout", "--until", "2024-01-06", code=2)
+    assert "choose one" in result.stderr
+
+
+# --- several models
+
+
+def test_models_are_compared_with_the_first(honest, leaky, log_file):
+    shown = words(run("evaluate", honest, leaky, log_file, "--baselines").stdout)
+    for part in ("Honest", "Leaky", "Popularity", "paired standard error", "Leaked answers"):
+        assert part in shown
+
+    one, other, *_ = json.loads(run("evaluate", honest, leaky, log_file, "--json", "-").stdout)
+    for ours, theirs in zip(one["measures"], other["measures"], strict=True):
+        assert "difference" not in ours
+        assert theirs["difference"] == pytest.approx(theirs["mean"] - ours["mean"])
+        assert theirs["difference_error"] > 0
+
+
+def test_models_of_one_name_go_by_their_files(honest, log_file):
+    first, second = json.loads(run("evaluate", honest, honest, log_file, "--json", "-").stdout)
+    assert (first["scorer"], second["scorer"]) == (str(honest), str(honest))
+    assert {measure["difference"] for measure in second["measures"]} == {0.0}
+
+
+def test_each_model_is_asked_in_its_own_vocabulary(honest, log_file, folder):
+    rows = [row for row in rows_of_the_log() if row[1] != 21][::-1]
+    run("fit", write(folder / "other.csv", rows), "-o", folder / "other.model", "--holdout", "--name", "Other", *SMALL)
+    result = run("evaluate", honest, folder / "other.model", log_file, "--json", "-")
+    ours, theirs = json.loads(result.stdout)
+    assert (ours["num_items"], theirs["num_items"]) == (12, 11)
+    assert (ours["unknown_answers"], theirs["unknown_answers"] > 0) == (0, True)
+    assert "Other knows 11 of the log's 12 items" in words(result.stderr)
+
+
+def test_a_sample_of_users_is_asked(honest, log_file):
+    reports = [run("evaluate", honest, log_file, "--max-users", 9, "--json", "-").stdout for _ in range(2)]
+    assert reports[0] == reports[1]
+    assert json.loads(reports[0])[0]["num_questions"] == 9
+
+
+def test_a_log_alone_asks_for_a_model(log_file):
+    assert "name a model before the log" in words(run("evaluate", log_file, code=2).stderr)
