@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -17,26 +16,15 @@ from torch import Tensor
 from corerec.data.sequences import SequenceStore
 from corerec.data.splitting import Holdout
 from corerec.evaluation.report import Seen
-from corerec.retrieval.topk import exclude_, rank_of, top_k
+from corerec.evaluation.scorer import Scorer, VectorScorer
+from corerec.evaluation.vector_ranking import rank_histories
+from corerec.retrieval.topk import EXCLUDED, exclude_, places, rank_of, top_k
 
 MAX_SCORES = 2**21  # scores held at once: 8 MB stay near a CPU's cache
 FEWEST_ROWS = 32  # histories scored at once in a large catalogue, so that an item's weights are read for many
 MOST_SCORES = 2**26  # but never more than 256 MB
+HISTORIES_AT_ONCE = 2**12  # turned into states together, those of near lengths in one pass
 MISS = 2**31  # the rank of an answer that the scorer does not know: beyond any cut-off
-
-
-class Scorer(Protocol):
-    """Whatever scores the whole catalogue for many histories at once.
-
-    A row's scores depend on its history alone, not on the other rows; the same history has the same scores each time.
-    """
-
-    name: str
-    num_items: int
-
-    def score(self, histories: SequenceStore) -> Tensor:
-        """float (rows, num_items + 1); column i scores item number i, column 0 is ignored. The caller may write it."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -77,21 +65,27 @@ def rank_answers(
     generator = torch.Generator().manual_seed(seed)
     columns = scorer.num_items + 1
     rows_at_once = max(1, MAX_SCORES // columns, min(FEWEST_ROWS, MOST_SCORES // columns))
+    by_vectors = scorer if negatives is None and isinstance(scorer, VectorScorer) else None
+    if by_vectors is not None:
+        rows_at_once = HISTORIES_AT_ONCE
     for first in range(0, len(holdout), rows_at_once):
         rows = np.arange(first, min(first + rows_at_once, len(holdout)))
         history, targets = holdout.history.select(rows), answers.select(rows)
         here = slice(answers.offsets[first], answers.offsets[rows[-1] + 1])
+        into: dict[Seen, np.ndarray] = {protocol: of_protocol[here] for protocol, of_protocol in ranks.items()}
+        if by_vectors is not None:
+            rank_histories(by_vectors, history, targets, k, into, named_counts)
+            continue
         scores = scorer.score(history)
-        at = torch.from_numpy(np.repeat(np.arange(len(rows)), targets.lengths)), torch.from_numpy(targets.items).long()
-        scores[:, 0] = -torch.inf
-        target_scores = scores[at].clone()
+        scores[:, 0] = EXCLUDED
+        target_scores = scores[places(targets, scores.device)].clone()
         if negatives is not None:
             scores = _keep_negatives(scores, history, targets, negatives, item_counts, generator)
-        if "included" in ranks:
-            ranks["included"][here] = rank_of(scores, targets, target_scores).cpu().numpy()
-        if "excluded" in ranks:
+        if "included" in into:
+            into["included"][:] = rank_of(scores, targets, target_scores).cpu().numpy()
+        if "excluded" in into:
             exclude_(scores, history)
-            ranks["excluded"][here] = rank_of(scores, targets, target_scores).cpu().numpy()
+            into["excluded"][:] = rank_of(scores, targets, target_scores).cpu().numpy()
         named_counts += np.bincount(top_k(scores, k)[0].cpu().numpy().ravel(), minlength=columns)
     for of_protocol in ranks.values():
         of_protocol[answers.items == 0] = MISS

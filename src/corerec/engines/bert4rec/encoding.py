@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 
 from corerec.basic.transitions import TransitionModel
-from corerec.data.sequences import SequenceStore
+from corerec.data.sequences import SequenceStore, last_items
 from corerec.engines.bert4rec.batches import pad, rounded_lengths
 from corerec.engines.bert4rec.config import MASK
 from corerec.engines.bert4rec.model import Bert4RecNetwork
 from corerec.engines.bert4rec.state_cache import StateCache
+from corerec.retrieval.score_edits import Boosts
 
 PLACES_AT_ONCE = 2**13  # sequence places in one forward pass: bounds memory, and stays near a CPU's cache
 KEPT_BYTES = 2**25 - 2**16  # below the most that glibc lets its threshold rise to
@@ -107,7 +108,7 @@ def score_states(network: Bert4RecNetwork, states: Tensor) -> Tensor:
 
 
 class NetworkScorer:
-    """A network behind the Scorer protocol of `corerec.evaluation`: alone, or with transitions blended in."""
+    """A network behind the `VectorScorer` protocol of `corerec.evaluation`: alone, or with transitions blended in."""
 
     def __init__(
         self, network: Bert4RecNetwork, name: str = "BERT4Rec", transitions: TransitionModel | None = None
@@ -117,6 +118,27 @@ class NetworkScorer:
         self.transitions = transitions
         self.num_items = network.config.num_items
 
+    @property
+    def vectors(self) -> Tensor:
+        """float32 (V + 1, D)."""
+        return self.network.item_embedding.weight[:-1]
+
+    @property
+    def biases(self) -> Tensor:
+        """float32 (V + 1,)."""
+        return self.network.item_bias[:-1]
+
+    def states(self, histories: SequenceStore) -> Tensor:
+        """float32 (B, D)."""
+        return next_states(self.network, histories)
+
+    def boosts(self, histories: SequenceStore) -> Boosts | None:
+        """What the transitions add, as shares of the network's part; None without transitions."""
+        if self.transitions is None:
+            return None
+        last = last_items(histories)
+        return self.transitions.boosts(last, self.transitions.weights(histories.lengths, last))
+
     def score(self, histories: SequenceStore) -> Tensor:
-        scores = score_states(self.network, next_states(self.network, histories))
+        scores = score_states(self.network, self.states(histories))
         return scores if self.transitions is None else self.transitions.blend_(scores, histories)
