@@ -7,6 +7,7 @@ Blocks that cannot run here (systemctl, docker) are written as `console`, and ar
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -73,11 +74,23 @@ def run_bash(block: Block, page: Path, folder: Path, port: int) -> None:
         "COLUMNS": "120",
     }
     code = block.code.replace(":8000", f":{port}").replace("--port 8000", f"--port {port}")
-    script = f"set -euo pipefail\ntrap 'kill $(jobs -p) 2>/dev/null || true' EXIT\n{code}"
-    done = subprocess.run(
-        ["bash", "-c", script], cwd=folder, env=environment, capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, f"{page.name}, line {block.line}: {done.stderr}\n{done.stdout}"
+    script = f"set -euo pipefail\ntrap 'kill $(jobs -p) 2>/dev/null && wait || true' EXIT\n{code}"
+    # A session of its own: a server that a block started ends with the block, even where it takes too long.
+    with subprocess.Popen(
+        ["bash", "-c", script],
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    ) as shell:
+        try:
+            shown, _ = shell.communicate(timeout=300)
+        except BaseException:
+            os.killpg(shell.pid, signal.SIGKILL)
+            raise
+    assert shell.returncode == 0, f"{page.name}, line {block.line}: {shown}"
 
 
 @pytest.mark.slow
