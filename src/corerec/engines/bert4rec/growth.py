@@ -31,9 +31,8 @@ from corerec.engines.bert4rec.model import Bert4RecNetwork
 from corerec.engines.bert4rec.training import build_network
 from corerec.engines.bert4rec.training_state import TrainingState, load_moments, moments_of, seed_for
 from corerec.errors import ConfigError, DataError
-from corerec.evaluation.evaluate import MISS
 from corerec.evaluation.metrics import ndcg
-from corerec.retrieval.topk import exclude_, places, rank_of
+from corerec.evaluation.ranking import rank_answers
 
 Catalogue = Literal["grow", "replace"]
 Freeze = Literal["blocks", "items"] | None
@@ -41,7 +40,6 @@ EPOCHS = 5
 RATE = 0.5  # of the first training's learning rate
 ASKED_SHARE, MOST_ASKED = 0.1, 1000  # of the users with new events, those whose newest one measures the update
 NEIGHBOURS = (-2, -1, 1, 2)  # places around a new item whose vectors it starts from
-SCORES_AT_ONCE = 2**21  # while measuring: 8 MB
 NOISE = 0.1  # of the table's standard deviation, added so that new items differ
 
 
@@ -352,16 +350,10 @@ def _in_old_numbers(queries: Holdout, old_number: np.ndarray) -> Holdout:
 
 def _ndcg(network: Bert4RecNetwork, queries: Holdout) -> np.ndarray:
     """float64 (queries,): NDCG@10 of each, the whole catalogue ranked, seen items excluded."""
-    scorer, ranks = NetworkScorer(network), np.empty(len(queries), np.int64)
-    rows_at_once = max(1, SCORES_AT_ONCE // (scorer.num_items + 1))
-    for first in range(0, len(queries), rows_at_once):
-        rows = np.arange(first, min(first + rows_at_once, len(queries)))
-        part = queries.select(rows)
-        scores = scorer.score(part.history)
-        wanted = scores[places(part.targets, scores.device)]
-        ranks[rows] = rank_of(exclude_(scores, part.history), part.targets, wanted).cpu().numpy()
-    ranks[queries.targets.items == 0] = MISS
-    return ndcg(ranks, 10)
+    scorer = NetworkScorer(network)
+    counts = np.ones(scorer.num_items + 1, np.int64)
+    ranking = rank_answers(scorer, queries, 10, protocols=["excluded"], item_counts=counts)
+    return ndcg(ranking.ranks["excluded"], 10)
 
 
 def _figures(
