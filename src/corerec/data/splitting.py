@@ -5,13 +5,14 @@ from __future__ import annotations
 import datetime
 import re
 from dataclasses import dataclass, replace
-from typing import Any, Generic, Literal, TypeVar, cast
+from typing import Generic, Literal, TypeVar
 
 import numpy as np
 import pandas as pd
 
 from corerec.data.interactions import Interactions
 from corerec.data.sequences import SequenceStore
+from corerec.data.times import UNITS, time_in
 from corerec.data.vocabulary import Vocabulary
 from corerec.errors import ConfigError, DataError
 
@@ -19,8 +20,6 @@ Log = TypeVar("Log", SequenceStore, Interactions)
 Targets = Literal["next", "last", "all"]
 Moment = float | str | datetime.date | np.datetime64
 """A number in the log's own unit; or a date: a datetime, a Timestamp, text such as "2024-05-01 12:30"."""
-TICKS_A_SECOND = {"seconds": 1, "milliseconds": 10**3, "microseconds": 10**6, "nanoseconds": 10**9}
-ISO_DATE = re.compile(r"\d{4}(-\d{1,2}(-\d{1,2}([T ].*)?)?)?")
 
 
 @dataclass(frozen=True)
@@ -231,64 +230,27 @@ def before(log: Interactions, moment: Moment) -> Interactions:
 
 
 def as_time(moment: Moment, store: SequenceStore) -> float:
-    """A moment in the unit of a store's times.
+    """A moment in the unit of a store's times: a number as it is, a date since 1970 (UTC where it names no zone).
 
-    A number is taken as it is. A date counts from 1970 (UTC where it names no zone) in the store's unit, which the
-    size of its times tells: seconds, milliseconds, microseconds, or nanoseconds as for logs with dates. Text that is a
-    number within the store's times is a number, else a date.
+    Text of four digits is a year, unless the store has such times.
 
     Raises:
-        DataError: the store has no times; text is neither; or the store's times are no dates.
+        DataError: the store has no times, the moment does not read as one, or it is a date and the times are none.
     """
     if store.times is None:
         raise DataError("a split by time needs timestamps; fit or read the log with them, or use leave_one_out")
+    unit = store.time_unit
     if isinstance(moment, str):
         moment = moment.strip()
-        number = _as_number(moment)
-        if number is not None and len(store.times) and store.times.min() <= number <= store.times.max():
-            return number
-        if not ISO_DATE.fullmatch(moment):
-            if number is not None:
-                return number
-            raise DataError(f"{moment!r} does not read as a moment; write 2024-05-31, 2024-05-31 12:30, or a number")
-    elif isinstance(moment, int | float | np.number) and not isinstance(moment, np.timedelta64 | bool):
-        if not np.isfinite(moment):
-            raise DataError(f"{moment} is no moment; pass a finite number or a date")
-        return moment.item() if isinstance(moment, np.number) else moment
+        if unit is not None and re.fullmatch(r"\d{4}", moment):
+            moment = f"{moment}-01-01"
     try:
-        date = pd.Timestamp(cast(Any, moment))
-    except (TypeError, ValueError, OverflowError) as error:
-        raise DataError(f"{moment!r} does not read as a moment ({error}); pass a date or a number") from None
-    if date is pd.NaT:
-        raise DataError("a moment is missing (NaT); pass a date or a number")
-    unit = time_unit(store.times)
-    if unit is None:
-        raise DataError(f"{moment} is a date, but the log's times, {_time_range(store)}, are none; pass a number")
-    date = date.tz_localize(None) if date.tz is None else date.tz_convert("UTC").tz_localize(None)
-    nanoseconds = int(date.as_unit("ns").value)
-    tick = 10**9 // TICKS_A_SECOND[unit]
-    if store.times.dtype.kind == "f":
-        return nanoseconds / tick
-    return -(-nanoseconds // tick)  # rounded up: the first whole tick from there on
-
-
-def time_unit(times: np.ndarray) -> str | None:
-    """What the times of a log count since 1970, by the size of the newest: a key of TICKS_A_SECOND.
-
-    None where they are too small for dates since 1973, such as days or steps.
-    """
-    newest = float(times.max()) if len(times) else 0.0
-    return next((unit for unit, ticks in reversed(TICKS_A_SECOND.items()) if newest >= 10**8 * ticks), None)
-
-
-def _as_number(text: str) -> float | None:
-    for kind in (int, float):
-        try:
-            number = kind(text)
-        except ValueError:
-            continue
-        return number if np.isfinite(number) else None
-    return None
+        return time_in(unit, moment)
+    except DataError as error:
+        raise DataError(
+            f"{moment!r} is no moment of this log, which goes from {_time_range(store)}: write a number, or a date "
+            f"such as 2024-05-31 or 2024-05-31 12:30 ({error})"
+        ) from None
 
 
 def _time_range(store: SequenceStore) -> str:
@@ -296,11 +258,11 @@ def _time_range(store: SequenceStore) -> str:
     assert store.times is not None
     if not len(store.times):
         return "nothing to nothing"
-    first, last, unit = store.times.min(), store.times.max(), time_unit(store.times)
+    first, last, unit = store.times.min(), store.times.max(), store.time_unit
     if unit is None:
         return f"{first} to {last}"
-    dates = [pd.Timestamp(int(time) * (10**9 // TICKS_A_SECOND[unit])) for time in (first, last)]
-    plain = "" if unit == "nanoseconds" else f" ({first} to {last} in {unit})"
+    dates = [pd.Timestamp(int(time) * (UNITS["ns"] // UNITS[unit])) for time in (first, last)]
+    plain = "" if unit == "ns" else f" ({first} to {last} {unit})"
     return " to ".join(date.isoformat(" ", "seconds") for date in dates) + plain
 
 

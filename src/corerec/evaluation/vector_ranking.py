@@ -39,13 +39,14 @@ def rank_histories(
         ranks: int64 (T,) for each protocol, overwritten; number 0 as an answer gets some rank.
         named_counts: int64 (V + 1,), added to.
     """
+    protocols: list[Seen] = sorted(ranks, reverse=True)  # "included" before "excluded"
     states, boosts = scorer.states(histories), scorer.boosts(histories)
     for first in range(0, len(histories), STATES_AT_ONCE):
         rows = np.arange(first, min(first + STATES_AT_ONCE, len(histories)))
         asked = targets.select(rows)
         block = _Blocks(scorer, states[first : first + STATES_AT_ONCE])
         some = None if boosts is None else _of_rows(boosts, first, first + STATES_AT_ONCE)
-        lower, numbers = _count_lower(block, some, histories.select(rows), asked, k, tuple(ranks))
+        lower, numbers = _count_lower(block, some, histories.select(rows), asked, k, protocols)
         for protocol, counts in lower.items():
             here = slice(targets.offsets[first], targets.offsets[rows[-1] + 1])
             ranks[protocol][here] = scorer.num_items + 1 - counts.cpu().numpy()
@@ -101,7 +102,7 @@ def _count_lower(
     histories: SequenceStore,
     targets: SequenceStore,
     k: int,
-    protocols: tuple[Seen, ...],
+    protocols: list[Seen],
 ) -> tuple[dict[Seen, Tensor], Tensor]:
     """How many items score lower than each answer, padding among them, int64 (T,); and the k best items, int64 (B, k).
 
@@ -140,7 +141,7 @@ def _count_lower(
             cells, which = raised.within(first, block)
             block[cells] = torch.logaddexp(block[cells], amounts[which])
         own_cells, own_which = answers.within(first, block)
-        for protocol in protocols:  # "included" before "excluded"
+        for protocol in protocols:
             if protocol == "excluded":
                 block[seen.within(first, block)[0]] = EXCLUDED
             if protocol == protocols[-1]:

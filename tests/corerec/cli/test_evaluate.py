@@ -170,7 +170,7 @@ def test_targets_of_a_period(log_file, folder, leaky):
         (("--to", "2024-01-06"), "name its start with --from"),
         (("--targets", "next"), "name its start with --from"),
         (("--from", "2024-01-06", "--split", "leave-one-out"), "leave --split out"),
-        (("--from", "soon"), "'soon' does not read as a moment; write 2024-05-31"),
+        (("--from", "soon"), "'soon' is no moment of this log"),
         (("--from", "2025-01-06"), "the log goes from 2024-01-01 00:00:00 to 2024-01-08 00:00:00"),
         (("--from", "2024-01-06", "--to", "2024-01-05"), "must start (2024-01-06) before it ends (2024-01-05)"),
         (("--max-users", "0"), "--max-users"),

@@ -239,11 +239,6 @@ def test_text_of_four_digits_is_a_year_unless_the_log_has_such_times():
     assert as_time("2024", store_at(MAY_2024, MAY_2024 + 1)) == pd.Timestamp("2024").timestamp()
 
 
-def test_a_fraction_of_a_second_is_not_before_its_second():
-    assert as_time("2024-05-01 00:00:00.5", store_at(MAY_2024, MAY_2024 + 9)) == MAY_2024 + 1
-    assert as_time("2024-05-01 00:00:00.5", store_at(MAY_2024 + 0.25, MAY_2024 + 9.5)) == MAY_2024 + 0.5
-
-
 def test_a_log_of_dates_splits_by_dates_of_every_kind():
     days = pd.date_range("2024-01-01", periods=9)
     log = Interactions.from_columns(["u"] * 9, range(9), timestamps=days)
@@ -260,32 +255,23 @@ def test_a_log_of_dates_splits_by_dates_of_every_kind():
 
 
 @pytest.mark.parametrize(
-    ("moment", "message"),
-    [
-        ("yesterday", "'yesterday' does not read as a moment; write 2024-05-31"),
-        ("05/06/2024", "does not read as a moment"),  # which of the two is the month?
-        ("2024-13-01", "does not read as a moment"),
-        (pd.NaT, "missing"),
-        (float("nan"), "finite"),
-        (None, "does not read as a moment|missing"),
-        (np.timedelta64(3, "D"), "does not read as a moment"),
-        ([1], "does not read as a moment"),
-    ],
+    "moment",
+    ["yesterday", "2024-13-01", pd.NaT, float("nan"), None, np.timedelta64(3, "D"), [1], True, ""],
     ids=str,
 )
-def test_what_is_no_moment_is_refused(moment, message):
-    with pytest.raises(DataError, match=message):
+def test_what_is_no_moment_is_refused(moment):
+    with pytest.raises(DataError, match=r"is no moment of this log, which goes from 2024-05-01.*write a number"):
         as_time(moment, store_at(MAY_2024, MAY_2024 + 1))
 
 
 def test_a_date_in_a_log_without_dates_is_refused():
-    with pytest.raises(DataError, match=r"is a date, but the log's times, 1 to 30, are none; pass a number"):
+    with pytest.raises(DataError, match="no moment of this log, which goes from 1 to 30: write a number"):
         as_time("2024-05-01", store_at(1, 30))
 
 
 def test_an_empty_period_says_what_times_the_log_has():
     store = store_at(MAY_2024, MAY_2024 + 60)
-    with pytest.raises(DataError, match=r"2024-05-01 00:00:00 to 2024-05-01 00:01:00 \(1714521600 to 1714521660 "):
+    with pytest.raises(DataError, match=r"2024-05-01 00:00:00 to 2024-05-01 00:01:00 \(1714521600 to 1714521660 s\)"):
         hold_out_period(store, "2025-01-01")
     with pytest.raises(DataError, match=r"must start \(2024-06-01\) before it ends \(2024-05-01\)"):
         hold_out_period(store, "2024-06-01", "2024-05-01")

@@ -121,12 +121,12 @@ class NetworkScorer:
     @property
     def vectors(self) -> Tensor:
         """float32 (V + 1, D)."""
-        return self.network.item_embedding.weight[:-1]
+        return self.network.item_vectors()
 
     @property
     def biases(self) -> Tensor:
         """float32 (V + 1,)."""
-        return self.network.item_bias[:-1]
+        return self.network.item_bias
 
     def states(self, histories: SequenceStore) -> Tensor:
         """float32 (B, D)."""
