@@ -203,7 +203,7 @@ def example_app(folder: Path) -> Any:
     import numpy as np
     import torch
 
-    from corerec.engines.bert4rec import Bert4Rec
+    from corerec import Bert4Rec
     from corerec.serving import create_app
 
     torch.set_num_threads(1)

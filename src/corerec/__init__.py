@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from corerec.data.interactions import Interactions
     from corerec.data.sequences import SequenceStore
     from corerec.data.splitting import Holdout, Split, by_time, leave_one_out
-    from corerec.data.tables import read_events, read_titles
+    from corerec.data.tables import Columns, read_events, read_titles
     from corerec.data.vocabulary import Vocabulary
     from corerec.engines.bert4rec.export import export_onnx
     from corerec.engines.bert4rec.recommender import Bert4Rec
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Bert4Rec": "engines.bert4rec.recommender",
+    "Columns": "data.tables",
     "Histories": "data.histories",
     "Holdout": "data.splitting",
     "Interactions": "data.interactions",
@@ -54,6 +55,7 @@ _HOMES = {
 
 __all__ = [  # as _HOMES, which a test holds it to
     "Bert4Rec",
+    "Columns",
     "Histories",
     "Holdout",
     "Interactions",

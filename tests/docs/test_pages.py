@@ -65,7 +65,7 @@ def test_the_example_of_each_route_is_answered(pages, tmp_path):
 
 def test_the_command_line_page_has_the_help_of_each_command(pages):
     page = pages.command_line()
-    for command in ("demo", "fit", "evaluate", "recommend", "serve", "info", "export"):
+    for command in ("demo", "fit", "evaluate", "recommend", "serve", "info", "plot", "export"):
         assert f"## corerec {command}\n" in page
         assert f"Usage: corerec {command} " in page
 

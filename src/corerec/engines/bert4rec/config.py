@@ -49,7 +49,7 @@ class ModelConfig:
     """The shape of the network."""
 
     num_items: int
-    """TitleIndex size V; item numbers run 1..V."""
+    """Catalogue size V; item numbers run 1..V."""
     max_seq_len: int = 200
     """Places the network sees at once, the blank to fill included."""
     hidden_dim: int = 128
