@@ -106,7 +106,7 @@ def read_events(
     min_events: int | None = None,
     max_events: int | None = None,
 ) -> EventTable:
-    """Read a log of (user, item[, rating][, time]) rows.
+    """Read a log: rows of user, item and, where there are such columns, rating and time.
 
     Args:
         paths: a file, "-" for standard input, a folder or a glob of files of one kind, or several of these, which are
