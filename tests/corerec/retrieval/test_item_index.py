@@ -162,6 +162,8 @@ def test_many_states_are_searched_alike_in_parts(way):
         expected = index.search(states[[row]], 5, alone)
         assert torch.equal(best.numbers[row], expected.numbers[0])
         torch.testing.assert_close(best.scores[row], expected.scores[0])
+        assert best.log_normalizers is not None
+        assert expected.log_normalizers is not None
         torch.testing.assert_close(best.log_normalizers[row], expected.log_normalizers[0])
 
 
