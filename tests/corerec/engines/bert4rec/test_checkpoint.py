@@ -131,7 +131,10 @@ def rewritten(path, change):
     write_tensors(path, tensors, texts)
 
 
-@pytest.mark.parametrize(("version", "way_on"), [("99", "install a newer"), ("2", "fit the model again")])
+@pytest.mark.parametrize(
+    ("version", "way_on"),
+    [("99", "install a newer"), ("2", "fit the model again"), ("9" * 5000, "install a newer"), ("²", "install")],
+)
 def test_another_format_says_what_to_do(saved, version, way_on):
     rewritten(saved, lambda about, _: about.update(format_version=version))
     with pytest.raises(CheckpointError, match=way_on):
