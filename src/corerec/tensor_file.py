@@ -102,6 +102,12 @@ def read_tensors(
     return texts, tensors
 
 
+def begins_as_one(path: AnyPath) -> bool:
+    """Whether a file begins as those that `write_tensors` writes, whole or not."""
+    with Path(path).open("rb") as file:
+        return file.read(9)[8:] == b"{"
+
+
 def digest(tensors: Mapping[str, Tensor], texts: Mapping[str, str]) -> str:
     """BLAKE2b of the names, kinds, shapes and bytes of all tensors and of all texts, hexadecimal.
 

@@ -20,6 +20,7 @@ from corerec.cli.options import (
     takes_a_log,
     use_threads,
 )
+from corerec.errors import DataError
 from corerec.files import check_writable
 
 
@@ -75,9 +76,12 @@ def fit(
     """
     from corerec.data.splitting import leave_one_out
     from corerec.engines.bert4rec import Bert4Rec
+    from corerec.tensor_file import begins_as_one
 
     use_threads(threads)
     check_writable(model_file, inputs=log_files)
+    if model_file.is_file() and model_file.stat().st_size and not begins_as_one(model_file):
+        raise DataError(f"{model_file} is there already and is no model; name another file, or move it away")
     given = {
         "name": name,
         "epochs": epochs,

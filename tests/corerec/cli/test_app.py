@@ -80,6 +80,14 @@ def test_a_place_that_cannot_be_written_is_refused_before_training(log_file, tmp
     assert Path("log.csv").read_bytes() == log_file.read_bytes()
 
 
+@pytest.mark.usefixtures("untrained")
+def test_fit_replaces_no_file_that_is_no_model(log_file, tmp_path):
+    (tmp_path / "notes.txt").write_text("precious")
+    result = run("fit", log_file, "-o", tmp_path / "notes.txt", *SMALL, code=2)
+    assert "notes.txt is there already and is no model; name another file, or move it away" in words(result.stderr)
+    assert (tmp_path / "notes.txt").read_text() == "precious"
+
+
 def test_fit_writes_the_file_that_a_link_leads_to(log_file, tmp_path):
     (tmp_path / "live").symlink_to("model-1")
     run("fit", log_file, "-o", tmp_path / "live", *SMALL)
