@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from enum import StrEnum
 from math import isnan
 from pathlib import Path
@@ -140,9 +141,9 @@ def evaluate(
         check_writable(json_file, inputs=files)
     use_threads(threads)
     models = [Bert4Rec.load(path, device=device) for path in model_files]
-    if len({model.name for model in models}) < len(models):
-        for model, path in zip(models, model_files, strict=True):
-            model.name = str(path)
+    names = [model.name for model in models]
+    if len(set(names)) < len(names):
+        names = [str(path) for path in model_files]
     log = read_log(log_file, log_options, quiet).interactions()
     if split_by is SplitBy.time:
         assert start is not None
@@ -172,12 +173,14 @@ def evaluate(
     else:
         compared = evaluation.compare(scorers, asked, **how)
         columns, differences = [[figures] for figures in compared.reports], compared.differences
+    for at, name in enumerate(names):
+        columns[at] = [replace(figures, scorer=name) for figures in columns[at]]
     whole = [column[-1] for column in columns]
-    for model, figures in zip(models, whole, strict=False):
+    for name, model, figures in zip(names, models, whole, strict=False):
         unknown = int((asked.numbers_in(model.items)[1:] == 0).sum())
         if unknown:
             say(
-                f"warning: {model.name} knows {len(log.items) - unknown:,} of the log's {len(log.items):,} items; the "
+                f"warning: {name} knows {len(log.items) - unknown:,} of the log's {len(log.items):,} items; the "
                 f"others are left out of histories, and {figures.unknown_answers:,} questions about them are misses",
                 style="yellow",
             )
