@@ -1,7 +1,7 @@
 """Growth: a model updated each period, beside one never updated and one refitted from nothing, on the next period.
 
     python benchmarks/growth.py --data ml-100k/u.data
-    python benchmarks/growth.py --data grocery/train.csv.gz --user-column user_id --item-column item_id --time-column time
+    python benchmarks/growth.py --data grocery/train.csv.gz
 
 The log is split by time: the first 70% of the events are fitted, the rest is cut into ten periods of equally many
 events. Before each period the model is updated with the events of the period before. What users do in the period is
@@ -12,6 +12,7 @@ far ranked, seen items excluded. An item that a model does not know is a miss.
 from __future__ import annotations
 
 import copy
+import itertools
 import json
 import time
 import warnings
@@ -100,7 +101,7 @@ def main(
     never = copy.deepcopy(grown)
     out.print(f"first fit: {seconds:.0f} s, {grown.num_events:,} events")
     rows = []
-    for step, (start, end) in enumerate(zip(bounds[:-1], bounds[1:], strict=True)):
+    for step, (start, end) in enumerate(itertools.pairwise(bounds)):
         update_s = 0.0
         if step:
             started = time.perf_counter()

@@ -200,8 +200,8 @@ def _check_format(path: AnyPath, texts: dict[str, str]) -> None:
     if version != str(FORMAT_VERSION):
         is_older = version in map(str, range(FORMAT_VERSION))
         raise CheckpointError(
-            f"{path} has format version {version[:20]}, written by corerec-bert4rec {texts.get('corerec_version')}; this "
-            f"version reads format {FORMAT_VERSION}: "
+            f"{path} has format version {version[:20]}, written by corerec-bert4rec {texts.get('corerec_version')}; "
+            f"this version reads format {FORMAT_VERSION}: "
             + ("fit the model again" if is_older else "install a newer corerec-bert4rec")
         )
 
