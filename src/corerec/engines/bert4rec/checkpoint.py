@@ -106,6 +106,8 @@ def _model(tensors: dict[str, Tensor], texts: dict[str, str], device: torch.devi
 
     A digest shows that a file is as it was written, not that what was written makes sense: hence a check of each part.
     """
+    if not texts["name"]:
+        raise ValueError("it has no name")
     config = ModelConfig(**json.loads(texts["model_config"]))
     weights = _take(tensors, "network.")
     # Before anything is built: a file may claim a thousand million blocks, or positions that no tensor shows.

@@ -171,6 +171,7 @@ NAN, INF = float("nan"), float("inf")
 LIES = {
     "no settings": lambda texts, _: texts.pop("model_config"),
     "a setting that there is not": setting("magic", 1),
+    "no name": text("name", ""),
     "another format": text("format", "something else"),
     "settings without end": text("model_config", "[" * 100_000),
     "a training log of other fields": text("training_log", '[{"epoch": 1}]'),
