@@ -5,6 +5,7 @@ B queries.
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -50,6 +51,8 @@ class Query:
     """Name only items whose expected rating reaches it."""
     on_unknown: OnUnknown = "warn"
     """Unknown items of the history, of `exclude` and of `candidates`."""
+    at: Any = None
+    """The moment to ask about, for a user: a number of the log's unit, or a date. None: not known."""
 
 
 @dataclass(frozen=True)
@@ -174,6 +177,7 @@ def resolve(
         CorerecError: the first bad query's, without `return_errors`.
     """
     good: list[Query] = []
+    moments: list[float] = []
     users: list[int] = []
     given: list[np.ndarray] = []
     excluded: list[np.ndarray] = []
@@ -184,6 +188,7 @@ def resolve(
         try:
             check_top_k(query.top_k)
             user, numbers, strangers = resolve_subject(query, items, histories)
+            moment = resolve_moment(query, histories)
             out, more = known_numbers(as_list(query.exclude, "exclude"), items, query.on_unknown)
             strangers += more
             only = None
@@ -201,6 +206,7 @@ def resolve(
             candidates[len(good)] = only
         good.append(query)
         users.append(user)
+        moments.append(moment)
         given.append(numbers)
         excluded.append(out)
         unknown.append(strangers)
@@ -210,6 +216,8 @@ def resolve(
     if named:
         warn_of_unknown(named, items, SKIPPED, stacklevel=5)
     rows = _rows(np.array(users, np.int64), given, histories)
+    if not all(map(math.isnan, moments)):
+        rows = replace(rows, asked_at=np.array(moments))
     if not all(query.exclude_seen for query in good) or any(map(len, excluded)):
         seen = (rows.row(at) if query.exclude_seen else NO_ITEMS for at, query in enumerate(good))
         exclusions = SequenceStore.from_lists([np.concatenate(both) for both in zip(excluded, seen, strict=True)])
@@ -274,6 +282,19 @@ def numbers_or_zero(ids: Any, known: Vocabulary, on_unknown: OnUnknown) -> tuple
     if on_unknown == "raise":
         known.number(strangers[0])
     return numbers, strangers
+
+
+def resolve_moment(query: Query, histories: Histories | None) -> float:
+    """The moment that a query asks about, in the log's unit; NaN where it names none, or the log had no times.
+
+    Raises:
+        DataError: it is no time of the log's unit, or the query has a bare history, whose times are not known.
+    """
+    if query.at is None:
+        return math.nan
+    if query.history is not None or histories is None:
+        raise DataError("at= goes with user_id=: when the events of a bare history happened is not known")
+    return histories.moment(query.at)
 
 
 def _rows(users: np.ndarray, given: list[np.ndarray], histories: Histories | None) -> SequenceStore:

@@ -14,7 +14,7 @@ import numpy as np
 from corerec.data.columns import column_length, rating_column
 from corerec.data.ids import id_column
 from corerec.data.sequences import SequenceStore, flat_ranges
-from corerec.data.times import CLOCK_FROM, time_column, unit_of
+from corerec.data.times import CLOCK_FROM, time_column, time_in, unit_of
 from corerec.data.vocabulary import Vocabulary
 from corerec.errors import DataError
 
@@ -183,6 +183,24 @@ class Histories:
         reached = np.maximum.accumulate(np.where(given, times, newest).clip(newest))
         self._newest = reached[-1]
         return np.where(given, times, reached)
+
+    def moment(self, value: Any) -> float:
+        """A moment to ask about in the unit of the log's times, from a number of that unit or a date.
+
+        NaN for None, and where the log has no times.
+
+        Raises:
+            DataError: it does not read as a time, or cannot be one of the log's unit.
+        """
+        if value is None or self._view.store.times is None:
+            return np.nan
+        moment = time_in(unit_of(self._newest), value)
+        if self._off_the_clock(np.array([moment]))[0]:
+            raise DataError(
+                f"at= is {moment:,}, and the log's times are from {self._oldest:,} to {self._newest:,}"
+                f"{self._counted()}: {_compared(moment, self._newest)}; give it in the log's own unit"
+            )
+        return float(moment)
 
     def _off_the_clock(self, times: np.ndarray) -> np.ndarray:
         """bool (events,): times that no event of this log can have, since they count another unit, or steps."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -24,12 +24,15 @@ class SequenceStore:
         offsets: int64 (rows + 1,).
         times: int64 or float64 (events,), in the log's own unit (nanoseconds for dates); None without timestamps.
         ratings: float32 (events,), NaN where an event observed after fit came without one; or None.
+        asked_at: float64 (rows,), the moment that each row is asked about, in the unit of the times, NaN where it is
+            not known; None where no row's is.
     """
 
     items: np.ndarray
     offsets: np.ndarray
     times: np.ndarray | None = None
     ratings: np.ndarray | None = None
+    asked_at: np.ndarray | None = None
 
     @classmethod
     def from_lists(cls, sequences: Sequence[Sequence[int] | np.ndarray]) -> SequenceStore:
@@ -43,21 +46,17 @@ class SequenceStore:
     def concatenate(cls, stores: Sequence[SequenceStore]) -> SequenceStore:
         """The rows of several stores, one after another.
 
-        Times stay where all have them. Ratings stay where any has them; the events of the others get NaN.
+        Times, ratings and moments asked about stay where any store has them; those of the others get NaN.
         """
         ends = np.cumsum([store.num_events for store in stores])
         starts = [store.offsets[:-1] + end - store.num_events for store, end in zip(stores, ends, strict=True)]
-        times = [store.times for store in stores if store.times is not None]
-        ratings = None
-        if any(store.ratings is not None for store in stores):
-            ratings = np.concatenate(
-                [np.full(s.num_events, np.nan, np.float32) if s.ratings is None else s.ratings for s in stores]
-            )
+        num_events, num_rows = [store.num_events for store in stores], [len(store) for store in stores]
         return cls(
             np.concatenate([store.items for store in stores]),
             np.concatenate([*starts, ends[-1:]]),
-            np.concatenate(times) if len(times) == len(stores) else None,
-            ratings,
+            _joined([store.times for store in stores], num_events, np.float64),
+            _joined([store.ratings for store in stores], num_events, np.float32),
+            _joined([store.asked_at for store in stores], num_rows, np.float64),
         )
 
     def __len__(self) -> int:
@@ -83,11 +82,13 @@ class SequenceStore:
 
     def select(self, rows: np.ndarray) -> SequenceStore:
         """The rows asked for, in the order asked."""
-        return self.ranges(self.offsets[rows], self.offsets[np.asarray(rows) + 1])
+        chosen = self.ranges(self.offsets[rows], self.offsets[np.asarray(rows) + 1])
+        return chosen if self.asked_at is None else replace(chosen, asked_at=self.asked_at[rows])
 
     def last(self, count: int) -> SequenceStore:
         """Every row cut to its newest `count` events."""
-        return self.ranges(np.maximum(self.offsets[:-1], self.offsets[1:] - count), self.offsets[1:])
+        newest = self.ranges(np.maximum(self.offsets[:-1], self.offsets[1:] - count), self.offsets[1:])
+        return newest if self.asked_at is None else replace(newest, asked_at=self.asked_at)
 
     def ranges(self, starts: np.ndarray, ends: np.ndarray) -> SequenceStore:
         """One row for each range starts[i] .. ends[i] of events."""
@@ -130,6 +131,17 @@ class SequenceStore:
     def item_counts(self, num_items: int) -> np.ndarray:
         """int64 (num_items + 1,): events of each item number; 0 for padding."""
         return np.bincount(self.items, minlength=num_items + 1)
+
+
+def _joined(columns: Sequence[np.ndarray | None], lengths: Sequence[int], dtype: type) -> np.ndarray | None:
+    """Columns end to end, NaN of `dtype` for one that is None; None where all are."""
+    if all(column is None for column in columns):
+        return None
+    filled = [
+        np.full(length, np.nan, dtype) if column is None else column
+        for column, length in zip(columns, lengths, strict=True)
+    ]
+    return np.concatenate(filled)
 
 
 def flat_ranges(starts: np.ndarray, ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

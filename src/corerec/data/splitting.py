@@ -21,6 +21,8 @@ Targets = Literal["next", "last", "all"]
 Moment = float | str | datetime.date | np.datetime64
 """A number in the log's own unit; or a date: a datetime, a Timestamp, text such as "2024-05-01 12:30"."""
 
+AskedAt = Literal["unknown", "newest", "target"]
+
 
 @dataclass(frozen=True)
 class Holdout:
@@ -74,6 +76,7 @@ class Holdout:
             np.concatenate([[0], np.cumsum(known)])[history.offsets],
             None if history.times is None else history.times[known],
             None if history.ratings is None else history.ratings[known],
+            history.asked_at,
         )
         targets = replace(self.targets, items=numbers[self.targets.items])
         return replace(self, history=history, targets=targets, item_vocabulary=items)
@@ -94,6 +97,25 @@ class Holdout:
         same_kind = ids.dtype == items.ids.dtype == np.int64
         numbers = items.encode(ids if same_kind else ids_like(ids.tolist(), items))
         return np.concatenate([[0], numbers]).astype(np.int32)
+
+    def asked_at(self, moment: AskedAt) -> Holdout:
+        """The same questions, asked at a moment that the scorer is told.
+
+        Args:
+            moment: "target", the time of the first target, as a live server knows it; "newest", that of the history's
+                newest event; "unknown" tells none, and is how a Holdout begins.
+        Raises:
+            DataError: the log has no times.
+        """
+        if moment == "unknown":
+            return replace(self, history=replace(self.history, asked_at=None))
+        if self.history.times is None or self.targets.times is None:
+            raise DataError("questions can be asked at a moment only where the log has timestamps")
+        firsts = self.targets.times[self.targets.offsets[:-1]].astype(np.float64)
+        newest = np.full(len(self), np.nan)
+        known = self.history.lengths > 0
+        newest[known] = self.history.times[self.history.offsets[1:][known] - 1]
+        return replace(self, history=replace(self.history, asked_at=firsts if moment == "target" else newest))
 
 
 @dataclass(frozen=True)

@@ -68,9 +68,15 @@ def reasons_for(
     model: Bert4Rec, item_ids: Sequence[Any], user_id: Any = None, history: Sequence[Any] | None = None
 ) -> list[list[Reason]]:
     """For each item the events that spoke for it, the weightiest first, three at most."""
-    events = list(model.history(user_id) if history is None else history)
+    times = None
+    if history is None:
+        known = model.fitted.known_histories()
+        row = known.select(known.users.encode([user_id]))
+        events, times = model.items.decode(row.items), row.times
+    else:
+        events = list(history)
     if not events:
         return [[] for _ in item_ids]
     numbers, asked = model.items.encode(events), model.items.encode(list(item_ids))
-    weights = event_weights(model.fitted.network, numbers, asked, newest=EXPLAINED)
+    weights = event_weights(model.fitted.network, numbers, asked, newest=EXPLAINED, times=times)
     return [[reason for reason in reasons(events, row)[:REASONS] if reason.weight > 0] for row in weights]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import replace
 from typing import Any, Literal, NamedTuple, overload
 
 import numpy as np
@@ -32,6 +33,7 @@ from corerec.queries import (
     numbers_with_blanks,
     recommendations_frame,
     resolve,
+    resolve_moment,
     resolve_subject,
     warn_of_unknown,
 )
@@ -103,6 +105,7 @@ class Answering:
         candidates: Iterable[ItemId] | None = ...,
         min_rating: float | None = ...,
         on_unknown: OnUnknown = ...,
+        at: Any = ...,
         with_scores: Literal[False] = ...,
         as_frame: Literal[False] = ...,
     ) -> list[ItemId]: ...
@@ -118,6 +121,7 @@ class Answering:
         candidates: Iterable[ItemId] | None = ...,
         min_rating: float | None = ...,
         on_unknown: OnUnknown = ...,
+        at: Any = ...,
         with_scores: Literal[True],
         as_frame: Literal[False] = ...,
     ) -> list[tuple[ItemId, float]]: ...
@@ -133,6 +137,7 @@ class Answering:
         candidates: Iterable[ItemId] | None = ...,
         min_rating: float | None = ...,
         on_unknown: OnUnknown = ...,
+        at: Any = ...,
         with_scores: bool = ...,
         as_frame: Literal[True],
     ) -> pd.DataFrame: ...
@@ -147,6 +152,7 @@ class Answering:
         candidates: Iterable[ItemId] | None = None,
         min_rating: float | None = None,
         on_unknown: OnUnknown = "warn",
+        at: Any = None,
         with_scores: bool = False,
         as_frame: bool = False,
     ) -> Any:
@@ -165,11 +171,14 @@ class Answering:
                 ratings, the average user's. Needs a model fitted with ratings.
             on_unknown: what becomes of items of the history, `exclude` and `candidates` that `fit` never saw: "raise",
                 "skip", or "warn", which skips them with one warning. An id of a type that no item has always raises.
+            at: the moment to recommend for, with user_id: a number of the log's time unit, or a date; None: not known.
+                It makes a difference where the model reads time (`TrainConfig.clock`).
             with_scores: return (item id, probability) pairs, the probability being `predict`'s.
             as_frame: return a DataFrame of the columns user_id, item_id, rank and score.
         Raises:
             UnknownIdError: the user was never seen, or an item as `on_unknown` says.
-            DataError: both or neither of user_id and history given, or top_k below 1.
+            DataError: both or neither of user_id and history given, top_k below 1, or `at` is no time of the log or
+                goes with a history.
             NotFittedError: neither fit nor loaded.
         """
         query = Query(
@@ -181,6 +190,7 @@ class Answering:
             None if candidates is None else as_list(candidates, "candidates"),
             min_rating,
             on_unknown,
+            at,
         )
         answers, _ = self._answer([query], with_scores or as_frame)
         return _shaped(answers, with_scores, as_frame)[0] if not as_frame else answers[0].to_frame()
@@ -217,19 +227,28 @@ class Answering:
         top_k: int = 10,
         *,
         exclude_seen: bool = True,
+        at: Any = None,
         with_scores: bool = False,
         as_frame: bool = False,
     ) -> Any:
         """`recommend` for many users at once: one list each, in their order; or one DataFrame, as `recommend`'s.
 
+        Args:
+            at: one moment for all, or a column of one for each user, as `recommend`'s.
         Raises:
             UnknownIdError: a user was never seen.
-            DataError: top_k below 1.
+            DataError: top_k below 1, or `at` is no time of the log.
         """
         model = self.fitted
         check_top_k(top_k)
         users = model.known_histories().users.require(user_ids)
         histories = model.known_histories().select(users)
+        if at is not None:
+            moments = list(at) if pd.api.types.is_list_like(at) else [at]
+            if len(moments) not in (1, len(users)):
+                raise DataError(f"at has {len(moments):,} values for {len(users):,} users; give one, or one each")
+            asked_at = np.array([model.known_histories().moment(moment) for moment in moments])
+            histories = replace(histories, asked_at=np.broadcast_to(asked_at, len(users)))
         excluded = histories if exclude_seen else empty_rows(len(users))
         batch = QueryBatch.of(histories, excluded, top_k, users)
         user_ids = model.known_histories().users.decode(users)
@@ -275,6 +294,7 @@ class Answering:
         history: Iterable[ItemId] | None = None,
         top: int | None = None,
         on_unknown: OnUnknown = "warn",
+        at: Any = None,
     ) -> list[Reason]:
         """Which events of a history drove an item's probability, the weightiest first; how: `explain.event_weights`.
 
@@ -284,7 +304,7 @@ class Answering:
             user_id: a known user; or
             history: item ids, oldest first. Unknown ones are no reasons.
             top: how many reasons at most; None gives one for each event that the model reads.
-            on_unknown: as in `recommend`.
+            on_unknown, at: as in `recommend`.
         Returns:
             reasons whose positions count from the oldest event of the history, 0.
         Raises:
@@ -294,16 +314,19 @@ class Answering:
         model = self.fitted
         if top is not None:
             check_top_k(top, "top")
-        query = Query(user_id, None if history is None else as_list(history, "history"), on_unknown=on_unknown)
+        query = Query(user_id, None if history is None else as_list(history, "history"), on_unknown=on_unknown, at=at)
         user, numbers, unknown = resolve_subject(query, model.items, model.histories)
+        times, moment = None, resolve_moment(query, model.histories)
         if unknown and on_unknown == "warn":
             warn_of_unknown(unknown, model.items, SKIPPED)
         if user:
-            numbers = model.known_histories().items(user)
+            row = model.known_histories().select(np.array([user]))
+            numbers, times = row.items, row.times
         given = model.items.decode(numbers) if query.history is None else query.history
         weights = np.full(len(given), np.nan, np.float32)
         known = model.items.encode(given) > 0
-        weights[known] = event_weights(model.network, numbers, [model.items.number(item_id)])[0]
+        wanted = [model.items.number(item_id)]
+        weights[known] = event_weights(model.network, numbers, wanted, times=times, asked_at=moment)[0]
         return reasons(given, weights)[:top]
 
     def similar_items(self, item_id: Hashable, top_k: int = 10, *, with_scores: bool = False) -> Ranked:

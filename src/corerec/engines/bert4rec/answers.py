@@ -15,7 +15,7 @@ from torch import Tensor
 from corerec.basic.transitions import TransitionModel
 from corerec.data.sequences import SequenceStore, last_items
 from corerec.engines.bert4rec.config import MASK
-from corerec.engines.bert4rec.encoding import blank_states, encode
+from corerec.engines.bert4rec.encoding import blank_states, encode, keep_states
 from corerec.engines.bert4rec.fitted import FittedModel
 from corerec.queries import Basis, ItemId, QueryBatch, Recommendations, ids_of
 from corerec.retrieval.item_index import ItemIndex
@@ -80,7 +80,7 @@ def _answer_by_model(model: FittedModel, batch: QueryBatch, with_scores: bool) -
         model.index, on_device, batch, normalizers, with_normalizers=with_scores, transitions=model.transitions
     )
     new = np.flatnonzero(np.isnan(normalizers))
-    model.states.keep(batch.users[new], batch.histories.lengths[new], states[new], best.log_normalizers[new])
+    keep_states(model.network, model.states, batch.users, batch.histories, states, best.log_normalizers, new)
     return best.numbers, best.probabilities
 
 

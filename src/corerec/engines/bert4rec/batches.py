@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cache
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -62,22 +63,32 @@ def batch_order(lengths: np.ndarray, batch_size: int, random: np.random.Generato
     return batches
 
 
-def pad(items: np.ndarray, starts: np.ndarray, ends: np.ndarray, width: int | None = None) -> Tensor:
+class Batch(NamedTuple):
+    """Windows of one step: `items`, int64 (B, L), left-padded with 0, and their `times`, float64 (B, L), if any."""
+
+    items: Tensor
+    times: Tensor | None
+
+
+def pad(
+    items: np.ndarray, starts: np.ndarray, ends: np.ndarray, width: int | None = None, dtype: type = np.int64
+) -> Tensor:
     """Windows of events as one left-padded matrix.
 
         windows [5 6] and [7]  ->  [[5, 6], [0, 7]]
 
     Args:
-        items: int (events,) of a SequenceStore.
+        items: (events,) a column of a SequenceStore.
         width: L; the longest window when None.
+        dtype: of the matrix.
     Returns:
-        int64 (B, L).
+        (B, L), 0 at padding.
     """
     if width is None:
         width = int((ends - starts).max(initial=1))
     at = ends[:, None] + np.arange(-width, 0)
     inside = at >= starts[:, None]
-    matrix = np.zeros(at.shape, np.int64)
+    matrix = np.zeros(at.shape, dtype)
     matrix[inside] = items[at[inside]]
     return torch.from_numpy(matrix)
 
@@ -89,8 +100,8 @@ def epoch_batches(
     whole_history: bool,
     random: np.random.Generator,
     first: int = 0,
-) -> Iterator[Tensor]:
-    """One pass over the store in batches of `batch_size` windows: int64 (B, L), left-padded with 0.
+) -> Iterator[Batch]:
+    """One pass over the store in batches of `batch_size` windows.
 
     Args:
         first: batches to leave out at the start, as those were done before.
@@ -99,7 +110,9 @@ def epoch_batches(
     lengths = ends - starts
     for chosen in batch_order(lengths, batch_size, random)[first:]:
         width = rounded_length(int(lengths[chosen].max()), max_seq_len)
-        yield pad(store.items, starts[chosen], ends[chosen], width)
+        begin, end = starts[chosen], ends[chosen]
+        times = None if store.times is None else pad(store.times, begin, end, width, np.float64)
+        yield Batch(pad(store.items, begin, end, width), times)
 
 
 def rounded_length(length: int, longest: int) -> int:

@@ -17,6 +17,7 @@ from corerec.engines.bert4rec.batches import pad, rounded_lengths
 from corerec.engines.bert4rec.config import MASK
 from corerec.engines.bert4rec.model import Bert4RecNetwork
 from corerec.engines.bert4rec.state_cache import StateCache
+from corerec.engines.bert4rec.time_encoding import asked_buckets, history_gaps
 from corerec.retrieval.score_edits import Boosts
 
 PLACES_AT_ONCE = 2**13  # sequence places in one forward pass: bounds memory, and stays near a CPU's cache
@@ -28,7 +29,8 @@ def next_states(network: Bert4RecNetwork, histories: SequenceStore) -> Tensor:
     """The hidden state of a blank after each history: what the model expects next.
 
     Args:
-        histories: B rows; of each the newest max_seq_len - 1 events are read; a row may be empty.
+        histories: B rows; of each the newest max_seq_len - 1 events are read; a row may be empty. Their times and
+            `asked_at` are read where the network reads time.
     Returns:
         float32 (B, D) on the network's device, in the order of the rows; the same for a history asked alone.
     """
@@ -47,11 +49,14 @@ def next_states(network: Bert4RecNetwork, histories: SequenceStore) -> Tensor:
         area = widths[first:] * np.arange(1, len(widths) - first + 1)
         count = max(1, int(np.searchsorted(area, PLACES_AT_ONCE, side="right")))
         rows = by_length[first : first + count]
-        items = pad(recent.items, recent.offsets[rows], recent.offsets[rows + 1], widths[first + count - 1] - 1)
+        width = widths[first + count - 1] - 1
+        items = pad(recent.items, recent.offsets[rows], recent.offsets[rows + 1], width)
         blank = torch.full((len(rows), 1), MASK)
         inputs = torch.cat([items, blank], dim=1).to(device)
         positions = torch.full((len(rows), 1), inputs.shape[1] - 1, device=device)
-        states[torch.from_numpy(rows).to(device)] = network(inputs, positions)[:, 0].float()
+        gaps = None if network.time_encoder is None else history_gaps(recent, rows, int(width))
+        gaps = None if gaps is None else gaps.to(device)
+        states[torch.from_numpy(rows).to(device)] = network(inputs, positions, gaps=gaps)[:, 0].float()
         first += count
     return states
 
@@ -75,7 +80,8 @@ def encode(
     Returns:
         states, float32 (B, D); log normalizers, float32 (B,), NaN where not known. `cache.keep` takes the new ones in.
     """
-    found, kept_states, kept_totals = cache.get_many(users, histories.lengths)
+    moments = asked_buckets(histories, network.gap_scale)
+    found, kept_states, kept_totals = cache.get_many(users, histories.lengths, moments)
     states = np.empty((len(users), network.config.hidden_dim), np.float32)
     totals = np.full(len(users), np.nan, np.float32)
     missing = np.ones(len(users), bool)
@@ -85,6 +91,20 @@ def encode(
         todo = histories.select(np.flatnonzero(missing)) if len(found) else histories
         states[missing] = next_states(network, todo).cpu().numpy()
     return states, totals
+
+
+def keep_states(
+    network: Bert4RecNetwork,
+    cache: StateCache,
+    users: np.ndarray,
+    histories: SequenceStore,
+    states: np.ndarray,
+    log_normalizers: np.ndarray,
+    new: np.ndarray,
+) -> None:
+    """Keep the `new`, int64 (places,), of what `encode` gave, once their log normalizers are known."""
+    moments = asked_buckets(histories, network.gap_scale)
+    cache.keep(users[new], histories.lengths[new], states[new], log_normalizers[new], moments[new])
 
 
 @torch.no_grad()

@@ -39,6 +39,8 @@ def event_weights(
     items: Sequence[int] | np.ndarray,
     *,
     newest: int | None = None,
+    times: np.ndarray | None = None,
+    asked_at: float = np.nan,
 ) -> np.ndarray:
     """What each event of a history adds to the log-probability that an item comes next.
 
@@ -58,6 +60,8 @@ def event_weights(
         items: K item numbers from 1; whether they stand in the history makes no difference.
         newest: hide only so many of the newest events in turn, which costs as many sequences; the others stay visible.
             None: every event that the network reads.
+        times: of the events, (len(history),), where they are known; a hidden event keeps its time.
+        asked_at: the moment asked about, in their unit; NaN where it is not known.
     Returns:
         float32 (K, len(history)), nats; 0 for events too old to be read, NaN for others that were not hidden and for
         unknown items.
@@ -67,7 +71,16 @@ def event_weights(
     hidden = np.arange(0 if newest is None else max(0, len(read) - newest), len(read))
     variants = np.tile(numbers[read], (len(hidden) + 1, 1))  # the last row hides nothing
     variants[np.arange(len(hidden)), hidden] = MASK
-    states = next_states(network, SequenceStore(variants.ravel(), np.arange(len(variants) + 1) * len(read)))
+    count = len(variants)
+    states = next_states(
+        network,
+        SequenceStore(
+            variants.ravel(),
+            np.arange(count + 1) * len(read),
+            None if times is None else np.tile(times[read], count),
+            asked_at=np.full(count, asked_at),
+        ),
+    )
     chosen = torch.as_tensor(np.asarray(items, np.int64), device=states.device)
     scores = torch.addmm(network.item_bias[chosen], states, network.item_vectors(chosen).T)
     totals = ItemIndex(network.item_vectors(), network.item_bias).log_normalizers(states)

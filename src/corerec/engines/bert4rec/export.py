@@ -25,6 +25,7 @@ from corerec.engines.bert4rec.checkpoint import writable_ids
 from corerec.engines.bert4rec.config import MASK, ModelConfig
 from corerec.engines.bert4rec.model import Bert4RecNetwork
 from corerec.engines.bert4rec.recommender import Bert4Rec
+from corerec.engines.bert4rec.time_encoding import UNKNOWN
 from corerec.engines.bert4rec.training import copy_of
 from corerec.errors import DataError, MissingPackageError
 from corerec.files import atomic_folder
@@ -34,6 +35,7 @@ FORMAT_VERSION = 1
 OPSET = 18  # the oldest that torch's exporter writes without a converter, and so the widest read
 GRAPH, WEIGHTS, ITEMS, ABOUT = "model.onnx", "model.onnx.data", "items.json", "metadata.json"
 INPUT, OUTPUT = "histories", "log_probabilities"
+TIME_INPUTS = "gaps", "asked_gaps"
 
 
 def export_onnx(model: Bert4Rec, folder: str | os.PathLike[str]) -> list[Path]:
@@ -44,6 +46,9 @@ def export_onnx(model: Bert4Rec, folder: str | os.PathLike[str]) -> list[Path]:
     counts, too, in the weight of what followed the last item in the fitted log (`TransitionModel`). It gives
     `log_probabilities`, float32 (B, V + 1): column n is the logarithm of the probability that item n comes next, as
     `Bert4Rec.recommend` has it, also for a history without items; column 0 is -inf. Padding changes no row's answer.
+
+    Of a model that reads time it also takes `gaps`, float32 (B, L), the time of each event since the one before, and
+    `asked_gaps`, float32 (B,), from the last event to the moment asked about; below 0 where one is not known.
 
     items.json lists the ids of the numbers 1..V in their order, whole numbers and texts as they are. metadata.json
     says all this to whoever finds the folder. Weights of more than 1.5 GB stand beside the graph in model.onnx.data.
@@ -104,12 +109,20 @@ class NextItem(nn.Module):
         self.register_buffer("counts_lack", torch.from_numpy(transitions.counts_lack).float())
         self.scarcity = transitions.scarcity
 
-    def forward(self, histories: Tensor) -> Tensor:
-        """int64 (B, L), left-padded with 0 -> float32 (B, V + 1), log-probabilities."""
+    def forward(self, histories: Tensor, gaps: Tensor | None = None, asked_gaps: Tensor | None = None) -> Tensor:
+        """int64 (B, L), left-padded with 0 -> float32 (B, V + 1), log-probabilities.
+
+        Args:
+            gaps, asked_gaps: float32 (B, L) and (B,), as to `export_onnx`; None of a network that reads no time.
+        """
         network = self.network
         blank = histories.new_full((histories.shape[0], 1), MASK)
         items = torch.cat([histories[:, -(network.config.max_seq_len - 1) :], blank], dim=1)
-        state = network(items, torch.full_like(blank, items.shape[1] - 1))[:, 0]  # (B, D)
+        if gaps is not None and asked_gaps is not None:
+            gaps = torch.cat([gaps[:, -(network.config.max_seq_len - 1) :], asked_gaps[:, None]], dim=1)
+            follows = F.pad(items[:, :-1], (1, 0)) != 0  # the first event that is read follows none
+            gaps = torch.where(follows, gaps, UNKNOWN)
+        state = network(items, torch.full_like(blank, items.shape[1] - 1), gaps=gaps)[:, 0]  # (B, D)
         scores = F.linear(state, network.item_vectors(), self.item_bias)  # (B, V + 1)
         logs = self._blended(scores.log_softmax(1), histories)
         has_items = (items != 0).sum(1, keepdim=True) > 1  # besides the blank
@@ -141,15 +154,19 @@ def _without_history(model: Bert4Rec) -> Tensor:
 def _traced(network: Bert4RecNetwork, without_history: Tensor, transitions: TransitionModel) -> torch.onnx.ONNXProgram:
     # A copy on the CPU: others may be asking the network meanwhile, or it may live on a GPU.
     copy = copy_of(network).cpu()
-    example = torch.ones(2, 3, dtype=torch.int64)  # neither axis 1, which would be taken for a constant
+    examples = [torch.ones(2, 3, dtype=torch.int64)]  # neither axis 1, which would be taken for a constant
     axes = {0: torch.export.Dim("batch"), 1: torch.export.Dim("length", min=0)}
+    shapes: dict[str, Any] = {INPUT: axes}
+    if network.time_encoder is not None:
+        examples += [torch.ones(2, 3), torch.ones(2)]
+        shapes |= dict(zip(TIME_INPUTS, (axes, {0: axes[0]}), strict=True))
     with _without_notes_to_torch_itself():
         program = torch.onnx.export(
             NextItem(copy, without_history, transitions).eval(),
-            (example,),
-            input_names=[INPUT],
+            tuple(examples),
+            input_names=list(shapes),
             output_names=[OUTPUT],
-            dynamic_shapes={INPUT: axes},
+            dynamic_shapes=shapes,
             opset_version=OPSET,
             dynamo=True,
             verbose=False,
@@ -162,7 +179,8 @@ def _traced(network: Bert4RecNetwork, without_history: Tensor, transitions: Tran
 
 @contextmanager
 def _without_notes_to_torch_itself() -> Iterator[None]:
-    """Keep back what torch's exporter says of torch: a deprecated call of its own, and that torchvision is absent."""
+    """Keep back what torch's exporter says of torch: a deprecated call of its own, that torchvision is absent,
+    and that inputs share axes."""
     logger = logging.getLogger("torch.onnx._internal.exporter._registration")
 
     def is_news(record: logging.LogRecord) -> bool:
@@ -172,6 +190,7 @@ def _without_notes_to_torch_itself() -> Iterator[None]:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated", FutureWarning)
+            warnings.filterwarnings("ignore", r"# The axis name: \w+ will not be used, since it shares", UserWarning)
             yield
     finally:
         logger.removeFilter(is_news)
@@ -189,6 +208,11 @@ def _onnx() -> ModuleType:
 
 
 def _about(name: str, config: ModelConfig) -> dict[str, Any]:
+    gaps, asked_gaps = TIME_INPUTS
+    about_time = [
+        f"Inputs {gaps!r}, float32 (batch, length), and {asked_gaps!r}, float32 (batch): the time of each event since "
+        "the one before it, and from the last event to the moment asked about, in the log's unit; -1 where not known.",
+    ]
     return {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
@@ -202,6 +226,7 @@ def _about(name: str, config: ModelConfig) -> dict[str, Any]:
             f"Input {INPUT!r}: int64 (batch, length), the numbers of each history's items, oldest first, left-padded "
             f"with 0. The newest {config.max_seq_len - 1} are read, and all are counted; none at all asks what anyone "
             "starts with.",
+            *(about_time if config.gap_buckets else []),
             f"Output {OUTPUT!r}: float32 (batch, {config.num_items + 1}), at column n the logarithm of the "
             "probability that item n comes next; -inf at column 0, which is no item.",
             "The best columns are the recommendations; leave out those of the history.",

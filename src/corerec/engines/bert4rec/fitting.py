@@ -18,13 +18,19 @@ from corerec.data.sequences import SequenceStore
 from corerec.data.splitting import Holdout, hold_out_last
 from corerec.engines.bert4rec.config import ModelConfig, TrainConfig
 from corerec.engines.bert4rec.early_stopping import train_with_early_stopping
+from corerec.engines.bert4rec.encoding import NetworkScorer
 from corerec.engines.bert4rec.fitted import FittedModel
+from corerec.engines.bert4rec.model import Bert4RecNetwork
 from corerec.engines.bert4rec.progress import with_progress
+from corerec.engines.bert4rec.time_encoding import GapScale
 from corerec.engines.bert4rec.training import EpochResult, StepResult, build_network, train_epochs
 from corerec.engines.bert4rec.training_checkpoint import TrainingCheckpoint, deferred_interrupts
-from corerec.engines.bert4rec.training_state import TrainingState, moments_of
+from corerec.engines.bert4rec.training_state import TrainingState, moments_of, seed_for
 from corerec.errors import DataError
+from corerec.evaluation.evaluate import evaluate
 
+MOST_PROBES = 1024
+FEWEST_PROBES = 100  # fewer are too few to tell
 OnEvent = Callable[[StepResult | EpochResult], bool | None]
 
 
@@ -60,11 +66,19 @@ def fit_model(
         if not len(rows):
             raise DataError("patience needs users with two events or more to validate on; fit without it")
         train, valid = hold_out_last(train, rows)
-    network = build_network(replace(model_config, num_items=len(log.items)), train_config.seed).to(device)
+    config, probe = replace(model_config, num_items=len(log.items)), None
+    scale = None if train_config.clock is False else GapScale.of(train)
+    if scale is not None and train_config.clock is None:
+        train, probe = _hold_out_probe(train, train_config.seed) if valid is None else (train, valid)
+    if scale is not None and (train_config.clock or probe is not None):
+        config = replace(config, gap_unit=scale.unit, gap_buckets=scale.num_buckets)
+    network = build_network(config, train_config.seed).to(device)
     state = TrainingState.start(network, train, train_config)
     training_log = run_training(
         state, train, valid, name=name, on_event=on_event, checkpoint=checkpoint, verbose=verbose
     )
+    if probe is not None and network.time_encoder is not None and not time_helps(network, probe):
+        network.forget_time()
     ratings = None
     if is_a_scale(log.sequences.ratings):
         ratings = fit_ratings(log.sequences, network.item_vectors())
@@ -81,6 +95,28 @@ def fit_model(
         EventFingerprint.of(log),
         moments=moments_of(state.optimizer, network),
     )
+
+
+def _hold_out_probe(store: SequenceStore, seed: int) -> tuple[SequenceStore, Holdout | None]:
+    """Take the last events of some users out, to decide by them whether time is read; None of too small a log."""
+    rows = np.flatnonzero(store.lengths >= 3)
+    count = min(MOST_PROBES, len(rows) // 2)
+    if count < FEWEST_PROBES:
+        return store, None
+    chosen = np.random.default_rng(seed_for(seed, "probe")).choice(rows, count, replace=False)
+    return hold_out_last(store, np.sort(chosen))
+
+
+def time_helps(network: Bert4RecNetwork, probe: Holdout) -> bool:
+    """Whether held-out events are ranked as well or better with time: mean NDCG@10 with the query's time known and not.
+
+    The same network answers without time: it was trained to (`time_encoding.training_gaps`).
+    """
+    known, unknown, without = (
+        evaluate(NetworkScorer(network), holdout, names=["NDCG"]).value("NDCG")
+        for holdout in (probe.asked_at("target"), probe, replace(probe, history=replace(probe.history, times=None)))
+    )
+    return known + unknown >= 2 * without
 
 
 def run_training(

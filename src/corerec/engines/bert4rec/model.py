@@ -8,6 +8,7 @@ newest event always has the same one.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 
 from corerec.engines.bert4rec.config import MASK, ModelConfig
 from corerec.engines.bert4rec.loss import ChunkedCrossEntropy, SampledItems
+from corerec.engines.bert4rec.time_encoding import GapScale, TimeEncoder
 from corerec.kernels import linear
 
 
@@ -45,6 +47,9 @@ class Bert4RecNetwork(nn.Module):
         )
         self.head = Linear(dim, dim)
         self.head_norm = nn.LayerNorm(dim)
+        self.time_encoder = None  # last, so that the other weights begin the same with and without it
+        if config.gap_unit is not None:
+            self.time_encoder = TimeEncoder(dim, GapScale(config.gap_unit, config.gap_buckets))
 
     @torch.no_grad()
     def initialise(self, generator: torch.Generator) -> Bert4RecNetwork:
@@ -57,13 +62,23 @@ class Bert4RecNetwork(nn.Module):
             else:
                 nn.init.constant_(parameter, 0.0 if name.endswith("bias") else 1.0)
         self.item_embedding[0] = 0
+        if self.time_encoder is not None:
+            self.time_encoder.since_embedding[0] = self.time_encoder.until_embedding[0] = 0
         return self
 
     @property
     def device(self) -> torch.device:
         return self.item_embedding.device
 
-    def forward(self, items: Tensor, positions: Tensor | None = None, *, causal: bool = False) -> Tensor:
+    def forward(
+        self,
+        items: Tensor,
+        positions: Tensor | None = None,
+        *,
+        causal: bool = False,
+        gaps: Tensor | None = None,
+        knows_next: bool = True,
+    ) -> Tensor:
         """Hidden states at the positions to predict.
 
         Args:
@@ -71,6 +86,7 @@ class Bert4RecNetwork(nn.Module):
             positions: int64 (B, M), the positions wanted, 0..L - 1; the last block computes nothing else. None: all L.
             causal: no position sees what follows it (next-item steps, which hide nothing and predict at all L); a
                 cloze sees both sides.
+            gaps, knows_next: as to `TimeEncoder.forward`; None, or a network without one, reads no time.
         Returns:
             float (B, M, D), ready for `logits`; meaningless at padding.
         """
@@ -78,11 +94,23 @@ class Bert4RecNetwork(nn.Module):
         mask = attention_mask(items != 0, causal)
         x = self.embed(items, may_hide=not causal)  # (B, L, D)
         x = x + self.position_vectors(items.shape[1])
+        if gaps is not None and self.time_encoder is not None:
+            x = x + self.time_encoder(gaps, knows_next=knows_next)
         x = self.dropout(self.embedding_norm(x))
         for block in self.blocks[:-1]:
             x = block(x, mask)
         x = self.blocks[-1](x, mask, positions)  # (B, M, D)
         return self.head_norm(x + self.head(x, gelu=True))
+
+    @property
+    def gap_scale(self) -> GapScale | None:
+        """How time gaps become buckets; None where the network reads no time."""
+        return None if self.time_encoder is None else self.time_encoder.scale
+
+    def forget_time(self) -> None:
+        """Take the time encoder out: the network answers as if no gap were known, which training prepares it for."""
+        self.time_encoder = None
+        self.config = replace(self.config, gap_unit=None, gap_buckets=0)
 
     def embed(self, items: Tensor, may_hide: bool = True) -> Tensor:
         """Item numbers (or MASK, or 0) as vectors: int64 (...) -> float (..., D); padding is zeros."""

@@ -12,7 +12,7 @@ import torch
 from corerec.basic.rating_model import RatingModel
 from corerec.data.sequences import SequenceStore, last_items
 from corerec.data.vocabulary import Vocabulary
-from corerec.engines.bert4rec.encoding import encode
+from corerec.engines.bert4rec.encoding import encode, keep_states
 from corerec.engines.bert4rec.fitted import FittedModel
 from corerec.errors import DataError
 from corerec.queries import as_list, warn_of_unknown
@@ -138,7 +138,7 @@ def _normalized_states(
     if len(new):
         on_device = torch.from_numpy(states[new]).to(model.network.device)
         normalizers[new] = model.index.log_normalizers(on_device).cpu().numpy()
-        model.states.keep(users[new], histories.lengths[new], states[new], normalizers[new])
+        keep_states(model.network, model.states, users, histories, states, normalizers, new)
     return states, normalizers
 
 

@@ -72,6 +72,7 @@ class Bert4Rec(Answering):
         ema_steps: int = TrainConfig.ema_steps,
         num_negatives: int | None = TrainConfig.num_negatives,
         bfloat16: bool = TrainConfig.bfloat16,
+        clock: bool | None = TrainConfig.clock,
         patience: int | None = TrainConfig.patience,
         device: str = "auto",
         seed: int = TrainConfig.seed,
@@ -422,8 +423,8 @@ class Bert4Rec(Answering):
             CheckpointError: the file is cut short, is no model of ours, or was written by another format.
         """
         stored = model_file.load(path, device=choose_device(device))
-        settings = asdict(stored.config) | asdict(stored.train_config)
-        settings.pop("num_items")
+        values = asdict(stored.config) | asdict(stored.train_config)
+        settings = {setting: value for setting, value in values.items() if setting in DEFAULTS}
         model = cls(stored.name, **settings, device=device, verbose=verbose)
         model._adopt(stored)
         return model

@@ -18,7 +18,8 @@ class StateCache:
     A state is what one history leads the model to expect: enough to score any item in a microsecond. Its log total is
     the logarithm of the sum over the catalogue of the exponentiated scores, NaN as long as nobody asked for a
     probability. Whoever asks says how many events the user's history has now: histories only grow, so a state from
-    before the last of them is no answer, nor can a slow thread put such a one in the place of a newer.
+    before the last of them is no answer, nor can a slow thread put such a one in the place of a newer. A state that
+    depends on the moment asked about is kept with that moment, a number; only one moment of a user is kept.
 
     They are rows of arrays: Python's garbage collector looks through small objects again and again.
     """
@@ -33,6 +34,7 @@ class StateCache:
         self._states = np.empty((0, dim), dtype)
         self._log_totals = np.empty(0, np.float32)
         self._num_events = np.empty(0, np.int64)  # of the history, -1 in a row not yet filled
+        self._moments = np.empty(0, np.int64)
         self._lock = threading.Lock()
 
     def __getstate__(self) -> tuple[int, DTypeLike, int]:
@@ -42,36 +44,48 @@ class StateCache:
     def __setstate__(self, state: tuple[int, DTypeLike, int]) -> None:
         self.__init__(*state)
 
-    def get(self, user: int, num_events: int) -> tuple[np.ndarray, float] | None:
-        """The state (D,) of the user's history of so many events, and its log total, if kept."""
+    def get(self, user: int, num_events: int, moment: int = 0) -> tuple[np.ndarray, float] | None:
+        """The state (D,) of the user's history of so many events at a moment, and its log total, if kept."""
         with self._lock:
             row = self._rows.get(user)
-            if row is None or self._num_events[row] != num_events:
+            if row is None or self._num_events[row] != num_events or self._moments[row] != moment:
                 return None
             self._rows.move_to_end(user)
             return self._states[row].copy(), float(self._log_totals[row])
 
-    def get_many(self, users: np.ndarray, num_events: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def get_many(
+        self, users: np.ndarray, num_events: np.ndarray, moments: np.ndarray | int = 0
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Those kept of the states of many users' histories.
 
         Args:
-            users, num_events: int64 (B,).
+            users, num_events, moments: int64 (B,).
         Returns:
             whose, int64 (F,), places 0..B - 1; states (F, D); log totals, float32 (F,).
         """
         with self._lock:
             rows = np.array([self._rows.get(user, -1) for user in users.tolist()], np.int64)
             found = np.flatnonzero(rows >= 0)
-            found = found[self._num_events[rows[found]] == num_events[found]]
+            wanted = np.broadcast_to(moments, users.shape)[found]
+            found = found[(self._num_events[rows[found]] == num_events[found]) & (self._moments[rows[found]] == wanted)]
             for user in users[found].tolist():
                 self._rows.move_to_end(user)
             return found, self._states[rows[found]], self._log_totals[rows[found]]
 
-    def keep(self, users: np.ndarray, num_events: np.ndarray, states: np.ndarray, log_normalizers: np.ndarray) -> None:
+    def keep(
+        self,
+        users: np.ndarray,
+        num_events: np.ndarray,
+        states: np.ndarray,
+        log_normalizers: np.ndarray,
+        moments: np.ndarray | int = 0,
+    ) -> None:
         """Keep states, unless one of a longer history is kept, or one of the same and the new one lacks its total.
 
+        One of the same history at another moment gives way.
+
         Args:
-            users, num_events: int64 (B,); nobody's states (user 0) are not kept.
+            users, num_events, moments: int64 (B,); nobody's states (user 0) are not kept.
             states: (B, D).
             log_normalizers: float32 (B,).
         """
@@ -79,14 +93,17 @@ class StateCache:
         if not len(taken):
             return
         num_events, log_normalizers = num_events[taken], log_normalizers[taken]
+        moments = np.broadcast_to(moments, users.shape)[taken]
         with self._lock:
             self._make_room(len(self._rows) + len(taken))
             rows = np.array([self._row_of(user) for user in users[taken].tolist()])
-            better = self._num_events[rows] < num_events + ~np.isnan(log_normalizers)
+            is_other = ~np.isnan(log_normalizers) | (self._moments[rows] != moments)
+            better = self._num_events[rows] < num_events + is_other
             rows = rows[better]
             self._states[rows] = states[taken[better]]
             self._log_totals[rows] = log_normalizers[better]
             self._num_events[rows] = num_events[better]
+            self._moments[rows] = moments[better]
 
     def _row_of(self, user: int) -> int:
         """The user's row, a new one or the longest unused if need be; the user is the last used now."""
@@ -105,3 +122,4 @@ class StateCache:
             self._states = np.concatenate([self._states, np.empty((more, dim), self._states.dtype)])
             self._log_totals = np.concatenate([self._log_totals, np.empty(more, np.float32)])
             self._num_events = np.concatenate([self._num_events, np.full(more, -1)])
+            self._moments = np.concatenate([self._moments, np.zeros(more, np.int64)])

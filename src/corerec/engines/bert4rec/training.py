@@ -13,12 +13,13 @@ import torch
 from torch import Tensor
 
 from corerec.data.sequences import SequenceStore
-from corerec.engines.bert4rec.batches import epoch_batches, rounded_length
+from corerec.engines.bert4rec.batches import Batch, epoch_batches, rounded_length
 from corerec.engines.bert4rec.config import MASK, ModelConfig, TrainConfig
 from corerec.engines.bert4rec.loss import sample_items
 from corerec.engines.bert4rec.model import Bert4RecNetwork
 from corerec.engines.bert4rec.objectives import IGNORE, cloze_mask, next_item_targets
 from corerec.engines.bert4rec.plan import TrainPlan
+from corerec.engines.bert4rec.time_encoding import training_gaps
 from corerec.engines.bert4rec.training_state import EMA_EVERY, TrainingState, seed_for, torch_generator
 from corerec.errors import ConfigError, DivergedError
 from corerec.kernels import bfloat16_is_fast
@@ -104,7 +105,7 @@ def train_epochs(state: TrainingState, store: SequenceStore) -> Iterator[TrainPl
             store, network.config.max_seq_len, plan.batch_size, config.whole_history, order, first=state.batch
         )
         rate = 0.0
-        for items in batches:
+        for batch in batches:
             network.train()
             network.dropout.seed_step(seed_for(config.seed, "dropout", state.step))
             masks = torch_generator(seed_for(config.seed, "masks", state.step))
@@ -112,9 +113,9 @@ def train_epochs(state: TrainingState, store: SequenceStore) -> Iterator[TrainPl
             for group in state.optimizer.param_groups:
                 group["lr"] = rate
             share = config.next_item_share * fading(state.step / plan.num_steps, plan.next_item_until)
-            causal = items.shape[1] > 1 and bool(torch.rand((), generator=masks) < share)
+            causal = batch.items.shape[1] > 1 and bool(torch.rand((), generator=masks) < share)
             with mixed_precision(device, config.bfloat16):
-                loss = batch_loss(network, items, config, causal, masks, plan.num_negatives, shares)
+                loss = batch_loss(network, batch, config, causal, masks, plan.num_negatives, shares)
             state.optimizer.zero_grad()
             loss.backward()
             norm = torch.nn.utils.clip_grad_norm_(network.parameters(), config.gradient_clip)
@@ -127,7 +128,7 @@ def train_epochs(state: TrainingState, store: SequenceStore) -> Iterator[TrainPl
             if state.step % EMA_EVERY == 0:
                 state.ema.update()
             state.loss_sum += loss.detach()
-            state.num_events += int(torch.count_nonzero(items))
+            state.num_events += int(torch.count_nonzero(batch.items))
             state.seconds = time.perf_counter() - started
             yield StepResult(state.epoch, state.step, plan.num_steps, loss.detach(), state.num_events)
         if not all_finite:
@@ -151,17 +152,18 @@ def _diverged(state: TrainingState, rate: float) -> DivergedError:
 
 def batch_loss(
     network: Bert4RecNetwork,
-    items: Tensor,
+    batch: Batch,
     config: TrainConfig,
     causal: bool,
     generator: torch.Generator,
     num_negatives: int | None = None,
     shares: Tensor | None = None,
 ) -> Tensor:
-    """The mean loss of one batch, int64 (B, L) on the CPU: every next item if `causal`, a cloze otherwise.
+    """The mean loss of one batch, which is on the CPU: every next item if `causal`, a cloze otherwise.
 
     `shares`, float32 (V + 1,), is each item's share of the events: needed where the loss takes negatives.
     """
+    items, hidden, gaps, knows_next = batch.items, None, None, True
     if causal:
         inputs, targets = next_item_targets(items)
         positions = None
@@ -179,7 +181,11 @@ def batch_loss(
         positions = (~hidden).byte().argsort(dim=1, stable=True)[:, :most]
         targets = targets.gather(1, positions)
     device = network.device
-    states = network(inputs.to(device), None if positions is None else positions.to(device), causal=causal)
+    if network.time_encoder is not None and batch.times is not None:
+        gaps, knows_next = training_gaps(batch.times, items != 0, hidden, generator)
+        gaps = gaps.to(device)
+    positions = None if positions is None else positions.to(device)
+    states = network(inputs.to(device), positions, causal=causal, gaps=gaps, knows_next=knows_next)
     if num_negatives is None:
         return network.loss(states, targets.to(device))
     assert shares is not None

@@ -1,4 +1,7 @@
+from dataclasses import replace
+
 import numpy as np
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -54,7 +57,7 @@ def test_epoch_yields_every_window_announced():
     random = np.random.default_rng(0)
     store = SequenceStore.from_lists([list(range(1, n + 1)) for n in random.integers(0, 90, 50)])
     for whole in (True, False):
-        batches = list(epoch_batches(store, 20, 8, whole, np.random.default_rng(0)))
+        batches = [batch.items for batch in epoch_batches(store, 20, 8, whole, np.random.default_rng(0))]
         assert sum(len(batch) for batch in batches) == window_counts(store.lengths, 20, whole).sum()
         assert all(1 <= batch.shape[1] <= 20 and len(batch) <= 8 for batch in batches)
 
@@ -62,9 +65,18 @@ def test_epoch_yields_every_window_announced():
 def test_little_of_a_long_tailed_log_is_padding():
     random = np.random.default_rng(0)
     store = SequenceStore.from_lists([[1] * int(n) for n in random.lognormal(4.4, 0.9, 2000) + 1])
-    batches = list(epoch_batches(store, 200, 32, True, np.random.default_rng(0)))
+    batches = [batch.items for batch in epoch_batches(store, 200, 32, True, np.random.default_rng(0))]
     padding = sum(int((batch == 0).sum()) for batch in batches) / sum(batch.numel() for batch in batches)
     assert padding < 0.1
+
+
+def test_each_event_of_a_batch_has_its_own_time_beside_it():
+    store = SequenceStore.from_lists([[1, 2, 3], [4, 5]])
+    store = replace(store, times=store.items.astype(np.int64) * 100)
+    batches = list(epoch_batches(store, 2, 8, True, np.random.default_rng(0)))
+    assert all(torch.equal(batch.times, batch.items * 100.0) for batch in batches)
+    untimed = epoch_batches(replace(store, times=None), 2, 8, True, np.random.default_rng(0))
+    assert [batch.times for batch in untimed] == [None]
 
 
 def test_rounded_lengths_are_few_and_never_shorter():

@@ -1,14 +1,18 @@
 import json
 import logging
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
 from corerec.data.interactions import Interactions
+from corerec.data.sequences import SequenceStore
 from corerec.engines.bert4rec import Bert4Rec, export
+from corerec.engines.bert4rec.batches import pad
 from corerec.engines.bert4rec.export import export_onnx
+from corerec.engines.bert4rec.time_encoding import history_gaps
 from corerec.errors import DataError, MissingPackageError, NotFittedError
 
 EXTRA = "needs onnx, onnxscript and onnxruntime: pip install 'corerec-bert4rec[export]'"
@@ -107,6 +111,33 @@ def test_a_log_in_which_nothing_followed_anything_exports_too(tmp_path):
     export_onnx(model, tmp_path / "onnx")
     for history in ([], [3], [1, 2, 4]):
         assert_as_the_estimator_has_it(model, history, answers(tmp_path / "onnx", [history])[0])
+
+
+def test_the_graph_of_a_model_that_reads_time_answers_by_the_gaps(tmp_path):
+    model = fitted(num_layers=1, clock=True)
+    export_onnx(model, tmp_path / "onnx")
+    graph = onnxruntime.InferenceSession(tmp_path / "onnx" / "model.onnx")
+    random = np.random.default_rng(2)
+    histories = SequenceStore.from_lists([random.integers(1, 41, length) for length in LENGTHS[1:]])
+    times = np.cumsum(random.integers(0, 40, histories.num_events))
+    asked_at = times[histories.offsets[1:] - 1] + random.integers(0, 100, len(histories)).astype(np.float64)
+    asked_at[1] = np.nan
+    rows = np.arange(len(histories))
+    gaps = history_gaps(replace(histories, times=times, asked_at=asked_at), rows, 33).numpy()
+    (scores,) = graph.run(
+        ["log_probabilities"],
+        {
+            "histories": pad(histories.items, histories.offsets[:-1], histories.offsets[1:], 33).numpy(),
+            "gaps": gaps[:, :-1],
+            "asked_gaps": gaps[:, -1],
+        },
+    )
+    expected = model.scorer.score(replace(histories, times=times, asked_at=asked_at))[:, 1:].log_softmax(1)
+    np.testing.assert_allclose(scores[:, 1:], expected, atol=1e-4)
+    without = model.scorer.score(replace(histories, times=times))[:, 1:].log_softmax(1)
+    assert np.abs(without - expected).max() > 0.01
+    about = json.loads((tmp_path / "onnx" / "metadata.json").read_text(encoding="utf-8"))
+    assert any("asked_gaps" in line for line in about["how_to_call"])
 
 
 def test_padding_changes_no_answer(exported):

@@ -6,6 +6,7 @@ import torch
 
 from corerec.data.sequences import SequenceStore
 from corerec.data.splitting import leave_one_out
+from corerec.engines.bert4rec.batches import Batch
 from corerec.engines.bert4rec.config import MASK, ModelConfig, TrainConfig
 from corerec.engines.bert4rec.encoding import NetworkScorer
 from corerec.engines.bert4rec.plan import TrainPlan
@@ -143,7 +144,7 @@ def test_loss_of_a_cloze_counts_hidden_places_only():
     network = build_network(ModelConfig(num_items=NUM_ITEMS, max_seq_len=6), seed=0)
     items = torch.tensor([[0, 0, 1, 2, 3, 4]])
     config = TrainConfig(mask_prob=0.25)
-    loss = batch_loss(network, items, config, False, torch.Generator().manual_seed(0))
+    loss = batch_loss(network, Batch(items, None), config, False, torch.Generator().manual_seed(0))
     # one of four items is hidden: the loss is the negative log-probability of one of them
     alternatives = []
     for place in range(2, 6):

@@ -1,0 +1,162 @@
+"""Time encoding: the gaps between events, and from the last event to the moment asked about, as inputs of the network.
+
+B batch, L sequence length, D hidden_dim, G buckets.
+
+A gap is the time since the previous event of the same sequence. Gaps are put into logarithmic buckets whose unit is
+the log's own smallest gap, so that seconds, days and nanoseconds need no setting:
+
+    bucket   0        1      2          3           4            ...
+    gap      unknown  0      up to u    up to 2 u   up to 4 u    ...
+
+Log-bucketed gaps are those of HSTU (Zhai et al. 2024, arXiv:2402.17152), which adds them to its attention scores. As
+inputs they cost next to nothing, and on MovieLens-100K they gained as much (`benchmarks/LAB.md`).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from corerec.data.sequences import SequenceStore
+from corerec.engines.bert4rec.batches import pad
+
+UNKNOWN = -1.0  # a gap that is not known
+MOST_BUCKETS = 64
+FORGET_ASKED = 0.3  # share of the training's questions whose own time is not known
+FORGET_ALL = 0.1  # share of the training's sequences without any time
+SMALLEST_QUANTILE = 0.01  # of the positive gaps: smaller ones share the first bucket
+
+
+class GapScale(NamedTuple):
+    """How gaps become buckets: `unit`, the upper end of the first positive bucket, and `num_buckets`, G."""
+
+    unit: float
+    num_buckets: int
+
+    @classmethod
+    def of(cls, store: SequenceStore) -> GapScale | None:
+        """The scale of a log; None where no two events of a sequence are known to be apart in time."""
+        if store.times is None:
+            return None
+        gaps = np.diff(store.times.astype(np.float64))
+        is_first = np.zeros(store.num_events, bool)
+        is_first[store.offsets[:-1][store.lengths > 0]] = True
+        gaps = gaps[~is_first[1:]]
+        gaps = gaps[gaps > 0]
+        if not len(gaps):
+            return None
+        unit = float(np.quantile(gaps, SMALLEST_QUANTILE))
+        return cls(unit, min(MOST_BUCKETS, 3 + math.ceil(math.log2(max(1.0, gaps.max() / unit)))))
+
+    def edges(self) -> list[float]:
+        """The upper ends of the buckets 2 .. G - 2; the last bucket has none."""
+        return [self.unit * 2.0**power for power in range(self.num_buckets - 3)]
+
+    def buckets(self, gaps: np.ndarray) -> np.ndarray:
+        """int64 (...): the bucket of each gap, float (...)."""
+        found = 2 + np.searchsorted(np.array(self.edges()), gaps, side="left")
+        return np.where(gaps > 0, found, np.where(gaps < 0, 0, 1))
+
+
+def gaps_between(times: Tensor, is_known: Tensor) -> Tensor:
+    """The time since the newest known event before: float64 (B, L), ascending -> float32 (B, L).
+
+    UNKNOWN where the time itself, or every time before it, is not known.
+
+        times 3 5 5 9, the second not known  ->  UNKNOWN UNKNOWN 2 4
+    """
+    # Differences before float32, which does not tell nanoseconds apart.
+    lowest = torch.finfo(times.dtype).min
+    newest = times.masked_fill(~is_known, lowest).cummax(1).values
+    before = F.pad(newest[:, :-1], (1, 0), value=lowest)
+    has_both = is_known & (before > lowest)
+    return torch.where(has_both, (times - before).clamp(min=0), UNKNOWN).float()
+
+
+def training_gaps(
+    times: Tensor, is_item: Tensor, hidden: Tensor | None, generator: torch.Generator
+) -> tuple[Tensor, bool]:
+    """The gaps of one training step, some of them forgotten, so that answers without a time are learned too.
+
+    Args:
+        times: float64 (B, L).
+        is_item: bool (B, L), false at padding.
+        hidden: bool (B, L), the positions of a cloze; None for a next-item step.
+    Returns:
+        gaps, float32 (B, L), and whether a position knows the gap to the next: of a next-item step, not always.
+    """
+    rows = len(times), 1
+    known = is_item & (torch.rand(rows, generator=generator) >= FORGET_ALL)
+    asked = torch.rand(rows, generator=generator) < FORGET_ASKED
+    if hidden is None:
+        return gaps_between(times, known), not bool(asked[0])
+    return gaps_between(times, known & ~(hidden & asked)), True
+
+
+def history_gaps(histories: SequenceStore, rows: np.ndarray, width: int) -> Tensor | None:
+    """The gaps of some histories, left-padded, and behind each that to the moment asked about: float32 (B, width + 1).
+
+    None where the histories have no times.
+    """
+    if histories.times is None:
+        return None
+    first, end = histories.offsets[rows], histories.offsets[rows + 1]
+    times = pad(histories.times, first, end, width, np.float64)
+    known = torch.arange(-width, 0) >= torch.from_numpy(first - end)[:, None]
+    asked = torch.full((len(rows), 1), torch.nan, dtype=torch.float64)
+    if histories.asked_at is not None:
+        asked = torch.from_numpy(histories.asked_at[rows])[:, None]
+    times, known = torch.cat([times, asked], 1), torch.cat([known, torch.ones_like(asked, dtype=torch.bool)], 1)
+    return gaps_between(times, known & ~times.isnan())
+
+
+def asked_buckets(histories: SequenceStore, scale: GapScale | None) -> np.ndarray:
+    """int64 (B,): the bucket of the gap from each history's last event to the moment asked about; 0: not known.
+
+    Two moments of one bucket have the same answer.
+    """
+    if scale is None or histories.times is None or histories.asked_at is None:
+        return np.zeros(len(histories), np.int64)
+    newest = histories.last(1)
+    gaps = np.full(len(histories), UNKNOWN, np.float32)
+    known = newest.lengths > 0
+    assert newest.times is not None
+    gaps[known] = np.maximum(0, histories.asked_at[known] - newest.times.astype(np.float64))
+    return scale.buckets(np.where(np.isnan(gaps), UNKNOWN, gaps))
+
+
+class TimeEncoder(nn.Module):
+    """A vector for the gap before each position, and one for the gap after it."""
+
+    def __init__(self, dim: int, scale: GapScale) -> None:
+        super().__init__()
+        self.scale = scale
+        self.since_embedding = nn.Parameter(torch.empty(scale.num_buckets, dim))
+        self.until_embedding = nn.Parameter(torch.empty(scale.num_buckets, dim))
+
+    def forward(self, gaps: Tensor, *, knows_next: bool = True) -> Tensor:
+        """float (B, L, D), to be added to the vectors of the items.
+
+        Args:
+            gaps: float32 (B, L), the time since the previous event; below 0 where it is not known.
+            knows_next: whether a position also knows the gap to the next one.
+        """
+        since = self.buckets(gaps)  # (B, L)
+        vectors = F.embedding(since, self.since_embedding, padding_idx=0)
+        if not knows_next:
+            return vectors
+        until = F.pad(since[:, 1:], (0, 1))
+        return vectors + F.embedding(until, self.until_embedding, padding_idx=0)
+
+    def buckets(self, gaps: Tensor) -> Tensor:
+        """int64 (...): the bucket of each gap, float32 (...)."""
+        edges = torch.tensor(self.scale.edges(), dtype=torch.float32, device=gaps.device)
+        # ONNX has no bucketize.
+        is_exporting = torch.compiler.is_exporting()
+        found = (gaps[..., None] > edges).sum(-1) if is_exporting else torch.bucketize(gaps, edges)
+        return torch.where(gaps > 0, found + 2, (gaps == 0).long())
