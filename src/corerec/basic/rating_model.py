@@ -15,7 +15,7 @@ U users, V items, K factors, J = K + 1 (the factors and, last, the offset).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -50,6 +50,12 @@ class RatingModel:
     item_vectors: Tensor
     item_covariances: Tensor
     user_variances: Tensor
+
+    def with_new_items(self, count: int) -> RatingModel:
+        """The same with so many more items, each as one never rated."""
+        vectors = torch.cat([self.item_vectors, self.item_vectors[:1].expand(count, -1)])
+        covariances = torch.cat([self.item_covariances, self.item_covariances[:1].expand(count, -1, -1)])
+        return replace(self, item_vectors=vectors, item_covariances=covariances)
 
     def tensors(self) -> dict[str, Tensor]:
         """All of it, for a file; `of` reads them back."""

@@ -5,7 +5,7 @@ B histories, V items, P pairs of an item and one that followed it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -86,6 +86,11 @@ class TransitionModel:
         return cls(
             item_counts, np.zeros(len(item_counts) + 1, np.int64), np.zeros(0, np.int32), np.zeros(0, np.float32)
         )
+
+    def with_new_items(self, count: int) -> TransitionModel:
+        """The same with so many more items, which no event was about."""
+        counts = np.append(self.item_counts, np.zeros(count, np.int64))
+        return replace(self, item_counts=counts, offsets=np.append(self.offsets, np.repeat(self.offsets[-1:], count)))
 
     def tensors(self) -> dict[str, Tensor]:
         """What a file needs besides the counts; `of_tensors` reads them back."""
@@ -186,7 +191,7 @@ class TransitionModel:
     @cached_property
     def scarcity(self) -> float:
         """1 / m."""
-        return (len(self.item_counts) - 1) / max(1, int(self.item_counts.sum()))
+        return np.count_nonzero(self.item_counts) / max(1, int(self.item_counts.sum()))
 
     @cached_property
     def counts_lack(self) -> np.ndarray:

@@ -14,10 +14,12 @@ from corerec.basic.rating_model import RatingModel
 from corerec.basic.transitions import TransitionModel
 from corerec.data.fingerprint import EventFingerprint
 from corerec.data.histories import Histories
+from corerec.data.item_features import FeatureTable
 from corerec.data.sequences import SequenceStore
 from corerec.data.vocabulary import Vocabulary
 from corerec.engines.bert4rec.config import ModelConfig, TrainConfig
 from corerec.engines.bert4rec.fitted import FittedModel
+from corerec.engines.bert4rec.item_encoder import ItemContent, ItemEncoder
 from corerec.engines.bert4rec.training import EpochResult, build_network
 from corerec.errors import CheckpointError, DataError
 from corerec.files import AnyPath
@@ -70,6 +72,9 @@ def contents(
         tensors["retired"] = torch.from_numpy(model.retired)
     if training_state and model.moments is not None:
         tensors |= {f"moments.{key}": tensor for key, tensor in model.moments.items()}
+    content = model.content
+    if content is not None:
+        tensors |= {f"content.{key}": tensor for key, tensor in content.encoder.state_dict().items()}
     texts = {
         "format": FORMAT,
         "format_version": str(FORMAT_VERSION),
@@ -80,6 +85,8 @@ def contents(
         "train_config": json.dumps(asdict(model.train_config)),
         "training_log": json.dumps([asdict(result) for result in model.training_log]),
     }
+    if content is not None:
+        texts["content"] = json.dumps({"columns": content.table.to_plain(), "bias": content.bias})
     return tensors, texts
 
 
@@ -136,6 +143,7 @@ def _model(tensors: dict[str, Tensor], texts: dict[str, str], device: torch.devi
     if retired.dtype != np.int64 or (len(retired) and not 1 <= retired.min() <= retired.max() <= config.num_items):
         raise ValueError(f"retired items that are not among {config.num_items:,}")
     moments = _moments(_take(tensors, "moments."), weights)
+    content = _content(_take(tensors, "content."), texts["content"], config) if "content" in texts else None
     if tensors:
         raise ValueError(f"it has tensors of no meaning: {', '.join(sorted(tensors))}")
     train_config = TrainConfig(**json.loads(texts["train_config"]))
@@ -154,7 +162,19 @@ def _model(tensors: dict[str, Tensor], texts: dict[str, str], device: torch.devi
         fingerprint,
         retired=retired,
         moments=moments,
+        content=content,
     )
+
+
+def _content(weights: dict[str, Tensor], text: str, config: ModelConfig) -> ItemContent:
+    """Raises: errors of many types, where the parts do not fit together."""
+    values = json.loads(text)
+    table = FeatureTable.from_plain(values["columns"])
+    with torch.device("meta"):
+        encoder = ItemEncoder(config.hidden_dim, table.num_codes, table.dense_dim)
+    encoder.load_state_dict(weights, assign=True)
+    _check_weights(weights)
+    return ItemContent(table, encoder, float(values["bias"]))
 
 
 def _moments(moments: dict[str, Tensor], weights: dict[str, Tensor]) -> dict[str, Tensor] | None:
@@ -175,6 +195,8 @@ def _check_weights(weights: dict[str, Tensor]) -> None:
     for name, weight in weights.items():
         if weight.dtype != torch.float32:
             raise ValueError(f"the weights {name} are of type {weight.dtype}")
+        if not weight.numel():  # dense features of no values
+            continue
         lowest, highest = weight.aminmax()
         if not bool(lowest >= -LARGEST_WEIGHT) or not bool(highest <= LARGEST_WEIGHT):  # NaN is neither
             raise ValueError(f"the weights {name} go from {float(lowest):g} to {float(highest):g}")

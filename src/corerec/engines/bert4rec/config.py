@@ -66,6 +66,10 @@ class ModelConfig:
     """Upper end of the first bucket of time gaps, in the log's unit (`time_encoding.py`); None: time is not read."""
     gap_buckets: int = 0
     """Buckets of time gaps; 0 where time is not read."""
+    content_codes: int = 0
+    """Codes of the items' categories and numbers (`item_encoder.py`); 0 where no item has any."""
+    content_dim: int = 0
+    """Values of the items' dense features; 0 where there are none."""
 
     def __post_init__(self) -> None:
         _check_types(self)
@@ -88,6 +92,10 @@ class ModelConfig:
             self.positions == "learned" or self.hidden_dim % 2 == 0,
             f"sinusoidal positions need an even hidden_dim, not {self.hidden_dim}",
         )
+        _require(self.gap_unit is None or self.gap_unit > 0, f"gap_unit must be above 0, not {self.gap_unit}")
+        _require(0 <= self.gap_buckets <= 64, f"gap_buckets must be in 0..64, not {self.gap_buckets}")
+        for name in ("content_codes", "content_dim"):
+            _require(getattr(self, name) >= 0, f"{name} must not be negative, and is {getattr(self, name)}")
         _require(
             (self.gap_unit is None) == (self.gap_buckets == 0),
             f"gap_unit ({self.gap_unit}) and gap_buckets ({self.gap_buckets}) need each other",

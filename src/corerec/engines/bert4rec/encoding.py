@@ -124,7 +124,7 @@ def blank_states(network: Bert4RecNetwork, items: np.ndarray, positions: Sequenc
 @torch.no_grad()
 def score_states(network: Bert4RecNetwork, states: Tensor) -> Tensor:
     """float32 (B, D) -> (B, V + 1): log-probability of each item number up to a constant; column 0 is padding."""
-    return torch.addmm(network.item_bias, states, network.item_vectors().T)
+    return torch.addmm(network.item_biases(), states, network.item_vectors().T)
 
 
 class NetworkScorer:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
+import pandas as pd
+import torch.nn.functional as F
 from torch import Tensor
 
 from corerec.basic.popularity import Popularity
@@ -12,16 +14,19 @@ from corerec.basic.rating_model import RatingModel
 from corerec.basic.transitions import TransitionModel
 from corerec.data.fingerprint import EventFingerprint
 from corerec.data.histories import Histories
+from corerec.data.item_features import ITEM_ID
 from corerec.data.vocabulary import Vocabulary
 from corerec.engines.bert4rec.config import ModelConfig, TrainConfig
 from corerec.engines.bert4rec.encoding import NetworkScorer
+from corerec.engines.bert4rec.item_encoder import ItemContent
 from corerec.engines.bert4rec.model import Bert4RecNetwork
 from corerec.engines.bert4rec.state_cache import StateCache
 from corerec.engines.bert4rec.training import EpochResult
-from corerec.errors import NotFittedError
+from corerec.errors import DataError, NotFittedError
 from corerec.retrieval.item_index import ItemIndex
 
 WITHOUT_USERS = "this model was saved without histories, so it knows no users; pass history=[item ids] to recommend"
+PER_ITEM = "item_embedding", "item_bias"  # the weights with a row for each item
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,8 @@ class FittedModel:
     """Item numbers that are never named."""
     moments: dict[str, Tensor] | None = None
     """The optimizer's state, by the weights' names, for the next `fit_more`; None where it was left out of the file."""
+    content: ItemContent | None = None
+    """What was learned of the items' features; None where `fit` got none."""
     # What follows is derived, and left out of copies that travel.
     popularity: Popularity = field(init=False, repr=False)
     index: ItemIndex = field(init=False, repr=False)
@@ -77,6 +84,44 @@ class FittedModel:
     def unseen_probability(self) -> float:
         """The add-one probability of an item that no event was about."""
         return 1 / (self.num_events + len(self.items) + 1)
+
+    def with_items(self, frame: pd.DataFrame) -> FittedModel:
+        """The model with those of a table's items that it does not know yet, ranked by their content alone.
+
+        Args:
+            frame: as `items_frame` gives it.
+        Raises:
+            DataError: the model was fitted without item features, or the table lacks a column of these.
+            UnknownIdError: an id is of a type that no item has.
+        """
+        if self.content is None:
+            raise DataError("this model knows no item features: fit with items= to add items by their content")
+        ids = frame[ITEM_ID]
+        new = np.flatnonzero(self.items.encode(ids) == 0)
+        if not len(new):
+            return self
+        rows = frame.iloc[new]
+        items = self.items.copy()
+        for item_id in rows[ITEM_ID].tolist():
+            items.number_or_zero(item_id)  # raises at one of a foreign type
+            items.add(item_id)
+        vectors, biases = self.content.rows(self.content.table.read(rows))
+        network = self.network.with_more_items(vectors, biases)
+        ratings = None if self.ratings is None else self.ratings.with_new_items(len(new))
+        transitions = self.transitions.with_new_items(len(new))
+        moments = self.moments and {
+            name: F.pad(moment, (0, 0) * (moment.ndim - 1) + (0, len(new)))
+            if moment.ndim and name.rpartition("/")[0] in PER_ITEM
+            else moment
+            for name, moment in self.moments.items()
+        }
+        return replace(
+            self, network=network, items=items, transitions=transitions, ratings=ratings, moments=moments or None
+        )
+
+    def is_new(self, numbers: np.ndarray) -> np.ndarray:
+        """bool (...): items of these numbers that no fitted event was about."""
+        return self.transitions.item_counts[numbers] == 0
 
     def scorer(self) -> NetworkScorer:
         """What `recommend` ranks by, behind the Scorer protocol."""

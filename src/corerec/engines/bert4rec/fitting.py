@@ -7,6 +7,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 import numpy as np
+import pandas as pd
 import torch
 
 from corerec.basic.rating_model import fit_ratings, is_a_scale
@@ -14,12 +15,15 @@ from corerec.basic.transitions import TransitionModel
 from corerec.data.fingerprint import EventFingerprint
 from corerec.data.histories import Histories
 from corerec.data.interactions import Interactions
+from corerec.data.item_features import ITEM_ID, FeatureTable
 from corerec.data.sequences import SequenceStore
 from corerec.data.splitting import Holdout, hold_out_last
+from corerec.data.vocabulary import Vocabulary
 from corerec.engines.bert4rec.config import ModelConfig, TrainConfig
 from corerec.engines.bert4rec.early_stopping import train_with_early_stopping
-from corerec.engines.bert4rec.encoding import NetworkScorer
+from corerec.engines.bert4rec.encoding import NetworkScorer, next_states, score_states
 from corerec.engines.bert4rec.fitted import FittedModel
+from corerec.engines.bert4rec.item_encoder import ItemContent, new_item_rate
 from corerec.engines.bert4rec.model import Bert4RecNetwork
 from corerec.engines.bert4rec.progress import with_progress
 from corerec.engines.bert4rec.time_encoding import GapScale
@@ -42,6 +46,7 @@ def fit_model(
     device: torch.device,
     name: str,
     valid: Holdout | None = None,
+    items: pd.DataFrame | None = None,
     on_event: OnEvent | None = None,
     checkpoint: TrainingCheckpoint | None = None,
     verbose: bool = False,
@@ -51,6 +56,7 @@ def fit_model(
     Args:
         model_config: its num_items is that of the log.
         device: of torch.
+        items: features of items, as `items_frame` gives them; of those not in the log, too.
         valid: queries to validate on when `train_config.patience` is set; None holds each user's last event out.
         on_event: called with every StepResult and EpochResult; returns True to stop the training there.
         checkpoint: where the training is kept while it runs, and goes on from.
@@ -67,22 +73,31 @@ def fit_model(
             raise DataError("patience needs users with two events or more to validate on; fit without it")
         train, valid = hold_out_last(train, rows)
     config, probe = replace(model_config, num_items=len(log.items)), None
+    table, features = None, None
+    if items is not None:
+        known = log.items.encode(items[ITEM_ID]) > 0
+        table = FeatureTable.of(items[known])
+        features = table.read(_rows_in_order(items, log.items))
+        config = replace(config, content_codes=table.num_codes, content_dim=table.dense_dim)
     scale = None if train_config.clock is False else GapScale.of(train)
     if scale is not None and train_config.clock is None:
         train, probe = _hold_out_probe(train, train_config.seed) if valid is None else (train, valid)
     if scale is not None and (train_config.clock or probe is not None):
         config = replace(config, gap_unit=scale.unit, gap_buckets=scale.num_buckets)
     network = build_network(config, train_config.seed).to(device)
+    if network.item_encoder is not None and features is not None:
+        network.item_encoder.attach(features, train.item_counts(len(log.items)))
     state = TrainingState.start(network, train, train_config)
     training_log = run_training(
         state, train, valid, name=name, on_event=on_event, checkpoint=checkpoint, verbose=verbose
     )
     if probe is not None and network.time_encoder is not None and not time_helps(network, probe):
         network.forget_time()
+    content = None if table is None else _content(network, table, log.sequences)
     ratings = None
     if is_a_scale(log.sequences.ratings):
         ratings = fit_ratings(log.sequences, network.item_vectors())
-    return FittedModel(
+    model = FittedModel(
         name,
         network,
         train_config,
@@ -94,7 +109,31 @@ def fit_model(
         datetime.now(UTC).isoformat(timespec="seconds"),
         EventFingerprint.of(log),
         moments=moments_of(state.optimizer, network),
+        content=content,
     )
+    return model if items is None else model.with_items(items)
+
+
+def _rows_in_order(frame: pd.DataFrame, items: Vocabulary) -> pd.DataFrame:
+    """The table's rows in the order of the items' numbers; missing values where it has none."""
+    numbers = items.encode(frame[ITEM_ID])
+    row_of = np.full(len(items) + 1, -1)
+    row_of[numbers] = np.arange(len(frame))
+    rows = row_of[1:]
+    ordered = frame.iloc[rows].reset_index(drop=True)
+    return ordered.where(pd.Series(rows >= 0), None) if (rows < 0).any() else ordered
+
+
+def _content(network: Bert4RecNetwork, table: FeatureTable, store: SequenceStore) -> ItemContent:
+    """Take the content out of a trained network, and calibrate items that are known by it alone."""
+    encoder = network.absorb_content()
+    assert encoder is not None
+    content = ItemContent(table, encoder.cpu())
+    rows = np.flatnonzero(store.lengths)
+    some = store.select(rows[:: max(1, len(rows) // MOST_PROBES)])
+    states = next_states(network, some)
+    normalizers = score_states(network, states)[:, 1:].logsumexp(1)
+    return content.calibrated(states.cpu(), normalizers.cpu(), new_item_rate(store, network.config.num_items))
 
 
 def _hold_out_probe(store: SequenceStore, seed: int) -> tuple[SequenceStore, Holdout | None]:

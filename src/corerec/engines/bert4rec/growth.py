@@ -145,6 +145,7 @@ def grow(
         fingerprint=EventFingerprint.of(Interactions(kept, merged.users, merged.items)),
         retired=_retired(model, merged.items, retire),
         moments=training_log[1],
+        content=model.content,
     )
     figures = _figures(queries, before, _ndcg(network, queries), model, merged, old_number) if len(queries) else {}
     known_users = 0 if model.histories is None or catalogue == "replace" else len(model.histories.users)

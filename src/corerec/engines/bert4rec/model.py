@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from corerec.engines.bert4rec.config import MASK, ModelConfig
+from corerec.engines.bert4rec.item_encoder import ItemEncoder
 from corerec.engines.bert4rec.loss import ChunkedCrossEntropy, SampledItems
 from corerec.engines.bert4rec.time_encoding import GapScale, TimeEncoder
 from corerec.kernels import linear
@@ -28,6 +29,9 @@ class Bert4RecNetwork(nn.Module):
     Source: Sun et al. 2019, arXiv:1904.06690, with the norm before each branch (Xiong et al. 2020), which trains at
     higher rates. The mask has a vector of its own outside the item table, so the table can grow.
     """
+
+    time_encoder: TimeEncoder | None
+    item_encoder: ItemEncoder | None
 
     def __init__(self, config: ModelConfig) -> None:
         """Allocates the weights; `initialise` or `load_state_dict` fills them."""
@@ -50,6 +54,9 @@ class Bert4RecNetwork(nn.Module):
         self.time_encoder = None  # last, so that the other weights begin the same with and without it
         if config.gap_unit is not None:
             self.time_encoder = TimeEncoder(dim, GapScale(config.gap_unit, config.gap_buckets))
+        self.item_encoder = None
+        if config.content_codes or config.content_dim:
+            self.item_encoder = ItemEncoder(dim, config.content_codes, config.content_dim)
 
     @torch.no_grad()
     def initialise(self, generator: torch.Generator) -> Bert4RecNetwork:
@@ -102,6 +109,21 @@ class Bert4RecNetwork(nn.Module):
         x = self.blocks[-1](x, mask, positions)  # (B, M, D)
         return self.head_norm(x + self.head(x, gelu=True))
 
+    @torch.no_grad()
+    def with_more_items(self, vectors: Tensor, biases: Tensor) -> Bert4RecNetwork:
+        """The same network, its other weights shared, with more items behind its own.
+
+        Args:
+            vectors, biases: float32 (n, D) and (n,).
+        """
+        with torch.device("meta"):
+            network = Bert4RecNetwork(replace(self.config, num_items=self.config.num_items + len(vectors)))
+        weights = dict(self.state_dict())
+        for name, rows in (("item_embedding", vectors), ("item_bias", biases)):
+            weights[name] = torch.cat([weights[name], rows.to(self.device)])
+        network.load_state_dict(weights, assign=True)
+        return network.eval()
+
     @property
     def gap_scale(self) -> GapScale | None:
         """How time gaps become buckets; None where the network reads no time."""
@@ -123,9 +145,30 @@ class Bert4RecNetwork(nn.Module):
 
         The only place that knows where an item's vector comes from.
         """
-        if items is None:
-            return self.item_embedding
-        return F.embedding(items, self.item_embedding, padding_idx=0)
+        vectors = self.item_embedding if items is None else F.embedding(items, self.item_embedding, padding_idx=0)
+        if self.item_encoder is None:
+            return vectors
+        return vectors * self.item_encoder.trust(items)[..., None] + self.item_encoder.vectors(items)
+
+    def item_biases(self, items: Tensor | None = None) -> Tensor:
+        """The biases of items: of all, float (V + 1,), or of some numbers, int64 (...) -> (...)."""
+        biases = self.item_bias if items is None else self.item_bias[items]
+        if self.item_encoder is None:
+            return biases
+        return biases * self.item_encoder.trust(items) + self.item_encoder.biases(items)
+
+    @torch.no_grad()
+    def absorb_content(self) -> ItemEncoder | None:
+        """Write the items' whole vectors into the table, and take the encoder out; the answers stay the same."""
+        encoder = self.item_encoder
+        if encoder is not None:
+            encoder.eval()
+            vectors, biases = self.item_vectors(), self.item_biases()
+            self.item_embedding.copy_(vectors)
+            self.item_bias.copy_(biases)
+            self.item_encoder = None
+            self.config = replace(self.config, content_codes=0, content_dim=0)
+        return encoder
 
     def position_vectors(self, length: int) -> Tensor:
         """float (L, D): the vectors of the newest `length` positions, oldest first."""
@@ -135,7 +178,7 @@ class Bert4RecNetwork(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """float (..., D) -> (..., V + 1): one unnormalised log-probability for each item number."""
-        return F.linear(hidden, self.item_vectors(), self.item_bias)
+        return F.linear(hidden, self.item_vectors(), self.item_biases())
 
     def loss(self, hidden: Tensor, targets: Tensor, sampled: SampledItems | None = None) -> Tensor:
         """Mean cross-entropy over the catalogue 1..V, the logits computed in chunks and never all held.
@@ -147,12 +190,12 @@ class Bert4RecNetwork(nn.Module):
         """
         wanted = targets.flatten()
         if sampled is None:
-            weight, bias = self.item_vectors()[1:], self.item_bias[1:]
+            weight, bias = self.item_vectors()[1:], self.item_biases()[1:]
             wanted = wanted - 1  # IGNORE, too, stays below 0
             own_log_q = None
         else:
             weight = self.item_vectors(sampled.items)
-            bias = self.item_bias[sampled.items] - sampled.log_q
+            bias = self.item_biases(sampled.items) - sampled.log_q
             place = torch.full_like(self.item_bias, -1, dtype=torch.int64)
             place[sampled.items] = torch.arange(len(sampled.items), device=place.device)
             wanted = torch.where(wanted > 0, place[wanted.clamp(min=0)], -1)

@@ -16,6 +16,7 @@ import pandas as pd
 from corerec.data.columns import column_length
 from corerec.data.fingerprint import EventFingerprint
 from corerec.data.interactions import Interactions
+from corerec.data.item_features import items_frame
 from corerec.data.splitting import Holdout
 from corerec.data.vocabulary import Vocabulary
 from corerec.engines.bert4rec import checkpoint as model_file
@@ -156,6 +157,7 @@ class Bert4Rec(Answering):
         ratings: Any = None,
         timestamps: Any = None,
         *,
+        items: Any = None,
         on_event: OnEvent | None = None,
         checkpoint: str | os.PathLike[str] | None = None,
         checkpoint_every_s: float = 60.0,
@@ -168,6 +170,9 @@ class Bert4Rec(Answering):
                 recommended does not depend on them.
             timestamps: numbers, dates or text that parses as either. Without them the order of the rows is taken as
                 the order of time, with one warning.
+            items: features of the items: a table with a column item_id and one row an item. Its other columns are read
+                as categories (text, or lists of texts), numbers, dates or vectors (lists of numbers); values may be
+                missing. Items that are not in the log are recommended by their features; `add_items` adds more later.
             on_event: called with every `StepResult` and `EpochResult`; returns True to stop the training there.
             checkpoint: a file that keeps the training while it runs. The same call goes on from it and gives the same
                 weights, bit for bit, as one that was never stopped. `save` removes it.
@@ -189,6 +194,7 @@ class Bert4Rec(Answering):
             )
         return self.fit_interactions(
             Interactions.from_columns(user_ids, item_ids, ratings, timestamps),
+            items=items,
             on_event=on_event,
             checkpoint=checkpoint,
             checkpoint_every_s=checkpoint_every_s,
@@ -199,6 +205,7 @@ class Bert4Rec(Answering):
         log: Interactions,
         valid: Holdout | None = None,
         *,
+        items: Any = None,
         on_event: OnEvent | None = None,
         checkpoint: str | os.PathLike[str] | None = None,
         checkpoint_every_s: float = 60.0,
@@ -218,6 +225,7 @@ class Bert4Rec(Answering):
                 device=self.device,
                 name=self.name,
                 valid=valid,
+                items=None if items is None else items_frame(items),
                 on_event=on_event,
                 checkpoint=kept,
                 verbose=self.verbose,
@@ -302,6 +310,22 @@ class Bert4Rec(Answering):
         """One row an epoch: epoch, seconds, loss, learning_rate, ndcg (validation NDCG@10, where there was some)."""
         columns = ["epoch", "seconds", "loss", "learning_rate", "ndcg"]
         return pd.DataFrame([asdict(result) for result in self.fitted.training_log], columns=columns)
+
+    def add_items(self, items: Any) -> int:
+        """Add items that no event was about, ranked by their features; no training. Others may ask meanwhile.
+
+        Args:
+            items: a table as `fit` took it, with the same columns; items that are known already stay as they are.
+        Returns:
+            how many were added.
+        Raises:
+            DataError: the model was fitted without items=, or the table lacks a column.
+            UnknownIdError: an id is of a type that no item has.
+        """
+        grown = self.fitted.with_items(items_frame(items))
+        added = len(grown.items) - len(self.items)
+        self._model = grown
+        return added
 
     # ------------------------------------------------------------------------------------------------ streaming
 

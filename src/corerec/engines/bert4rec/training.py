@@ -181,6 +181,8 @@ def batch_loss(
         positions = (~hidden).byte().argsort(dim=1, stable=True)[:, :most]
         targets = targets.gather(1, positions)
     device = network.device
+    if network.item_encoder is not None:
+        network.item_encoder.drop_ids(generator)
     if network.time_encoder is not None and batch.times is not None:
         gaps, knows_next = training_gaps(batch.times, items != 0, hidden, generator)
         gaps = gaps.to(device)

@@ -1,0 +1,259 @@
+"""A table of items -> features in numbers: codes for categories and numbers, and dense vectors.
+
+n items, K codes an item at most, T values of all vector columns together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from corerec.errors import DataError
+
+MOST_KNOTS = 64  # distinct numbers that get a code each; of more, quantiles do
+QUANTILE_KNOTS = 33
+FEWEST_ITEMS = 2  # a category of a single item says nothing about others
+KINDS = ("category", "number", "vector")
+ITEM_ID = "item_id"
+
+
+@dataclass(frozen=True)
+class ItemFeatures:
+    """What is known of n items, in numbers.
+
+    Attributes:
+        codes: int32 (n, K), each item's codes, 0 where there are fewer.
+        weights: float32 (n, K), how much each code counts; 0 beside code 0.
+        dense: float32 (n, T).
+    """
+
+    codes: np.ndarray
+    weights: np.ndarray
+    dense: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+
+@dataclass(frozen=True)
+class FeatureColumn:
+    """How one column is read. Plain values only, so that a file can hold it."""
+
+    name: str
+    kind: str
+    categories: tuple[Any, ...] = ()
+    """Of a "category" column: those with a code, in the order of their codes."""
+    knots: tuple[float, ...] = ()
+    """Of a "number" column: rising; a number between two shares its weight between their codes."""
+    mean: tuple[float, ...] = ()
+    """Of a "vector" column, and so its length."""
+    scale: float = 1.0
+
+    @property
+    def num_codes(self) -> int:
+        return len(self.categories) + len(self.knots)
+
+
+@dataclass(frozen=True)
+class FeatureTable:
+    """The columns of a table of items, as they were when it was first read: later tables are read the same way.
+
+    Columns may hold categories (text, truth values, or lists of these), numbers, dates, or vectors (lists of numbers of
+    one length, such as embeddings of texts). Values may be missing: these say nothing. A category that was not there
+    before says nothing either.
+
+        genres ["Action", "Comedy"], year 1995  ->  codes of the two genres, and of the two years nearest to 1995
+    """
+
+    columns: tuple[FeatureColumn, ...]
+
+    @classmethod
+    def of(cls, frame: pd.DataFrame) -> FeatureTable:
+        """Decide how each column is read.
+
+        Raises:
+            DataError: there is no column, or one mixes kinds of values or vectors of several lengths.
+        """
+        columns = tuple(_column(str(name), frame[name]) for name in frame.columns if name != ITEM_ID)
+        kept = tuple(column for column in columns if column.num_codes or column.mean)
+        if not kept:
+            raise DataError(
+                "items has no column that tells items apart; besides item_id give categories, numbers or vectors"
+            )
+        return cls(kept)
+
+    @classmethod
+    def from_plain(cls, columns: list[Mapping[str, Any]]) -> FeatureTable:
+        """What `to_plain` gave, also after a trip through JSON."""
+        read = [
+            FeatureColumn(**{k: tuple(v) if isinstance(v, list) else v for k, v in column.items()})
+            for column in columns
+        ]
+        if not read or any(column.kind not in KINDS for column in read):
+            raise ValueError("columns of items of no known kind")
+        return cls(tuple(read))
+
+    def to_plain(self) -> list[dict[str, Any]]:
+        return [asdict(column) for column in self.columns]
+
+    @property
+    def num_codes(self) -> int:
+        return sum(column.num_codes for column in self.columns)
+
+    @property
+    def dense_dim(self) -> int:
+        return sum(len(column.mean) for column in self.columns)
+
+    def read(self, frame: pd.DataFrame) -> ItemFeatures:
+        """The features of a table's rows.
+
+        Raises:
+            DataError: a column is missing or holds values of another kind than before.
+        """
+        if missing := [column.name for column in self.columns if column.name not in frame.columns]:
+            raise DataError(f"items lacks the column {missing[0]!r}, which the model was fitted with")
+        rows: list[np.ndarray] = []
+        codes: list[np.ndarray] = []
+        weights: list[np.ndarray] = []
+        dense, first = [np.zeros((len(frame), 0), np.float32)], 1
+        for column in self.columns:
+            values = frame[column.name]
+            if column.kind == "vector":
+                dense.append(_dense(column, values))
+                continue
+            at, code, weight = (_category_codes if column.kind == "category" else _number_codes)(column, values)
+            rows.append(at)
+            codes.append(code + first)
+            weights.append(weight)
+            first += column.num_codes
+        if not rows:
+            empty = np.zeros((len(frame), 1))
+            return ItemFeatures(empty.astype(np.int32), empty.astype(np.float32), np.concatenate(dense, 1))
+        row, code, weight = map(np.concatenate, (rows, codes, weights))
+        order = np.argsort(row, kind="stable")
+        row, code, weight = row[order], code[order], weight[order]
+        counts = np.bincount(row, minlength=len(frame))
+        place = np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts, counts)
+        shape = len(frame), max(1, int(counts.max(initial=1)))
+        all_codes, all_weights = np.zeros(shape, np.int32), np.zeros(shape, np.float32)
+        all_codes[row, place], all_weights[row, place] = code, weight
+        return ItemFeatures(all_codes, all_weights, np.concatenate(dense, 1))
+
+
+def items_frame(items: Any) -> pd.DataFrame:
+    """A table with a column item_id, from a frame that has it or is indexed by it.
+
+    Raises:
+        DataError: it is no table, lacks the ids, or names an item twice.
+    """
+    if hasattr(items, "to_pandas"):  # polars, Arrow
+        items = items.to_pandas()
+    if not isinstance(items, pd.DataFrame):
+        raise DataError(f"items is a {type(items).__name__}; pass a table with a column item_id and one row an item")
+    frame = items if ITEM_ID in items.columns else items.rename_axis(ITEM_ID).reset_index()
+    twice = frame[ITEM_ID].duplicated()
+    if twice.any():
+        raise DataError(f"items names {frame[ITEM_ID][twice].iloc[0]!r} twice; give each item one row")
+    return frame.reset_index(drop=True)
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, list | tuple | np.ndarray | set | frozenset)
+
+
+def _is_missing(value: Any) -> bool:
+    return value is None or (not _is_list(value) and bool(pd.isna(value)))
+
+
+def _column(name: str, values: pd.Series) -> FeatureColumn:
+    if pd.api.types.is_datetime64_any_dtype(values) or (
+        pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values)
+    ):
+        return _number_column(name, values)
+    given = [value for value in values if not _is_missing(value)]
+    lists = [value for value in given if _is_list(value)]
+    if lists and len(lists) < len(given):
+        raise DataError(f"the column {name!r} of items holds lists and single values; give one kind")
+    if lists and all(isinstance(part, int | float | np.number) for value in lists for part in value):
+        vectors = [np.asarray(list(value), np.float64) for value in lists if len(value)]
+        if len({len(vector) for vector in vectors}) > 1:
+            raise DataError(f"the column {name!r} of items holds vectors of several lengths; give them one length")
+        if vectors:
+            matrix = np.stack(vectors)
+            spread = float(np.linalg.norm(matrix - matrix.mean(0), axis=1).mean())
+            return FeatureColumn(name, "vector", mean=tuple(matrix.mean(0).tolist()), scale=spread or 1.0)
+    counts: dict[Any, int] = {}
+    for value in given:
+        for part in set(value) if _is_list(value) else (value,):
+            plain = part.item() if isinstance(part, np.generic) else part
+            counts[plain] = counts.get(plain, 0) + 1
+    kept = sorted((category for category, count in counts.items() if count >= FEWEST_ITEMS), key=lambda c: str(c))
+    return FeatureColumn(name, "category", categories=tuple(kept))
+
+
+def _number_column(name: str, values: pd.Series) -> FeatureColumn:
+    numbers = _numbers(values)
+    distinct = np.unique(numbers[np.isfinite(numbers)])
+    if len(distinct) > MOST_KNOTS:
+        known = numbers[np.isfinite(numbers)]
+        distinct = np.unique(np.quantile(known, np.linspace(0, 1, QUANTILE_KNOTS)))
+    return FeatureColumn(name, "number", knots=tuple(distinct.tolist()) if len(distinct) > 1 else ())
+
+
+def _numbers(values: pd.Series) -> np.ndarray:
+    if pd.api.types.is_datetime64_any_dtype(values):
+        seconds = (pd.to_datetime(values, utc=True) - pd.Timestamp(0, tz="UTC")).dt.total_seconds()
+        return seconds.to_numpy(np.float64, na_value=np.nan)
+    return pd.to_numeric(values, errors="coerce").to_numpy(np.float64, na_value=np.nan)
+
+
+def _category_codes(column: FeatureColumn, values: pd.Series) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Row, code (from 0) and weight of each known category; the weights of a list make a vector of length 1."""
+    code_of = {category: code for code, category in enumerate(column.categories)}
+    rows: list[int] = []
+    codes: list[int] = []
+    for row, value in enumerate(values):
+        if _is_missing(value):
+            continue
+        for part in set(value) if _is_list(value) else (value,):
+            code = code_of.get(part.item() if isinstance(part, np.generic) else part)
+            if code is not None:
+                rows.append(row)
+                codes.append(code)
+    at = np.array(rows, np.int64)
+    counts = np.bincount(at, minlength=len(values))
+    return at, np.array(codes, np.int64), (1 / np.sqrt(counts[at])).astype(np.float32)
+
+
+def _number_codes(column: FeatureColumn, values: pd.Series) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Row, code and weight of the two knots beside each number: linear interpolation, constant beyond the ends."""
+    numbers, knots = _numbers(values), np.array(column.knots)
+    known = np.flatnonzero(np.isfinite(numbers))
+    inside = np.clip(numbers[known], knots[0], knots[-1])
+    left = np.clip(np.searchsorted(knots, inside, side="right") - 1, 0, len(knots) - 2)
+    share = (inside - knots[left]) / (knots[left + 1] - knots[left])
+    rows, codes = np.concatenate([known, known]), np.concatenate([left, left + 1])
+    weights = np.concatenate([1 - share, share]).astype(np.float32)
+    counts = weights > 0
+    return rows[counts], codes[counts], weights[counts]
+
+
+def _dense(column: FeatureColumn, values: pd.Series) -> np.ndarray:
+    matrix = np.zeros((len(values), len(column.mean)), np.float32)
+    for row, value in enumerate(values):
+        if _is_missing(value) or not len(value):
+            continue
+        if len(value) != len(column.mean):
+            raise DataError(
+                f"{column.name!r} has {len(value):,} values at row {row}; the fitted vectors had {len(column.mean):,}"
+            )
+        matrix[row] = (np.asarray(list(value), np.float64) - column.mean) / column.scale
+    if not np.isfinite(matrix).all():
+        raise DataError(
+            f"the vectors of {column.name!r} are not all finite; leave a vector out (None) where it is not known"
+        )
+    return matrix

@@ -1,0 +1,144 @@
+"""Item content: features of items as vectors beside those of their ids, so that items never met can be ranked.
+
+B batch, L sequence length, D hidden_dim, V items, K codes an item, C codes in all, T values of dense features.
+
+    vector of an item = n / (n + h) * id vector + content vector,     n its events, h learned
+
+In training the id vectors of some items are left out at random, wherever these stand, so that content learns to do
+without (DropoutNet, Volkovs et al. 2017). An item never met has n = 0: content alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from corerec.data.item_features import FeatureTable, ItemFeatures
+from corerec.data.sequences import SequenceStore
+
+DROP_IDS = 0.1  # share of the items whose id is left out of a training step
+TIE_BREAK = 1e-3  # of a log-probability
+NEWEST = 0.1  # share of the log by which the rate of new items is judged
+
+
+class ItemEncoder(nn.Module):
+    """The content's part of items' vectors and biases; `attach` tells it of the items."""
+
+    codes: Tensor
+    weights: Tensor
+    dense: Tensor
+    counts: Tensor
+
+    def __init__(self, dim: int, num_codes: int, dense_dim: int) -> None:
+        super().__init__()
+        self.code_embedding = nn.Parameter(torch.empty(num_codes + 1, dim))
+        self.dense_embedding = nn.Parameter(torch.empty(dense_dim, dim))
+        self.code_bias = nn.Parameter(torch.empty(num_codes + 1))
+        self.dense_bias = nn.Parameter(torch.empty(dense_dim))
+        self.log_half_trust = nn.Parameter(torch.empty(()))
+        self.dropped: Tensor | None = None
+
+    def attach(self, features: ItemFeatures, counts: np.ndarray) -> None:
+        """Tell it of the items 1..V: their features, V rows, and their events, int64 (V + 1,)."""
+        device = self.code_embedding.device
+        for name, rows in (("codes", features.codes), ("weights", features.weights), ("dense", features.dense)):
+            with_padding = np.concatenate([np.zeros_like(rows, shape=(1, rows.shape[1])), rows])
+            self.register_buffer(name, torch.from_numpy(with_padding).to(device), persistent=False)
+        self.register_buffer("counts", torch.from_numpy(counts).float().to(device), persistent=False)
+
+    def drop_ids(self, generator: torch.Generator) -> None:
+        """Choose the items whose ids are left out until the next call, while training."""
+        self.dropped = (torch.rand(len(self.counts), generator=generator) < DROP_IDS).to(self.counts.device)
+
+    def trust(self, items: Tensor | None) -> Tensor:
+        """float (...): how much of the items' id vectors counts; int64 (...) numbers, or None for all."""
+        trust = self.counts / (self.counts + self.log_half_trust.exp())
+        if self.training and self.dropped is not None:
+            trust = trust * ~self.dropped
+        return trust if items is None else trust[items]
+
+    def vectors(self, items: Tensor | None) -> Tensor:
+        """float (..., D): the content vectors of some items, int64 (...), or of all."""
+        codes, weights, dense = self._features(items)
+        vectors = F.embedding_bag(
+            codes.flatten(0, -2),
+            self.code_embedding,
+            mode="sum",
+            per_sample_weights=weights.flatten(0, -2),
+            padding_idx=0,
+        ).unflatten(0, codes.shape[:-1])
+        return vectors + dense @ self.dense_embedding if dense.shape[-1] else vectors
+
+    def biases(self, items: Tensor | None) -> Tensor:
+        """float (...): the content's part of the biases."""
+        codes, weights, dense = self._features(items)
+        biases = (self.code_bias[codes] * weights).sum(-1)
+        return biases + dense @ self.dense_bias if dense.shape[-1] else biases
+
+    def _features(self, items: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        if items is None:
+            return self.codes.long(), self.weights, self.dense
+        return self.codes[items].long(), self.weights[items], self.dense[items]
+
+
+@dataclass(frozen=True)
+class ItemContent:
+    """What is needed to rank items that no event was about: how a table is read, and what was learned of its columns.
+
+    Attributes:
+        table: how a table of items is read.
+        encoder: the trained weights, on the CPU.
+        bias: added to the bias of every such item, so that they are named as often as new items were met.
+    """
+
+    table: FeatureTable
+    encoder: ItemEncoder
+    bias: float = 0.0
+
+    @torch.no_grad()
+    def rows(self, features: ItemFeatures) -> tuple[Tensor, Tensor]:
+        """The vectors float32 (n, D) and biases float32 (n,) of new items."""
+        encoder = ItemEncoder(self.encoder.code_embedding.shape[1], self.table.num_codes, self.table.dense_dim)
+        encoder.load_state_dict(self.encoder.state_dict(), assign=True)
+        encoder.attach(features, np.zeros(len(features) + 1, np.int64))
+        biases = encoder.biases(None)[1:] + self.bias
+        # Items of equal content would tie, and always be named in one order.
+        jitter = torch.randn(len(biases), generator=torch.Generator().manual_seed(len(biases)))
+        return encoder.vectors(None)[1:].contiguous(), biases + TIE_BREAK * jitter
+
+    @torch.no_grad()
+    def calibrated(self, states: Tensor, log_normalizers: Tensor, rate: float) -> ItemContent:
+        """With a bias by which an item of content alone has the probability `rate` on average.
+
+        The fitted items stand in for new ones, their ids left out.
+
+        Args:
+            states: float32 (B, D), of some histories, on the CPU.
+            log_normalizers: float32 (B,), of these over the fitted items.
+        """
+        vectors, biases = self.encoder.vectors(None)[1:], self.encoder.biases(None)[1:]
+        scores = torch.addmm(biases, states, vectors.T) - log_normalizers[:, None]
+        mean = scores.double().flatten().logsumexp(0) - np.log(scores.numel())
+        return replace(self, bias=float(np.log(rate) - mean))
+
+
+def new_item_rate(store: SequenceStore, num_items: int) -> float:
+    """The share of events that a new item gets, on average: those first met in the newest tenth of the log.
+
+    Where the log has no times, or too few new items, that of its rarer half.
+    """
+    counts = store.item_counts(num_items)[1:]
+    rarer = np.sort(counts[counts > 0])[: max(1, np.count_nonzero(counts) // 2)]
+    fallback = float(rarer.mean() / max(1, store.num_events))
+    if store.times is None or not store.num_events:
+        return fallback
+    is_newest = store.times >= np.quantile(store.times, 1 - NEWEST)
+    before = np.bincount(store.items[~is_newest], minlength=num_items + 1)
+    in_newest = store.items[is_newest]
+    new = in_newest[before[in_newest] == 0]
+    distinct = len(np.unique(new))
+    return len(new) / len(in_newest) / distinct if distinct >= 10 else fallback

@@ -1,0 +1,167 @@
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from corerec.data.item_features import FeatureTable
+from corerec.data.sequences import SequenceStore
+from corerec.engines.bert4rec import Bert4Rec
+from corerec.engines.bert4rec.config import ModelConfig
+from corerec.engines.bert4rec.encoding import next_states, score_states
+from corerec.engines.bert4rec.item_encoder import new_item_rate
+from corerec.engines.bert4rec.training import build_network
+from corerec.errors import DataError, UnknownIdError
+
+NUM_ITEMS, KINDS = 30, 3
+ITEMS = pd.DataFrame({"item_id": range(NUM_ITEMS), "kind": [f"kind {item % KINDS}" for item in range(NUM_ITEMS)]})
+NEW = pd.DataFrame({"item_id": range(100, 106), "kind": [f"kind {item % KINDS}" for item in range(6)]})
+SETTINGS = {"epochs": 15, "hidden_dim": 16, "max_seq_len": 6, "batch_size": 16, "learning_rate": 1e-2, "dropout": 0.0}
+
+
+def walks(users=150, length=6, seed=0):
+    """Kinds come in turn: after an item of kind k one of kind k + 1, whichever."""
+    random = np.random.default_rng(seed)
+    kinds = (random.integers(0, KINDS, (users, 1)) + np.arange(length)) % KINDS
+    items = kinds + KINDS * random.integers(0, NUM_ITEMS // KINDS, (users, length))
+    return np.repeat(np.arange(users), length), items.ravel(), np.tile(np.arange(length), users)
+
+
+@pytest.fixture(scope="module")
+def model():
+    users, items, times = walks()
+    return Bert4Rec(**SETTINGS, clock=False).fit(users, items, timestamps=times, items=pd.concat([ITEMS, NEW]))
+
+
+def network_with_content():
+    table = FeatureTable.of(ITEMS)
+    config = ModelConfig(NUM_ITEMS, max_seq_len=6, hidden_dim=16, content_codes=table.num_codes)
+    network = build_network(config, 0)
+    network.item_encoder.attach(table.read(ITEMS), np.append(0, np.arange(NUM_ITEMS)))
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter += 0.2 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(parameter.numel()))
+        network.item_embedding[0] = network.item_encoder.code_embedding[0] = 0
+        network.item_bias[0] = network.item_encoder.code_bias[0] = 0
+    return network
+
+
+def test_the_vectors_of_some_items_are_those_of_all_and_padding_has_none():
+    network = network_with_content()
+    numbers = torch.tensor([[3, 0], [30, 3]])
+    torch.testing.assert_close(network.item_vectors(numbers), network.item_vectors()[numbers])
+    torch.testing.assert_close(network.item_biases(numbers), network.item_biases()[numbers])
+    assert not network.item_vectors()[0].any()
+
+
+def test_an_item_without_events_is_its_content_alone_and_one_of_many_nearly_its_id():
+    network = network_with_content()
+    network.item_encoder.counts[2] = 1e9
+    content = network.item_encoder.vectors(None)
+    torch.testing.assert_close(network.item_vectors()[1], content[1])  # no event
+    torch.testing.assert_close(network.item_vectors()[2], network.item_embedding[2] + content[2])
+
+
+def test_a_dropped_id_is_dropped_while_training_only():
+    network = network_with_content()
+    whole = network.item_vectors()
+    network.item_encoder.drop_ids(torch.Generator().manual_seed(0))
+    dropped = network.item_encoder.dropped
+    assert 0 < dropped.sum() < NUM_ITEMS // 2
+    changed = (network.item_vectors() != whole).any(1)
+    assert torch.equal(changed[2:], dropped[2:])
+    network.eval()
+    torch.testing.assert_close(network.item_vectors(), whole)
+
+
+def test_absorbing_the_content_changes_no_score():
+    network, histories = network_with_content().eval(), SequenceStore.from_lists([[1, 2], [30], []])
+    expected = score_states(network, next_states(network, histories))
+    encoder = network.absorb_content()
+    assert encoder is not None
+    assert network.item_encoder is None
+    assert network.config.content_codes == 0
+    torch.testing.assert_close(score_states(network, next_states(network, histories)), expected)
+
+
+def test_new_items_are_ranked_by_their_kind(model):
+    assert len(model.items) == NUM_ITEMS + len(NEW)
+    new = NEW.item_id.tolist()
+    hits = 0
+    for kind in range(KINDS):
+        best = model.recommend(history=[kind + 9, (kind + 1) % KINDS], candidates=new, top_k=2)
+        hits += sum(item % KINDS == (100 + kind + 2 - 100) % KINDS for item in [it - 100 for it in best])
+    assert hits == 2 * KINDS  # every one is of the kind whose turn it is
+
+
+def test_new_items_do_not_flood_the_list_and_are_marked(model):
+    users, _, _ = walks()
+    new = set(NEW.item_id)
+    named = np.mean([[item in new for item in row] for row in model.batch_recommend(list(range(150)), 10)])
+    assert named < 0.5
+    probabilities = [dict(model.recommend(user, 36, with_scores=True, exclude_seen=False)) for user in range(40)]
+    mean = np.mean([p.get(item, 0.0) for p in probabilities for item in new])
+    store = SequenceStore.from_lists(model.fitted.histories.select(np.arange(1, 151)).items.reshape(150, -1).tolist())
+    assert mean == pytest.approx(new_item_rate(store, NUM_ITEMS), rel=1)
+    numbers = model.items.encode([3, 100])
+    assert model.fitted.is_new(numbers).tolist() == [False, True]
+    assert len(users) == 900
+
+
+def test_items_are_added_without_training_and_are_seen_in_histories(model, tmp_path):
+    model.save(tmp_path / "model")
+    loaded = Bert4Rec.load(tmp_path / "model")
+    more = pd.DataFrame({"item_id": [100, 200, 201], "kind": ["kind 1", "kind 2", None]})
+    before = loaded.recommend(history=[0], top_k=20, with_scores=True)
+    assert loaded.add_items(more) == 2
+    assert loaded.add_items(more) == 0
+    after = dict(loaded.recommend(history=[0], top_k=40, with_scores=True))
+    assert {200, 201} <= after.keys()
+    np.testing.assert_allclose([after[item] for item, _ in before], [p for _, p in before], rtol=0.1)
+    loaded.observe(3, 200, timestamp=9)
+    assert loaded.history(3)[-1] == 200
+    assert loaded.recommend(history=[4, 2, 0, 1, 200], candidates=range(NUM_ITEMS), top_k=1)[0] % KINDS == 0  # after kind 2
+    assert loaded.explain(5, user_id=3)
+    assert len(loaded.fill_in([0, None, 200])[0]) == 10
+    loaded.save(tmp_path / "more")
+    again = Bert4Rec.load(tmp_path / "more")
+    assert again.add_items(pd.DataFrame({"item_id": [300], "kind": ["kind 0"]})) == 1
+
+
+def test_a_loaded_model_answers_as_the_saved_one(model, tmp_path):
+    model.save(tmp_path / "model")
+    loaded = Bert4Rec.load(tmp_path / "model")
+    for one, other in zip(
+        model.recommend(history=[1, 2], with_scores=True),
+        loaded.recommend(history=[1, 2], with_scores=True),
+        strict=True,
+    ):
+        assert one[0] == other[0]
+        assert one[1] == pytest.approx(other[1], rel=1e-4)
+
+
+def test_ratings_and_items_of_no_row_work_beside_features():
+    users, items, times = walks()
+    ratings = np.random.default_rng(0).integers(1, 6, len(items))
+    few = Bert4Rec(epochs=1, hidden_dim=8, max_seq_len=6, clock=False)
+    few.fit(users, items, ratings, times, items=pd.concat([ITEMS.iloc[:20], NEW]))
+    assert 1 <= few.predict(0, 100) <= 5
+    assert few.recommend(0, 5)
+
+
+def test_items_without_features_or_of_another_type_are_refused(model):
+    users, items, times = walks()
+    plain = Bert4Rec(epochs=1, hidden_dim=8, max_seq_len=6).fit(users, items, timestamps=times)
+    with pytest.raises(DataError, match="fit with items="):
+        plain.add_items(NEW)
+    with pytest.raises(DataError, match="lacks the column 'kind'"):
+        model.add_items(pd.DataFrame({"item_id": [500]}))
+    with pytest.raises(UnknownIdError):
+        model.add_items(pd.DataFrame({"item_id": ["five hundred"], "kind": ["kind 0"]}))
+
+
+def test_the_rate_of_new_items_is_that_of_the_newest_tenth():
+    items = np.concatenate([np.repeat(np.arange(1, 11), 90), np.repeat(np.arange(11, 21), 5), np.full(50, 1)])
+    store = SequenceStore(items.astype(np.int32), np.array([0, len(items)]), np.arange(len(items)))
+    assert new_item_rate(store, 20) == pytest.approx(0.05, rel=0.02)  # half of the newest tenth, by ten items
+    untimed = SequenceStore(store.items, store.offsets)
+    assert new_item_rate(untimed, 20) == pytest.approx(5 / 1000)
