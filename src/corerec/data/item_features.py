@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -72,7 +72,7 @@ class FeatureTable:
     columns: tuple[FeatureColumn, ...]
 
     @classmethod
-    def of(cls, frame: pd.DataFrame) -> FeatureTable:
+    def of(cls, frame: Any) -> FeatureTable:
         """Decide how each column is read.
 
         Raises:
@@ -90,7 +90,7 @@ class FeatureTable:
     def from_plain(cls, columns: list[Mapping[str, Any]]) -> FeatureTable:
         """What `to_plain` gave, also after a trip through JSON."""
         read = [
-            FeatureColumn(**{k: tuple(v) if isinstance(v, list) else v for k, v in column.items()})
+            FeatureColumn(**cast(Any, {k: tuple(v) if isinstance(v, list) else v for k, v in column.items()}))
             for column in columns
         ]
         if not read or any(column.kind not in KINDS for column in read):
@@ -108,7 +108,7 @@ class FeatureTable:
     def dense_dim(self) -> int:
         return sum(len(column.mean) for column in self.columns)
 
-    def read(self, frame: pd.DataFrame) -> ItemFeatures:
+    def read(self, frame: Any) -> ItemFeatures:
         """The features of a table's rows.
 
         Raises:
@@ -154,7 +154,7 @@ def items_frame(items: Any) -> pd.DataFrame:
         items = items.to_pandas()
     if not isinstance(items, pd.DataFrame):
         raise DataError(f"items is a {type(items).__name__}; pass a table with a column item_id and one row an item")
-    frame = items if ITEM_ID in items.columns else items.rename_axis(ITEM_ID).reset_index()
+    frame: Any = items if ITEM_ID in items.columns else items.rename_axis(ITEM_ID).reset_index()
     twice = frame[ITEM_ID].duplicated()
     if twice.any():
         raise DataError(f"items names {frame[ITEM_ID][twice].iloc[0]!r} twice; give each item one row")
@@ -208,7 +208,8 @@ def _numbers(values: pd.Series) -> np.ndarray:
     if pd.api.types.is_datetime64_any_dtype(values):
         seconds = (pd.to_datetime(values, utc=True) - pd.Timestamp(0, tz="UTC")).dt.total_seconds()
         return seconds.to_numpy(np.float64, na_value=np.nan)
-    return pd.to_numeric(values, errors="coerce").to_numpy(np.float64, na_value=np.nan)
+    numbers: Any = pd.to_numeric(values, errors="coerce")
+    return numbers.to_numpy(np.float64, na_value=np.nan)
 
 
 def _category_codes(column: FeatureColumn, values: pd.Series) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -76,7 +76,7 @@ def fit_model(
     table, features = None, None
     if items is not None:
         known = log.items.encode(items[ITEM_ID]) > 0
-        table = FeatureTable.of(items[known])
+        table = FeatureTable.of(items.loc[known])
         features = table.read(_rows_in_order(items, log.items))
         config = replace(config, content_codes=table.num_codes, content_dim=table.dense_dim)
     scale = None if train_config.clock is False else GapScale.of(train)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import html
-import inspect
 import os
 import warnings
 from collections.abc import Hashable, Iterable
-from dataclasses import asdict, fields
-from typing import Any, Literal
+from dataclasses import asdict
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -21,14 +19,14 @@ from corerec.data.splitting import Holdout
 from corerec.data.vocabulary import Vocabulary
 from corerec.engines.bert4rec import checkpoint as model_file
 from corerec.engines.bert4rec.answering import Answering
-from corerec.engines.bert4rec.config import ModelConfig, TrainConfig
 from corerec.engines.bert4rec.encoding import NetworkScorer
 from corerec.engines.bert4rec.fitted import FittedModel
 from corerec.engines.bert4rec.fitting import OnEvent, fit_model
 from corerec.engines.bert4rec.growth import Catalogue, Freeze, GrowthReport, grow
+from corerec.engines.bert4rec.settings import DEFAULTS, Settings
 from corerec.engines.bert4rec.training import choose_device
 from corerec.engines.bert4rec.training_checkpoint import TrainingCheckpoint
-from corerec.errors import ConfigError, DataError, DataWarning, NotFittedError
+from corerec.errors import DataError, DataWarning, NotFittedError
 from corerec.queries import (
     ItemId,
     OnUnknown,
@@ -38,7 +36,7 @@ from corerec.queries import (
 )
 
 
-class Bert4Rec(Answering):
+class Bert4Rec(Settings, Answering):
     """A BERT4Rec recommender (Sun et al. 2019, arXiv:1904.06690): what comes next, or what is missing, in a sequence.
 
     >>> model = Bert4Rec(epochs=1, hidden_dim=8, max_seq_len=4)
@@ -47,106 +45,6 @@ class Bert4Rec(Answering):
     >>> model.recommend(user_id="bob", top_k=1)
     [20]
     """
-
-    def __init__(
-        self,
-        name: str = "Bert4Rec",
-        *,
-        max_seq_len: int = ModelConfig.max_seq_len,
-        hidden_dim: int = ModelConfig.hidden_dim,
-        num_layers: int = ModelConfig.num_layers,
-        num_heads: int = ModelConfig.num_heads,
-        feedforward_dim: int | None = ModelConfig.feedforward_dim,
-        dropout: float | None = TrainConfig.dropout,
-        positions: Literal["learned", "sinusoidal"] = ModelConfig.positions,
-        mask_prob: float = TrainConfig.mask_prob,
-        bert_replacement: bool = TrainConfig.bert_replacement,
-        next_item_share: float = TrainConfig.next_item_share,
-        next_item_until: float | None = TrainConfig.next_item_until,
-        whole_history: bool = TrainConfig.whole_history,
-        epochs: int | None = TrainConfig.epochs,
-        batch_size: int | None = TrainConfig.batch_size,
-        learning_rate: float = TrainConfig.learning_rate,
-        warmup_steps: int | None = TrainConfig.warmup_steps,
-        weight_decay: float = TrainConfig.weight_decay,
-        gradient_clip: float = TrainConfig.gradient_clip,
-        ema_steps: int = TrainConfig.ema_steps,
-        num_negatives: int | None = TrainConfig.num_negatives,
-        bfloat16: bool = TrainConfig.bfloat16,
-        clock: bool | None = TrainConfig.clock,
-        patience: int | None = TrainConfig.patience,
-        device: str = "auto",
-        seed: int = TrainConfig.seed,
-        verbose: bool = False,
-    ) -> None:
-        """What each setting means stands at its field of `ModelConfig` and `TrainConfig`.
-
-        Args:
-            name: what the model calls itself in tables and progress lines.
-            patience: stop after so many epochs without a better validation NDCG@10 and keep the best weights; `fit`
-                then holds each user's last event out of training to validate on. None trains on everything.
-            device: "auto" (a CUDA GPU, else Apple's, else the CPU) or a torch device such as "cuda:1".
-            verbose: show progress on stderr.
-        Raises:
-            ConfigError: a setting is out of range, or two contradict each other.
-        """
-        given = locals()
-        self._configure({setting: given[setting] for setting in DEFAULTS})
-        self._model: FittedModel | None = None
-        self._checkpoint: TrainingCheckpoint | None = None
-        self._warned_of_unseen = False
-
-    def _configure(self, settings: dict[str, Any]) -> None:
-        name, device = settings["name"], settings["device"]
-        if not isinstance(name, str) or not name.strip():
-            raise ConfigError(f"name must be text, not {name!r}")
-        self.train_config = TrainConfig(**{field.name: settings[field.name] for field in fields(TrainConfig)})
-        shape = {field.name: settings[field.name] for field in fields(ModelConfig) if field.name in settings}
-        self._shape = ModelConfig(num_items=1, **shape)  # how many items there are is known at fit
-        self.device = choose_device(device)
-        self._device_setting = device
-        self.name, self.verbose = name, bool(settings["verbose"])
-
-    @property
-    def model_config(self) -> ModelConfig:
-        """The network's shape; before `fit`, with a catalogue of one item."""
-        return self._shape if self._model is None else self._model.config
-
-    def get_params(self, deep: bool = True) -> dict[str, Any]:
-        """Every setting of the constructor by its name, as scikit-learn's tools expect."""
-        values = asdict(self._shape) | asdict(self.train_config)
-        values |= {"name": self.name, "device": self._device_setting, "verbose": self.verbose}
-        return {setting: values[setting] for setting in DEFAULTS}
-
-    def set_params(self, **settings: Any) -> Bert4Rec:
-        """Change settings for the next `fit`; what was fitted stays. Returns the model itself.
-
-        Raises:
-            ConfigError: an unknown setting, or one out of range.
-        """
-        unknown = sorted(settings.keys() - DEFAULTS.keys())
-        if unknown:
-            raise ConfigError(f"Bert4Rec has no setting {unknown[0]!r}; its settings are {', '.join(DEFAULTS)}")
-        self._configure(self.get_params() | settings)
-        return self
-
-    def __repr__(self) -> str:
-        """The settings that differ from the defaults, and what is fitted."""
-        changed = [f"{key}={value!r}" for key, value in self.get_params().items() if value != DEFAULTS[key]]
-        return f"Bert4Rec({', '.join(changed)}{'; ' if changed else ''}{self._summary()})"
-
-    def _repr_html_(self) -> str:
-        rows = {"model": self._summary()} | {
-            key: value for key, value in self.get_params().items() if value != DEFAULTS[key]
-        }
-        cells = "".join(f"<tr><th>{key}</th><td>{html.escape(str(value))}</td></tr>" for key, value in rows.items())
-        return f"<table><caption>{html.escape(self.name)}</caption>{cells}</table>"
-
-    def _summary(self) -> str:
-        if self._model is None:
-            return "not fitted"
-        users = "no histories" if self.users is None else f"{len(self.users):,} users"
-        return f"{users}, {len(self.items):,} items, {self.num_events:,} events"
 
     # ------------------------------------------------------------------------------------------------- training
 
@@ -462,10 +360,3 @@ def _rows_of(column: Any, rows: np.ndarray) -> Any:
         return column[rows]
     values = list(column)
     return [values[row] for row in rows.tolist()]
-
-
-DEFAULTS = {
-    name: parameter.default
-    for name, parameter in inspect.signature(Bert4Rec.__init__).parameters.items()
-    if name != "self"
-}

@@ -119,7 +119,9 @@ def test_items_are_added_without_training_and_are_seen_in_histories(model, tmp_p
     np.testing.assert_allclose([after[item] for item, _ in before], [p for _, p in before], rtol=0.1)
     loaded.observe(3, 200, timestamp=9)
     assert loaded.history(3)[-1] == 200
-    assert loaded.recommend(history=[4, 2, 0, 1, 200], candidates=range(NUM_ITEMS), top_k=1)[0] % KINDS == 0  # after kind 2
+    assert (
+        loaded.recommend(history=[4, 2, 0, 1, 200], candidates=range(NUM_ITEMS), top_k=1)[0] % KINDS == 0
+    )  # after kind 2
     assert loaded.explain(5, user_id=3)
     assert len(loaded.fill_in([0, None, 200])[0]) == 10
     loaded.save(tmp_path / "more")

@@ -20,7 +20,7 @@ from corerec.data.sequences import SequenceStore
 from corerec.engines.bert4rec import Bert4Rec, Query
 from corerec.engines.bert4rec.config import ModelConfig, TrainConfig
 from corerec.engines.bert4rec.encoding import NetworkScorer, next_states
-from corerec.engines.bert4rec.recommender import DEFAULTS
+from corerec.engines.bert4rec.settings import DEFAULTS
 from corerec.engines.bert4rec.training import EpochResult, StepResult, train_epochs
 from corerec.errors import (
     ConfigError,
