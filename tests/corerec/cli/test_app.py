@@ -228,7 +228,7 @@ def test_unknown_items_of_a_history_are_warned_of(model_file):
         (("fit", "LOG", "-o", "m", "--item-column", "sku"), "no column 'sku'; its columns are user_id, item_id"),
         (("fit", "LOG", "-o", "m", "--hidden-dim", "64", "--num-heads", "5"), "multiple of num_heads (5)"),
         (("fit", "LOG"), "--output"),
-        (("evaluate", "LOG", "LOG"), "is not a saved Bert4Rec model"),
+        (("evaluate", "LOG", "LOG"), "is no safetensors file"),
         (("evaluate", "MODEL", "LOG", "-k", "0"), "ks must be whole numbers from 1"),
         (("recommend", "MODEL"), "either --user ID or --history"),
         (("recommend", "MODEL", "--user", "99"), "error: user 99 is not among the 20 fitted users"),
@@ -248,7 +248,7 @@ def test_wrong_input_ends_with_one_message_and_code_2(arguments, message, model_
 
 
 def test_unexpected_errors_are_not_dressed_up(log_file, monkeypatch):
-    def fail(*_):
+    def fail(*_, **__):
         raise RuntimeError("a bug")
 
     monkeypatch.setattr("corerec.data.tables.read_events", fail)

@@ -180,11 +180,6 @@ def test_wrong_options_end_with_one_message(honest, log_file, options, message):
     assert message in words(run("evaluate", honest, log_file, *options, code=2).stderr)
 
 
-def test_fit_refuses_two_ways_to_leave_events_out(log_file, folder):
-    result = run("fit", log_file, "-o", folder / "m", "--holdout", "--until", "2024-01-06", code=2)
-    assert "choose one" in result.stderr
-
-
 # --- several models
 
 
