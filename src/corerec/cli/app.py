@@ -1,4 +1,4 @@
-"""The command line: corerec demo | fit | update | evaluate | recommend | serve | info | plot | export.
+"""The command line: corerec demo | fit | update | evaluate | recommend | serve | events | info | plot | export.
 
 Results go to stdout, everything else to stderr. Commands import torch when they run, so `--help` comes in a fifth of
 the time.
@@ -16,6 +16,7 @@ from typer.core import TyperGroup
 from corerec.cli.console import out, say
 from corerec.cli.demo import demo
 from corerec.cli.evaluate import evaluate
+from corerec.cli.events import events
 from corerec.cli.export import export
 from corerec.cli.fit import fit
 from corerec.cli.info import info
@@ -60,6 +61,7 @@ app = typer.Typer(
 )
 for command in (demo, fit, update, evaluate, recommend, serve, info, plot, export):
     app.command()(command)
+app.add_typer(events, name="events")
 
 
 def main() -> None:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -13,10 +17,11 @@ from corerec.cli.options import (
     TitleColumn,
     TitledItemColumn,
     TitlesFile,
+    split_ids,
 )
+from corerec.errors import ConfigError
 
-if TYPE_CHECKING:
-    pass
+EVENTS, NETWORK = "Bounds of events", "Network"
 
 
 def serve(
@@ -26,45 +31,130 @@ def serve(
     titles: TitlesFile = None,
     item_column: TitledItemColumn = None,
     title_column: TitleColumn = None,
+    candidates: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="FILE",
+            help="A table of item ids, which requests name as the file without its suffix: stock.csv is stock. "
+            "A reload reads it again; may be repeated.",
+        ),
+    ] = None,
     events: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE",
             show_default="MODEL.events.sqlite",
-            help="The log of observed events, observed again at each start. A model fitted on them needs a new one.",
+            help="The log of observed events. Each start observes those that the model was not fitted on.",
         ),
     ] = None,
     token: Annotated[
         str | None,
         typer.Option(envvar="COREREC_TOKEN", show_envvar=True, help="Bearer token to ask for."),
     ] = None,
+    allowed_host: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            rich_help_panel=NETWORK,
+            show_default="localhost, 127.0.0.1, ::1 and --host",
+            help='A name that requests may call this server by, besides those; may be repeated. "*" allows all, '
+            '"*.example.org" what ends so. Other names are refused: a web page could point its own here.',
+        ),
+    ] = None,
+    uds: Annotated[
+        Path | None,
+        typer.Option(metavar="PATH", rich_help_panel=NETWORK, help="A Unix socket to listen on, instead of a port."),
+    ] = None,
+    root_path: Annotated[
+        str,
+        typer.Option(
+            metavar="PATH", rich_help_panel=NETWORK, help="The path that a proxy in front takes off, such as /recs."
+        ),
+    ] = "",
+    forwarded_allow_ips: Annotated[
+        str,
+        typer.Option(
+            metavar="IP,...",
+            rich_help_panel=NETWORK,
+            show_default="nobody's",
+            help="Addresses or networks of proxies whose X-Forwarded-For and -Proto headers count.",
+        ),
+    ] = "",
+    max_new_users: Annotated[
+        int, typer.Option(rich_help_panel=EVENTS, help="Users that may appear by their events until the next fit.")
+    ] = 1_000_000,
+    max_user_events: Annotated[
+        int, typer.Option(rich_help_panel=EVENTS, help="Events that one user may have, fitted ones included.")
+    ] = 100_000,
+    max_log_events: Annotated[
+        int,
+        typer.Option(
+            rich_help_panel=EVENTS,
+            help="Events that the log may hold. When a start takes longer than ten seconds: fit on its export "
+            "(corerec events export), serve that model, and begin a new log.",
+        ),
+    ] = 5_000_000,
+    max_connections: Annotated[
+        int,
+        typer.Option(rich_help_panel=NETWORK, help="Open connections; the next one ends the one idle for longest."),
+    ] = 1000,
     queue_size: Annotated[int, typer.Option(help="Requests that may wait; more are answered 503.")] = 128,
-    batch_size: Annotated[int, typer.Option(help="Requests pair_with_scores together, at most.")] = 32,
+    batch_size: Annotated[int, typer.Option(help="Requests scored together, at most.")] = 32,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads of the model.")] = 1,
     device: Device = "cpu",
     access_log: Annotated[bool, typer.Option("--access-log", help="A line on stdout for each request.")] = False,
 ) -> None:
     """Answer over HTTP: recommendations, blanks, events as they happen, metrics, and a page to try it all.
 
-    SIGTERM answers what was taken and ends; SIGHUP reads the model file again.
+    SIGTERM answers what was taken and ends; SIGHUP reads the model file again. GET /docs describes every route.
 
     \b
     Examples:
       corerec serve movies.model --titles movies.csv
-      COREREC_TOKEN=secret corerec serve movies.model --host 0.0.0.0 --port 80
+      COREREC_TOKEN=secret corerec serve movies.model --host 0.0.0.0 --port 80 --allowed-host recs.example.org
+      corerec serve movies.model --uds /run/corerec.sock --root-path /recs
     """
-    from corerec.data.tables import read_titles
-    from corerec.serving import ServerSettings
-    from corerec.serving.process import serve as serve_file
+    if token is None and "COREREC_TOKEN" in os.environ:
+        raise ConfigError("COREREC_TOKEN is empty: unset it to serve without a token, or give it one")
+    with _hangups_ignored():  # nothing is read yet that would have to be read again
+        from corerec.data.tables import read_titles
+        from corerec.serving import LOOPBACK, ServerSettings
+        from corerec.serving.process import serve as serve_file
 
-    serve_file(
-        model_file,
-        host=host,
-        port=port,
-        titles=None if titles is None else read_titles(titles, item_column, title_column),
-        events_file=events,
-        settings=ServerSettings(queue_size=queue_size, batch_size=batch_size, token=token),
-        device=device,
-        threads=threads,
-        access_log=access_log,
-    )
+        serve_file(
+            model_file,
+            host=host,
+            port=port,
+            titles=None if titles is None else read_titles(titles, item_column, title_column),
+            candidate_files=candidates or (),
+            events_file=events,
+            uds=uds,
+            root_path=root_path,
+            forwarded_allow_ips=split_ids(forwarded_allow_ips),
+            settings=ServerSettings(
+                queue_size=queue_size,
+                batch_size=batch_size,
+                max_connections=max_connections,
+                max_new_users=max_new_users,
+                max_user_events=max_user_events,
+                max_log_events=max_log_events,
+                token=token,
+                allowed_hosts=(*LOOPBACK, *(allowed_host or ())),
+            ),
+            device=device,
+            threads=threads,
+            access_log=access_log,
+        )
+
+
+@contextlib.contextmanager
+def _hangups_ignored() -> Iterator[None]:
+    """While the modules are imported, which takes seconds, SIGHUP would end the process."""
+    if not hasattr(signal, "SIGHUP"):
+        yield
+        return
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGHUP, before)

@@ -105,6 +105,11 @@ class Histories:
         self.__init__(state["store"], state["users"])
         self._newest = state["_newest"]
 
+    @property
+    def now(self) -> int | float | None:
+        """The time of an event that comes without one: the newest time met so far; None for a log without times."""
+        return None if self._view.store.times is None else np.asarray(self._newest).item()
+
     def items(self, user: int) -> np.ndarray:
         """int32 (events,): what one user did, oldest first. A view, not a copy."""
         store, _, rows = self._view
@@ -161,8 +166,8 @@ class Histories:
             store = self._view.store
             times = None if store.times is None else self._on_the_clock(asked_times, len(user_list), store.times.dtype)
             self._take(numbers - 1, np.asarray(items, np.int32), times, None if store.ratings is None else values)
-            for user_id in new:  # last, so that whoever finds the user finds the history
-                self.users.add(user_id)
+            if new:  # last, so that whoever finds the user finds the history
+                self.users.add_all(list(new))
             self._fold()
         return len(user_list)
 
@@ -216,10 +221,13 @@ class Histories:
         return "" if unit is None else f" ({unit} since 1970)"
 
     def _take(self, rows: np.ndarray, items: np.ndarray, times: np.ndarray | None, ratings: np.ndarray | None) -> None:
-        """Put checked events into their users' rows, one user at a time."""
+        """Put checked events into their users' rows: one user at a time, or all at once where they are many."""
         store, changed, own = self._view
         order = np.argsort(rows, kind="stable") if times is None else np.lexsort((times, rows))
         bounds = np.flatnonzero(np.diff(rows[order], prepend=-1, append=-1))
+        if len(bounds) > self._rows_to_fold():
+            self._merge(rows, items, times, ratings)
+            return
         if rows.max() >= len(changed):
             changed = np.concatenate([changed, np.zeros(rows.max() + 1, bool)])  # twice as many: seldom
             self._view = _View(store, changed, own)
@@ -230,6 +238,25 @@ class Histories:
                 old, items[at], None if times is None else times[at], None if ratings is None else ratings[at]
             )
             changed[row] = True
+
+    def _merge(self, rows: np.ndarray, items: np.ndarray, times: np.ndarray | None, ratings: np.ndarray | None) -> None:
+        """Write checked events and all histories into a new store, without a loop over users."""
+        stored = self._view.select(np.arange(len(self.users)))
+        every_row = np.concatenate([np.repeat(np.arange(len(stored)), stored.lengths), rows])
+        every_time = None if times is None else np.concatenate([np.asarray(stored.times), times])
+        # The old events stand first, and the sort is stable: a new one goes behind those of the same time.
+        order = np.argsort(every_row, kind="stable") if every_time is None else np.lexsort((every_time, every_row))
+        counts = np.bincount(every_row, minlength=max(len(self.users), rows.max() + 1))
+        whole = SequenceStore(
+            np.concatenate([stored.items, items])[order],
+            np.concatenate([[0], np.cumsum(counts)]),
+            None if every_time is None else every_time[order],
+            None if ratings is None else np.concatenate([np.asarray(stored.ratings), ratings])[order],
+        )
+        self._view = _View(whole, np.zeros(len(whole), bool), {})
+
+    def _rows_to_fold(self) -> int:
+        return max(FEWEST_ROWS_TO_FOLD, len(self.users) // 4)
 
     def _stored_row(self, row: int) -> _Row:
         """A row of the store as one of its own: empty for a new user."""
@@ -243,7 +270,7 @@ class Histories:
         """Write the rows beside the store into a new one once they are a quarter of it: so few times that each
         observed event costs a few copies of a history, not of the store.
         """
-        if len(self._view.rows) >= max(FEWEST_ROWS_TO_FOLD, len(self.users) // 4):
+        if len(self._view.rows) >= self._rows_to_fold():
             whole = self.select(np.arange(1, len(self.users) + 1))
             self._view = _View(whole, np.zeros(len(whole), bool), {})
 

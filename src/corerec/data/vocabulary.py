@@ -119,6 +119,18 @@ class Vocabulary:
             number = numbers[an_id] = len(self)
         return number
 
+    def add_all(self, ids: list[Any]) -> None:
+        """`add` for many distinct new ids of known types at once. One thread at a time; others may read meanwhile.
+
+        Raises:
+            DataError: an id is missing, or one that a file could not hold.
+        """
+        numbers, first = self._number_of, len(self) + 1
+        check_savable(ids, f"{self.kind}_ids")
+        added = [self._canonical(an_id) for an_id in ids]
+        self._added += added
+        numbers.update(zip(added, range(first, first + len(added)), strict=True))
+
     def copy(self) -> Vocabulary:
         """A vocabulary to `add` to, which leaves this one as it is; the ids so far are shared."""
         twin = copy.copy(self)

@@ -18,6 +18,6 @@ except ImportError as error:
     ) from None
 
 from corerec.serving.app import create_app
-from corerec.serving.settings import ServerSettings
+from corerec.serving.settings import LOOPBACK, ServerSettings
 
-__all__ = ["ServerSettings", "create_app"]
+__all__ = ["LOOPBACK", "ServerSettings", "create_app"]

@@ -1,20 +1,19 @@
 """The routes: HTTP in, ids in, ids out. Nothing that takes time is done on the event loop.
 
-Gate (token, metrics)  ->  route  ->  Server's queues and threads  ->  answer, or problem document
+Gate (token, metrics)  ->  route  ->  ModelService queues and threads  ->  answer, or problem document
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import APIRouter, FastAPI, Query, Request
-from fastapi.openapi.utils import get_openapi
 from fastapi_offline import FastAPIOffline
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
@@ -22,22 +21,22 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.staticfiles import StaticFiles
 
+from corerec.data.tables import ids_like
 from corerec.engines.bert4rec import Bert4Rec
 from corerec.engines.bert4rec import Query as RecommendQuery
-from corerec.serving import problem, schemas
+from corerec.errors import UnknownIdError
+from corerec.queries import Recommendations
+from corerec.serving import docs, problem, schemas
 from corerec.serving.body import JsonRoute
+from corerec.serving.docs import problems
 from corerec.serving.events import EventLog, LoggedEvent
 from corerec.serving.gate import Gate
-from corerec.serving.live import LiveModel
+from corerec.serving.live import EventBatch, LiveModel, Served, Taken
 from corerec.serving.scoring import Ask, reasons_for
-from corerec.serving.service import Server
+from corerec.serving.service import ModelService
 from corerec.serving.settings import ServerSettings
 
 PAGE = Path(__file__).parent / "page"
-PAGE_HEADERS = {
-    "Content-Security-Policy": "default-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-    "Cache-Control": "no-cache",
-}
 SWAGGER = "/docs/assets"  # of /docs: from this server, where FastAPI's own would come from a CDN
 SWAGGER_FILES = {f"{SWAGGER}/{name}" for name in ("swagger-ui-bundle.js", "swagger-ui.css", "favicon.png")}
 PUBLIC = {"/healthz", "/readyz", "/docs", "/openapi.json", *SWAGGER_FILES}  # and the page: no token is asked for
@@ -49,19 +48,24 @@ def create_app(
     *,
     path: str | Path | None = None,
     titles: Mapping[str, str] | None = None,
+    candidate_files: Sequence[str | Path] = (),
     events: EventLog | None = None,
     settings: ServerSettings | None = None,
 ) -> FastAPI:
-    """An ASGI app around a fitted model; `app.state.server` is the `Server` behind it.
+    """An ASGI app around a fitted model; `app.state.server` is the `ModelService` behind it.
 
     Args:
         model: fitted or loaded; the log's events are observed by it before this returns.
         path: the file that a reload reads; without one, a reload is refused.
         titles: of the items, by their ids as text, such as `corerec.data.tables.read_titles` gives.
+        candidate_files: tables of item ids, each a list that requests name by the file's name without its suffix.
         events: the log of observed events, closed with the app; None keeps them in memory, and they end with the app.
     """
     settings = settings or ServerSettings()
-    server = Server(LiveModel(model, path=path, titles=titles, events=events), settings)
+    server = ModelService(
+        LiveModel(model, path=path, titles=titles, candidate_files=candidate_files, events=events, settings=settings),
+        settings,
+    )
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -80,6 +84,7 @@ def create_app(
     )
     app.state.server, app.state.settings = server, settings
     problem.install(app)
+    docs.allow_own_script(app)
     app.include_router(router)
     page = StaticFiles(directory=PAGE)
     paths = {f"/{file.name}": file.name for file in PAGE.iterdir() if file.is_file()} | {"/": "index.html"}
@@ -87,74 +92,67 @@ def create_app(
     app.router.routes += [Route(path, _page_file(page, name), methods=["GET"]) for path, name in paths.items()]
     app.add_middleware(
         Gate,
+        allowed_hosts=settings.allowed_hosts,
         token=settings.token,
         public=PUBLIC | paths.keys(),
         is_full={
             "/v1/recommend": lambda: server.recommend.is_full,
-            "/v1/fill-in": lambda: server.single.is_full,
-            "/v1/predict": lambda: server.single.is_full,
             "/v1/events": lambda: server.events.is_full,
+            **{
+                f"/v1/{name}": lambda name=name: server.pieces[name].is_full
+                for name in ("fill-in", "predict", "similar")
+            },
         },
         retry_after_s=settings.retry_after_s,
         count=server.metrics.request,
     )
-    app.openapi = lambda: _openapi(app, settings)
+    app.openapi = lambda: docs.openapi(app, PUBLIC, has_token=settings.token is not None)
     return app
 
 
 def _page_file(page: StaticFiles, name: str) -> Callable[[Request], Any]:
     async def endpoint(request: Request) -> Response:
-        response = await page.get_response(name, request.scope)
-        response.headers.update(PAGE_HEADERS)
-        return response
+        return await page.get_response(name, request.scope)
 
     return endpoint
 
 
 # -------------------------------------------------------------------------------------------------------- routes
 
-PROBLEMS = {
-    400: "No JSON in UTF-8.",
-    401: "No token, or a wrong one.",
-    404: "An id that the model does not know.",
-    408: "The body took too long.",
-    409: "Not with this model: it holds no histories, its log had another clock, or there is no file to reload.",
-    413: "The body is too large.",
-    415: "The body is not called application/json.",
-    422: "A field is missing, of another type or out of its bounds.",
-    503: "The queue is full, or the request waited too long; Retry-After says when to come back.",
-}
-
-
-def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    content = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
-    return {status: {"description": PROBLEMS[status], "content": content} for status in statuses}
-
-
 BODY = (400, 408, 413, 415, 422)
 router = APIRouter(route_class=JsonRoute)
 
 
-def _server(request: Request) -> Server:
+def _server(request: Request) -> ModelService:
     return request.app.state.server
 
 
 @router.post(
     "/v1/recommend",
     tags=["recommendations"],
-    responses=_problems(*BODY, 404, 409, 503),
+    responses=problems(*BODY, 404, 409, 503),
     response_model_exclude_unset=True,  # `because`, but for explain
 )
 async def recommend(asked: schemas.RecommendRequest, request: Request) -> schemas.Recommendations:
     """The items most likely to come next, best first, for a user or for anyone's history."""
     server = _server(request)
     served = server.live.now
-    model, title = served.model, served.catalogue.title
-    history, places, unknown = (None, None, []) if asked.history is None else _known_items(model, asked.history)
+    model, title = served.model, served.titles.title
+    unknown: list[Any] = []
+    history, places = None, None
+    if asked.history is not None:
+        history, places = _known_items(model, asked.history, asked.on_unknown, unknown)
+    candidates = _candidates(served, asked.candidates, asked.on_unknown, unknown)
+    with _unknown_ids():
+        for item_id in asked.exclude:
+            model.items.number_or_zero(item_id)  # an id of a type that no item has would exclude nothing
     query = RecommendQuery(
-        asked.user_id, history, asked.top_k, asked.exclude_seen, asked.exclude, asked.candidates, on_unknown="skip"
+        asked.user_id, history, asked.top_k, asked.exclude_seen, asked.exclude, candidates, on_unknown="skip"
     )
-    answer = await server.ask(server.recommend, Ask(served, query), request)
+    price = min(server.settings.batch_size, 1 + (asked.top_k + len(candidates or ()) // 10) // 100)
+    answer: Recommendations = await server.ask(
+        "recommend", Ask(served, query), request, min(price, server.settings.batch_size)
+    )
     items = [
         schemas.Recommendation.model_construct(
             rank=rank, item_id=item_id, title=title(item_id), probability=probability
@@ -163,7 +161,7 @@ async def recommend(asked: schemas.RecommendRequest, request: Request) -> schema
     ]
     if asked.explain:
         work = partial(reasons_for, model, [item.item_id for item in items], asked.user_id, history)
-        for item, reasons in zip(items, await server.ask(server.single, work, request), strict=True):
+        for item, reasons in zip(items, await server.ask("explain", work, request, price), strict=True):
             item.because = [
                 schemas.Because.model_construct(
                     position=reason.position if places is None else places[reason.position],
@@ -176,16 +174,17 @@ async def recommend(asked: schemas.RecommendRequest, request: Request) -> schema
     return schemas.Recommendations.model_construct(basis=answer.basis, recommendations=items, unknown_items=unknown)
 
 
-@router.post("/v1/fill-in", tags=["recommendations"], responses=_problems(*BODY, 503))
+@router.post("/v1/fill-in", tags=["recommendations"], responses=problems(*BODY, 503))
 async def fill_in(asked: schemas.FillInRequest, request: Request) -> schemas.FilledIn:
     """What most likely stood at each blank of a history, seen from both sides."""
     server = _server(request)
     served = server.live.now
-    model, title = served.model, served.catalogue.title
-    history, places, unknown = _known_items(model, asked.history)
+    model, title = served.model, served.titles.title
+    unknown: list[Any] = []
+    history, places = _known_items(model, asked.history, asked.on_unknown, unknown)
     blanks = [place for place, item_id in zip(places, history, strict=True) if item_id is None]
     work = partial(model.fill_in, history, asked.top_k, exclude_seen=asked.exclude_seen, with_scores=True)
-    answers = await server.ask(server.single, work, request)
+    answers = await server.ask("fill-in", work, request, 1 + len(blanks) // 10)
     return schemas.FilledIn.model_construct(
         blanks=[
             schemas.Blank.model_construct(
@@ -203,7 +202,7 @@ async def fill_in(asked: schemas.FillInRequest, request: Request) -> schemas.Fil
     )
 
 
-@router.post("/v1/predict", tags=["recommendations"], responses=_problems(*BODY, 404, 409, 503))
+@router.post("/v1/predict", tags=["recommendations"], responses=problems(*BODY, 404, 409, 503))
 async def predict(asked: schemas.PredictRequest, request: Request) -> schemas.Predictions:
     """What a user would rate an item, or the probability, over the whole catalogue, that it comes next."""
     server = _server(request)
@@ -212,24 +211,78 @@ async def predict(asked: schemas.PredictRequest, request: Request) -> schemas.Pr
     predictions: list[float] = []
     for first in range(0, len(pairs), PAIRS_AT_ONCE):  # between two pieces others have their turn
         work = partial(model.batch_predict, pairs[first : first + PAIRS_AT_ONCE], kind=asked.kind)
-        predictions += await server.ask(server.single, work, request)
+        predictions += await server.ask("predict", work, request)
     return schemas.Predictions.model_construct(predictions=predictions)
 
 
-@router.post("/v1/events", tags=["events"], responses=_problems(*BODY, 404, 409, 503))
+@router.post("/v1/events", tags=["events"], responses=problems(*BODY, 404, 409, 503, 507))
 async def observe(asked: schemas.EventsRequest, request: Request) -> schemas.Accepted:
     """What users did since: answered once it is on disk, and known to the next recommendation.
 
-    All events are taken, or none. New users appear by their first event; items have to be known to the model.
+    All events are taken, or none. New users appear by their first event. Events of items that the model does not know
+    wait in the log for the next fit.
     """
     server = _server(request)
     events = [LoggedEvent(e.user_id, e.item_id, e.timestamp, e.rating, e.event_id) for e in asked.events]
-    accepted = await server.ask(server.events, events, request)
-    server.metrics.events.inc(accepted)
-    return schemas.Accepted.model_construct(accepted=accepted)
+    taken: Taken = await server.ask("events", EventBatch(events, asked.on_unknown), request)
+    server.metrics.events.inc(taken.accepted)
+    named = taken.unknown_items if asked.on_unknown == "warn" else []
+    return schemas.Accepted.model_construct(accepted=taken.accepted, unknown_items=named)
 
 
-@router.get("/v1/items", tags=["catalogue"], responses=_problems(422))
+@router.get("/v1/users/{user_id:path}", tags=["catalogue"], responses=problems(404, 409, 422))
+async def user(
+    user_id: str,
+    request: Request,
+    limit: Annotated[int, Query(ge=1, le=schemas.MAX_SHOWN_HISTORY)] = schemas.MAX_HISTORY,
+) -> schemas.UserHistory:
+    """What a user did, oldest first: in the fitted log, and observed since."""
+    served = _server(request).live.now
+    model, title = served.model, served.titles.title
+    if model.users is None:
+        raise HTTPException(409, "this model was saved without histories, so it knows no users")
+    with _unknown_ids():
+        (known_id,) = ids_like([user_id], model.users)
+        history = await asyncio.to_thread(model.history, known_id)
+    return schemas.UserHistory.model_construct(
+        user_id=known_id,
+        num_events=len(history),
+        history=[schemas.Item.model_construct(item_id=item_id, title=title(item_id)) for item_id in history[-limit:]],
+    )
+
+
+@router.post("/v1/similar", tags=["recommendations"], responses=problems(*BODY, 404, 503))
+async def similar(asked: schemas.SimilarRequest, request: Request) -> schemas.SimilarItems:
+    """The items whose embeddings point most nearly the same way as one item's, best first."""
+    return await _similar(asked.item_id, asked.top_k, request)
+
+
+@router.get("/v1/similar", tags=["recommendations"], responses=problems(404, 422, 503), name="similar_to")
+async def similar_to(
+    request: Request,
+    item_id: Annotated[str, Query(min_length=1, max_length=schemas.MAX_ID_LENGTH)],
+    top_k: Annotated[int, Query(ge=1, le=schemas.MAX_TOP_K)] = 10,
+) -> schemas.SimilarItems:
+    """As POST, with an item's id as text."""
+    (known_id,) = ids_like([item_id], _server(request).live.now.model.items)
+    return await _similar(known_id, top_k, request)
+
+
+async def _similar(item_id: Any, top_k: int, request: Request) -> schemas.SimilarItems:
+    server = _server(request)
+    served = server.live.now
+    work = partial(served.model.similar_items, item_id, top_k, with_scores=True)
+    return schemas.SimilarItems.model_construct(
+        similar_items=[
+            schemas.SimilarItem.model_construct(
+                rank=rank, item_id=item_id, title=served.titles.title(item_id), similarity=similarity
+            )
+            for rank, (item_id, similarity) in enumerate(await server.ask("similar", work, request), 1)
+        ]
+    )
+
+
+@router.get("/v1/items", tags=["catalogue"], responses=problems(422))
 async def items(
     request: Request,
     q: Annotated[
@@ -238,29 +291,34 @@ async def items(
     limit: Annotated[int, Query(ge=1, le=schemas.MAX_SHOWN_ITEMS)] = 20,
 ) -> schemas.Items:
     """Items whose titles hold all the words, whatever their case and accents; the best match first."""
-    catalogue = _server(request).live.now.catalogue
-    found = await asyncio.to_thread(catalogue.search, q, limit)
+    titles = _server(request).live.now.titles
+    found = await asyncio.to_thread(titles.search, q, limit)
     return schemas.Items.model_construct(
-        items=[schemas.Item.model_construct(item_id=item_id, title=catalogue.title(item_id)) for item_id in found]
+        items=[schemas.Item.model_construct(item_id=item_id, title=titles.title(item_id)) for item_id in found]
     )
 
 
 @router.get("/v1/model", tags=["model"])
 async def model_info(request: Request) -> schemas.ModelInfo:
     """The model that serves now, and what it knows."""
-    served = _server(request).live.now
+    server = _server(request)
+    served = server.live.now
     model = served.model
     return schemas.ModelInfo(
         name=model.name,
+        file=None if server.live.path is None else Path(server.live.path).name,
+        fit_time=model.fitted.fitted_at,
+        fingerprint=served.fingerprint,
         num_users=None if model.users is None else len(model.users),
         num_items=len(model.items),
         num_events=model.num_events,
         max_seq_len=model.model_config.max_seq_len,
-        has_titles=served.catalogue.has_titles,
+        has_titles=served.titles.has_titles,
+        candidates=served.candidates.names,
     )
 
 
-@router.post("/v1/reload", tags=["model"], responses=_problems(409))
+@router.post("/v1/reload", tags=["model"], responses=problems(409))
 async def reload(request: Request) -> schemas.Reloaded:
     """Read the model file again and serve what it holds now; the old model answers until then."""
     server = _server(request)
@@ -278,7 +336,7 @@ async def healthz() -> schemas.Health:
     return schemas.Health(status="ok")
 
 
-@router.get("/readyz", tags=["health"], responses=_problems(503))
+@router.get("/readyz", tags=["health"], responses=problems(503))
 async def readyz(request: Request) -> schemas.Health:
     """The server takes recommend requests: its model is there and its queue has room."""
     server = _server(request)
@@ -298,28 +356,50 @@ async def metrics(request: Request) -> Response:
     return Response(_server(request).metrics.text(), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
 
-def _known_items(model: Bert4Rec, history: Sequence[Any]) -> tuple[list[Any], list[int], list[Any]]:
-    """The known items and blanks of a history, where they stood, and the unknown items."""
+def _known_items(
+    model: Bert4Rec, history: Sequence[Any], on_unknown: str, unknown: list[Any]
+) -> tuple[list[Any], list[int]]:
+    """The known items and blanks of a history, and where they stood; the unknown ones as `_note_unknown` says."""
     vocabulary = model.items
     known = [(place, item_id) for place, item_id in enumerate(history) if item_id is None or item_id in vocabulary]
     items, places = [item_id for _, item_id in known], [place for place, _ in known]
-    unknown = [item_id for item_id in history if item_id is not None and item_id not in vocabulary]
-    return items, places, unknown
+    if len(known) < len(history):
+        strangers = [item_id for item_id in history if item_id is not None and item_id not in vocabulary]
+        _note_unknown(model, strangers, on_unknown, unknown)
+    return items, places
 
 
-def _openapi(app: FastAPI, settings: ServerSettings) -> dict[str, Any]:
-    """What FastAPI makes of the routes, with the problem documents and the token."""
-    if app.openapi_schema is None:
-        schema = get_openapi(title=app.title, version=app.version, summary=app.summary, routes=app.routes)
-        components = schema.setdefault("components", {})
-        components.setdefault("schemas", {})["Problem"] = schemas.Problem.model_json_schema()
-        if settings.token is not None:
-            components["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
-            refused = _problems(401)[401]
-            for path, methods in schema["paths"].items():
-                for operation in methods.values():
-                    if path not in PUBLIC:
-                        operation["security"] = [{"token": []}]
-                        operation["responses"]["401"] = refused
-        app.openapi_schema = schema
-    return app.openapi_schema
+def _candidates(served: Served, asked: list[Any] | str | None, on_unknown: str, unknown: list[Any]) -> list[Any] | None:
+    """The known candidates of a request, those of a list by its name."""
+    if asked is None:
+        return None
+    if isinstance(asked, str):
+        found = served.candidates.find(asked)
+        if found is None:
+            names = ", ".join(served.candidates.names) or "none"
+            raise HTTPException(404, f"there is no list of candidates of that name; the server holds: {names}")
+        return found
+    vocabulary = served.model.items
+    with _unknown_ids():
+        strangers = [item_id for item_id in asked if not vocabulary.number_or_zero(item_id)]
+    if strangers:
+        _note_unknown(served.model, strangers, on_unknown, unknown)
+    return [item_id for item_id in asked if item_id in vocabulary] if strangers else asked
+
+
+def _note_unknown(model: Bert4Rec, strangers: list[Any], on_unknown: str, unknown: list[Any]) -> None:
+    """Refuse, leave out, or name what the model does not know."""
+    if on_unknown == "raise":
+        with _unknown_ids():
+            model.items.number(strangers[0])
+    if on_unknown == "warn":
+        unknown += strangers
+
+
+@contextlib.contextmanager
+def _unknown_ids() -> Iterator[None]:
+    """An UnknownIdError as the HTTP error that it is."""
+    try:
+        yield
+    except UnknownIdError as error:
+        raise HTTPException(404, str(error)) from None

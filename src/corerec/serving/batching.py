@@ -33,6 +33,7 @@ class ClientLeftError(Exception):
 class _Waiting(Generic[Question, Reply]):
     question: Question
     reply: asyncio.Future[Reply]
+    price: int
     deadline: float
     """By the event loop's clock, seconds."""
     has_left: Callable[[], Awaitable[bool]] | None
@@ -58,7 +59,8 @@ class Batcher(Generic[Question, Reply]):
     ) -> None:
         """Args:
         handle: a batch -> as many replies in its order, an exception where one question failed.
-        executor: of one thread; several batchers may share it, and then take turns.
+        executor: of one thread. Several batchers may share it: each has one batch there at most, so they take turns.
+        batch_size, queue_size: sums of prices, not numbers of questions: a question may cost as much as ten others.
         window_s: how long a batch that is not full waits for more.
         deadline_s: questions that waited longer are dropped.
         on_batch: told the size of each batch.
@@ -67,6 +69,7 @@ class Batcher(Generic[Question, Reply]):
         self._batch_size, self._queue_size = batch_size, queue_size
         self._window_s, self._deadline_s = window_s, deadline_s
         self._queue: deque[_Waiting[Question, Reply]] = deque()
+        self._waiting_price = 0
         self._arrived = asyncio.Event()
         self._closing = False
 
@@ -77,12 +80,15 @@ class Batcher(Generic[Question, Reply]):
 
     @property
     def is_full(self) -> bool:
-        return len(self._queue) >= self._queue_size
+        return self._waiting_price >= self._queue_size
 
-    async def ask(self, question: Question, has_left: Callable[[], Awaitable[bool]] | None = None) -> Reply:
+    async def ask(
+        self, question: Question, has_left: Callable[[], Awaitable[bool]] | None = None, price: int = 1
+    ) -> Reply:
         """The answer to one question.
 
         Args:
+            price: the work that it is, in that of the smallest question.
             has_left: tells, just before the question would be handled, that nobody waits for it any more.
         Raises:
             QueueFullError, TooLateError, ClientLeftError; whatever `handle` gave or raised for this question.
@@ -90,8 +96,9 @@ class Batcher(Generic[Question, Reply]):
         if self.is_full or self._closing:
             raise QueueFullError
         loop = asyncio.get_running_loop()
-        waiting = _Waiting(question, loop.create_future(), loop.time() + self._deadline_s, has_left)
+        waiting = _Waiting(question, loop.create_future(), price, loop.time() + self._deadline_s, has_left)
         self._queue.append(waiting)
+        self._waiting_price += price
         self._arrived.set()
         return await waiting.reply
 
@@ -121,9 +128,11 @@ class Batcher(Generic[Question, Reply]):
         self._arrived.set()
 
     async def _next_batch(self, loop: asyncio.AbstractEventLoop) -> list[_Waiting[Question, Reply]]:
-        batch = []
-        while self._queue and len(batch) < self._batch_size:
+        batch: list[_Waiting[Question, Reply]] = []
+        left = self._batch_size
+        while self._queue and (not batch or self._queue[0].price <= left):
             waiting = self._queue.popleft()
+            self._waiting_price -= waiting.price
             if waiting.reply.done():  # its task was cancelled
                 continue
             try:
@@ -132,6 +141,7 @@ class Batcher(Generic[Question, Reply]):
                 if waiting.has_left is not None and await waiting.has_left():
                     raise ClientLeftError
                 batch.append(waiting)
+                left -= waiting.price
             except Exception as error:  # whatever it is, it ends one question, and never the queue
                 _settle(waiting.reply, error)
         return batch

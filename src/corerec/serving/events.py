@@ -2,12 +2,15 @@
 
     append(events) -> on disk -> the model observes them -> the client is told
 
-At start, and by every model that is loaded later, the whole log is observed again. A model that was fitted on newer
-data may hold some of those events already, and then has them twice: give it a new file.
+At start, and by every model that is loaded later, the log is observed again, but for the events that the model's file
+already holds. Others may read the log and back it up while a server writes to it: `corerec events export`, or
+`sqlite3 LOG ".backup COPY"`. A plain copy of the file lacks what is still in LOG-wal.
 """
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
@@ -17,7 +20,7 @@ from typing import Any, NamedTuple
 from corerec.errors import DataError
 
 FORMAT_VERSION = 1
-ROWS_AT_ONCE = 10_000
+ROWS_AT_ONCE = 200_000
 SCHEMA = """
     CREATE TABLE events (
         number INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -28,6 +31,13 @@ SCHEMA = """
         event_id TEXT UNIQUE
     ) STRICT
 """
+COLUMNS = "number, user_id, item_id, timestamp, rating, event_id"
+INSERT = (
+    "INSERT INTO events (user_id, item_id, timestamp, rating, event_id) VALUES (?, ?, ?, ?, ?) "
+    "ON CONFLICT (event_id) DO NOTHING"
+)
+ID_TYPES = {int, float, str}
+NUMBER_TYPES = {int, float, type(None)}
 
 
 class LoggedEvent(NamedTuple):
@@ -40,8 +50,23 @@ class LoggedEvent(NamedTuple):
     event_id: str | None = None
 
 
+class EventColumns(NamedTuple):
+    """Events of the log, oldest first, by column."""
+
+    numbers: Sequence[int]
+    """In rising order."""
+    user_ids: Sequence[Any]
+    item_ids: Sequence[Any]
+    timestamps: Sequence[Any]
+    ratings: Sequence[float | None]
+    event_ids: Sequence[str | None]
+
+    def __len__(self) -> int:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return len(self.numbers)
+
+
 class EventLog:
-    """What was observed, in the order of arrival. Thread-safe."""
+    """What was observed, in the order of arrival. Thread-safe; one server writes, others may read the file."""
 
     def __init__(self, path: str | Path | None) -> None:
         """Open the log, or begin one.
@@ -49,45 +74,23 @@ class EventLog:
         Args:
             path: the SQLite file; None keeps the log in memory, where it lasts as long as this process.
         Raises:
-            DataError: the file is no event log of ours, or another server has it open.
+            DataError: the file is no event log of ours, is damaged, cut or gone, or another server has it open.
         """
-        self.path = path
+        self.path = None if path is None else Path(path)
         self._lock = threading.Lock()
+        self._files: dict[Path, os.stat_result] = {}
+        self._in_use: sqlite3.Connection | None = None
         try:
-            self._database = sqlite3.connect(
-                path or ":memory:", timeout=0.5, isolation_level=None, check_same_thread=False
-            )
-        except sqlite3.Error as error:
-            raise DataError(f"{path} cannot be used as an event log ({error}); name another file") from None
-        try:
-            self._open()
-        except sqlite3.Error as error:
-            self.close()
-            if "locked" in str(error):
-                raise DataError(f"{path} is in use by another server; give each its own --events file") from None
-            raise DataError(f"{path} cannot be used as an event log ({error}); name another file") from None
-        except DataError:
-            self.close()
+            if self.path is not None:
+                self._check_place(self.path)
+            self._database = self._connected()
+        except BaseException:
+            self._unlock()
             raise
 
-    def _open(self) -> None:
-        run = self._database.execute
-        # A second server on the same log would not see what the first one observes: it has to keep out.
-        run("PRAGMA locking_mode = EXCLUSIVE")
-        run("BEGIN IMMEDIATE")
-        version = run("PRAGMA user_version").fetchone()[0]
-        tables = [name for (name,) in run("SELECT name FROM sqlite_schema")]
-        if version > FORMAT_VERSION:
-            raise DataError(f"{self.path} was written by a newer corerec: pip install --upgrade corerec-bert4rec")
-        if (version == 0 and tables) or (version > 0 and "events" not in tables):
-            raise DataError(f"{self.path} cannot be used as an event log (it is another database); name another file")
-        if version == 0:
-            run(SCHEMA)
-            run(f"PRAGMA user_version = {FORMAT_VERSION}")
-        run("COMMIT")
-        run("PRAGMA journal_mode = WAL")
-        # FULL: a commit returns when the disk has it. NORMAL would survive kill -9, but not a power failure.
-        run("PRAGMA synchronous = FULL")
+    def __len__(self) -> int:
+        """How many events the log holds."""
+        return self._count
 
     def append(self, batches: Sequence[Sequence[LoggedEvent]]) -> list[list[tuple[int, LoggedEvent]]]:
         """Write batches down in one transaction, which is on disk when this returns.
@@ -95,48 +98,237 @@ class EventLog:
         Returns:
             of each batch the events that are new, with their numbers; not those whose event_id the log has already.
         Raises:
-            OSError: they could not be written; none was.
+            OSError: they could not be written, or the file is not in its place any more; none was.
         """
-        insert = "INSERT INTO events (user_id, item_id, timestamp, rating, event_id) VALUES (?, ?, ?, ?, ?)"
         with self._lock:
+            self._check_files()
             try:
-                self._database.execute("BEGIN")
+                self._database.execute("BEGIN IMMEDIATE")
                 taken = []
                 for batch in batches:
                     new = []
                     for event in batch:
-                        cursor = self._database.execute(insert + " ON CONFLICT (event_id) DO NOTHING", event)
+                        cursor = self._database.execute(INSERT, event)
                         if cursor.rowcount:
                             new.append((cursor.lastrowid, event))
                     taken.append(new)
                 self._database.execute("COMMIT")
-                return taken
             except BaseException as error:
-                if self._database.in_transaction:
-                    self._database.execute("ROLLBACK")
+                with contextlib.suppress(sqlite3.Error):  # a full disk may have ended the transaction already
+                    if self._database.in_transaction:
+                        self._database.execute("ROLLBACK")
                 if isinstance(error, sqlite3.Error):
                     raise OSError(f"{self.path} cannot be written: {error}") from error
                 raise
+            self._check_files()
+            self._count += sum(map(len, taken))
+            return taken
 
     def remove(self, numbers: Sequence[int]) -> None:
-        """Take out events that turned out to be unacceptable, before anybody was told they were taken."""
-        with self._lock:
-            self._database.executemany("DELETE FROM events WHERE number = ?", [(number,) for number in numbers])
+        """Take out events that turned out to be unacceptable, before anybody was told they were taken.
 
-    def read(self, after: int = 0) -> Iterator[list[tuple[int, LoggedEvent]]]:
-        """The events behind number `after` with their numbers, some thousands at a time."""
-        query = (
-            "SELECT number, user_id, item_id, timestamp, rating, event_id FROM events WHERE number > ? "
-            "ORDER BY number LIMIT ?"
-        )
+        Raises:
+            OSError: they could not be taken out.
+        """
+        with self._lock:
+            try:
+                self._database.executemany("DELETE FROM events WHERE number = ?", [(number,) for number in numbers])
+            except sqlite3.Error as error:
+                raise OSError(f"{self.path} cannot be written: {error}") from error
+            self._count -= len(numbers)
+
+    def read(self, after: int = 0) -> Iterator[EventColumns]:
+        """The events behind number `after`, `ROWS_AT_ONCE` at a time.
+
+        Raises:
+            DataError: the file is damaged.
+        """
         while True:
             with self._lock:
-                rows = self._database.execute(query, (after, ROWS_AT_ONCE)).fetchall()
-            if not rows:
+                columns = read_columns(self._database, after, ROWS_AT_ONCE, self.path)
+            if not columns:
                 return
-            yield [(number, LoggedEvent(*rest)) for number, *rest in rows]
-            after = rows[-1][0]
+            yield columns
+            after = columns.numbers[-1]
+
+    def user_ids(self) -> list[Any]:
+        """The users of the log, once each.
+
+        Raises:
+            DataError: the file is damaged.
+        """
+        with self._lock:
+            try:
+                return [user_id for (user_id,) in self._database.execute("SELECT DISTINCT user_id FROM events")]
+            except sqlite3.Error as error:
+                raise _damaged(self.path, error) from None
 
     def close(self) -> None:
         with self._lock:
             self._database.close()
+            self._unlock()
+
+    # --------------------------------------------------------------------------------------------------- the file
+
+    def _check_place(self, path: Path) -> None:
+        """What the path has must be an event log, or nothing at all; then it is ours until `close`."""
+        if path.is_dir():
+            raise DataError(f"{path} cannot be used as an event log (it is a folder); name a file in it")
+        if not path.parent.is_dir():
+            raise DataError(
+                f"{path} cannot be used as an event log (there is no folder {path.parent}); create it first"
+            )
+        lock, wal = _beside(path, ".lock"), _beside(path, "-wal")
+        if not path.exists():
+            left = next((file for file in (wal, lock) if file.exists()), None)
+            if left is not None:
+                raise DataError(
+                    f"{path} is gone, though a server kept events in it: bring it back, or remove {left} to begin anew"
+                )
+        else:
+            _check_is_database(path)
+        try:
+            self._in_use = sqlite3.connect(lock, timeout=0, isolation_level=None, check_same_thread=False)
+            self._in_use.execute("BEGIN EXCLUSIVE")
+        except sqlite3.Error as error:
+            if "locked" in str(error):
+                raise DataError(f"{path} is in use by another server; give each its own --events file") from None
+            raise DataError(f"{path} cannot be used as an event log ({lock}: {error}); name another file") from None
+        if not path.exists():
+            _begin(path)
+
+    def _connected(self) -> sqlite3.Connection:
+        try:
+            database = sqlite3.connect(
+                self.path or ":memory:", timeout=0.5, isolation_level=None, check_same_thread=False
+            )
+        except sqlite3.Error as error:
+            raise DataError(f"{self.path} cannot be used as an event log ({error}); name another file") from None
+        try:
+            if self.path is None:
+                _create(database)
+            check(database, self.path)
+            # FULL: a commit returns when the disk has it. NORMAL would survive kill -9, but not a power failure.
+            database.execute("PRAGMA synchronous = FULL")
+            (self._count,) = database.execute("SELECT count(*) FROM events").fetchone()
+            return database
+        except sqlite3.Error as error:
+            database.close()
+            raise _damaged(self.path, error) from None
+        except DataError:
+            database.close()
+            raise
+
+    def _check_files(self) -> None:
+        """Raises:
+        OSError: the files were removed, replaced or cut: what is written to them would be lost.
+        """
+        if self.path is None:
+            return
+        for path in (self.path, _beside(self.path, "-wal")):
+            known = self._files.get(path)
+            try:
+                now = path.stat()
+            except FileNotFoundError:
+                if known is None:
+                    continue  # there is no WAL before the first transaction
+                now = None
+            is_main = path is self.path
+            if known and (now is None or not os.path.samestat(now, known) or (is_main and now.st_size < known.st_size)):
+                raise OSError(f"{path} was removed, replaced or cut; bring it back, or restart the server without it")
+            assert now is not None
+            self._files[path] = now
+
+    def _unlock(self) -> None:
+        if self._in_use is not None:
+            self._in_use.close()
+            self._in_use = None
+
+
+def read_columns(database: sqlite3.Connection, after: int, limit: int, path: Path | None) -> EventColumns:
+    """At most `limit` events behind number `after`; empty columns at the end.
+
+    Raises:
+        DataError: the file is damaged.
+    """
+    query = f"SELECT {COLUMNS} FROM events WHERE number > ? ORDER BY number LIMIT ?"
+    try:
+        rows = database.execute(query, (after, limit)).fetchall()
+    except (sqlite3.Error, OverflowError) as error:
+        raise _damaged(path, error) from None
+    if not rows:
+        return EventColumns((), (), (), (), (), ())
+    columns = EventColumns(*zip(*rows, strict=True))
+    numbers, users, items, times, ratings, names = columns
+    sound = (
+        numbers[0] > after
+        and all(map(int.__lt__, numbers[:-1], numbers[1:]))  # else a reader might never reach the end
+        and ID_TYPES.issuperset(map(type, users))
+        and ID_TYPES.issuperset(map(type, items))
+        and NUMBER_TYPES.issuperset(map(type, times))
+        and NUMBER_TYPES.issuperset(map(type, ratings))
+        and {str, type(None)}.issuperset(map(type, names))
+    )
+    if not sound:
+        raise _damaged(path, "values that no server wrote")
+    return columns
+
+
+def check(database: sqlite3.Connection, path: Path | None) -> None:
+    """Raises:
+    DataError: this is no event log, one of a newer version, or a damaged one.
+    sqlite3.Error: it is damaged.
+    """
+    (version,) = database.execute("PRAGMA user_version").fetchone()
+    tables = {name for (name,) in database.execute("SELECT name FROM sqlite_schema")}
+    if version < 1 or "events" not in tables:
+        raise DataError(f"{path} cannot be used as an event log (it is another database); name another file")
+    if version > FORMAT_VERSION:
+        raise DataError(f"{path} was written by a newer corerec: pip install --upgrade corerec-bert4rec")
+    (said,) = database.execute("PRAGMA integrity_check(1)").fetchone()
+    if said != "ok":
+        raise _damaged(path, said.splitlines()[-1])
+
+
+def _begin(path: Path) -> None:
+    """Write an empty log: beside its place first, so that no start can leave half a one."""
+    unfinished = _beside(path, ".new")
+    try:
+        unfinished.unlink(missing_ok=True)
+        with contextlib.closing(sqlite3.connect(unfinished, isolation_level=None)) as database:
+            _create(database)
+        os.replace(unfinished, path)
+    except (sqlite3.Error, OSError) as error:
+        raise DataError(f"{path} cannot be used as an event log ({error}); name another file") from None
+
+
+def _create(database: sqlite3.Connection) -> None:
+    database.execute("PRAGMA journal_mode = WAL")
+    database.execute(SCHEMA)
+    database.execute(f"PRAGMA user_version = {FORMAT_VERSION}")
+
+
+def _check_is_database(path: Path) -> None:
+    """Raises:
+    DataError: the file is empty, or no SQLite database.
+    """
+    try:
+        with path.open("rb") as file:
+            head = file.read(16)
+    except OSError as error:
+        raise DataError(f"{path} cannot be used as an event log ({error.strerror}); name another file") from None
+    if not head:
+        raise DataError(f"{path} is empty, where an event log is never: bring it back, or remove it to begin anew")
+    if head != b"SQLite format 3\0":
+        raise DataError(f"{path} cannot be used as an event log (it is no SQLite database); name another file")
+
+
+def _damaged(path: Path | None, why: object) -> DataError:
+    return DataError(
+        f"{path} is damaged ({why}); save what can be read with `corerec events export {path} -o saved.parquet`, then "
+        "move it away to begin anew, or bring back a copy"
+    )
+
+
+def _beside(path: Path, suffix: str) -> Path:
+    return path.with_name(path.name + suffix)

@@ -1,8 +1,12 @@
-"""What stands before every route: the token, the queue's bound, the clock of /metrics, and headers for each answer."""
+"""What stands before every route: Host and Origin checks, the token, the queue's bound, timing, and headers.
+
+Here, before a body is read: a flood that cost as much to refuse as to hear would leave no time to answer anybody.
+"""
 
 from __future__ import annotations
 
 import hmac
+import ipaddress
 import time
 from collections.abc import Callable, Collection, Mapping
 
@@ -10,20 +14,26 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from corerec.serving.problem import QUEUE_FULL, ProblemResponse
 
-HEADERS = [(b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer")]
+HEADERS = {
+    b"content-security-policy": b"default-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    b"x-frame-options": b"DENY",
+    b"x-content-type-options": b"nosniff",
+    b"referrer-policy": b"no-referrer",
+    b"cross-origin-resource-policy": b"same-origin",
+    b"cache-control": b"no-cache",
+}
 METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
+READS = {"GET", "HEAD", "OPTIONS"}
 
 
 class Gate:
-    """Asks for the bearer token, turns requests away while their queue is full, counts and times them.
-
-    Here, before a body is read: a flood that cost as much to refuse as to hear would leave no time to answer anybody.
-    """
+    """Lets in requests that name an allowed host, come from no other site, have the token, and find room."""
 
     def __init__(
         self,
         app: ASGIApp,
         *,
+        allowed_hosts: Collection[str],
         token: str | None,
         public: Collection[str],
         is_full: Mapping[str, Callable[[], bool]],
@@ -31,12 +41,18 @@ class Gate:
         count: Callable[[str, str, int, float], None],
     ) -> None:
         """Args:
+        allowed_hosts: names that the Host header may have; "*" allows all, "*.example.org" what ends so.
         token: what all paths but the public ones ask for; None asks for nothing.
         is_full: whether the queue of a path is.
         count: told route, method, status and seconds of each answer.
         """
         self.app, self._public, self._is_full, self._count = app, frozenset(public), is_full, count
+        self._hosts = AllowedHosts(allowed_hosts)
         self._expected = None if token is None else f"Bearer {token}".encode()
+        self._wrong_host = ProblemResponse(
+            400, "this server does not answer by that name; start it with --allowed-host NAME to let it do so"
+        )
+        self._other_site = ProblemResponse(403, "a page of another site may not send this; ask from outside a browser")
         self._no_entry = ProblemResponse(
             401, "this needs the server's token: Authorization: Bearer TOKEN", {"WWW-Authenticate": "Bearer"}
         )
@@ -45,30 +61,84 @@ class Gate:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
-        started, status, path = time.perf_counter(), 500, scope["path"]
+        started, status = time.perf_counter(), 500
+        path = scope["path"].removeprefix(scope.get("root_path", ""))
 
         async def send_with_headers(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message.get("headers", ()), *HEADERS]
+                own = {name.lower() for name, _ in message.get("headers", ())}
+                more = [(name, value) for name, value in HEADERS.items() if name not in own]
+                message["headers"] = [*message.get("headers", ()), *more]
             await send(message)
 
-        app = self.app
-        if not self._may_enter(scope):
-            app = self._no_entry
-        elif path in self._is_full and scope["method"] == "POST" and self._is_full[path]():
-            app = self._full
         try:
-            await app(scope, receive, send_with_headers)
+            await self._app_for(scope, path)(scope, receive, send_with_headers)
         finally:
             known = path in self._is_full or path in self._public
             route = getattr(scope.get("route"), "path", None) or (path if known else "none")
             method = scope["method"] if scope["method"] in METHODS else "other"
             self._count(route, method, status, time.perf_counter() - started)
 
-    def _may_enter(self, scope: Scope) -> bool:
-        if self._expected is None or scope["path"] in self._public:
+    def _app_for(self, scope: Scope, path: str) -> ASGIApp:
+        """The app, or the answer that turns the request away."""
+        headers: dict[bytes, bytes] = dict(reversed(scope["headers"]))  # the first of two counts
+        local = (scope.get("server") or ("",))[0]
+        if not self._hosts.allow(headers.get(b"host"), local):
+            return self._wrong_host
+        if scope["method"] not in READS and is_from_another_site(headers):
+            return self._other_site
+        needs_token = self._expected is not None and path not in self._public
+        if needs_token and not hmac.compare_digest(headers.get(b"authorization", b""), self._expected or b""):
+            return self._no_entry
+        if path in self._is_full and scope["method"] == "POST" and self._is_full[path]():
+            return self._full
+        return self.app
+
+
+class AllowedHosts:
+    """The names that a Host header may have: any other is a page's that points its own name here (DNS rebinding)."""
+
+    def __init__(self, names: Collection[str]) -> None:
+        self._all = "*" in names
+        self._names = {_without_port(name.lower()) for name in names if not name.startswith("*")}
+        self._suffixes = tuple(name[1:].lower() for name in names if name.startswith("*."))
+
+    def allow(self, host: bytes | None, local_address: str = "") -> bool:
+        """Args:
+        host: the header; None, which no browser sends, is allowed.
+        local_address: the address that the connection came to: allowed, for an address cannot be rebound.
+        """
+        if self._all or host is None:
             return True
-        given = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
-        return hmac.compare_digest(given, self._expected)
+        name = _without_port(host.decode("latin-1").lower()).removesuffix(".")
+        return (
+            name in self._names
+            or bool(self._suffixes and name.endswith(self._suffixes))
+            or (_address(name) is not None and _address(name) == _address(local_address))
+        )
+
+
+def _without_port(host: str) -> str:
+    """ "localhost:8000" -> "localhost", "[::1]:8000" -> "::1" """
+    if host.startswith("["):
+        return host[1:].partition("]")[0]
+    return host if host.count(":") > 1 else host.partition(":")[0]
+
+
+def _address(name: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        address = ipaddress.ip_address(name.partition("%")[0])
+    except ValueError:
+        return None
+    return getattr(address, "ipv4_mapped", None) or address
+
+
+def is_from_another_site(headers: Mapping[bytes, bytes]) -> bool:
+    """Whether a browser sent this for a page of another origin; what sends neither header is no browser."""
+    site = headers.get(b"sec-fetch-site")
+    if site is not None:
+        return site not in (b"same-origin", b"none")
+    origin = headers.get(b"origin")
+    return origin is not None and origin.partition(b"://")[2] != headers.get(b"host")

@@ -2,26 +2,64 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
+
+from corerec.data.histories import Histories
 from corerec.engines.bert4rec import Bert4Rec
-from corerec.errors import CorerecError, DataError, UnknownIdError
+from corerec.engines.bert4rec.fitted import WITHOUT_USERS
+from corerec.errors import CorerecError, DataError, NotFittedError, UnknownIdError
+from corerec.serving.candidates import CandidateLists
 from corerec.serving.events import EventLog, LoggedEvent
+from corerec.serving.known_events import KnownEvents
+from corerec.serving.settings import ServerSettings
 from corerec.serving.titles import TitleIndex
 
 log = logging.getLogger(__name__)
 
+OnUnknown = Literal["raise", "skip", "warn"]
+SLOW_REPLAY_S = 10
+
+
+class LimitReachedError(CorerecError):
+    """The server holds as many users, events of a user or logged events as its settings allow."""
+
 
 @dataclass(frozen=True)
 class Served:
-    """One model with the catalogue that belongs to it; a request keeps to the one it began with."""
+    """One model with the titles and candidate lists that belong to it; a request keeps to the one it began with."""
 
     model: Bert4Rec
-    catalogue: TitleIndex
+    titles: TitleIndex
+    candidates: CandidateLists
+    num_fitted_users: int
+    fingerprint: str
+    """Hexadecimal: equal where a model was fitted on the same events."""
+
+
+@dataclass(frozen=True)
+class EventBatch:
+    """Events that are taken all or none; those of unknown items are refused or, for the next fit, logged only."""
+
+    events: Sequence[LoggedEvent]
+    on_unknown: OnUnknown = "warn"
+
+
+@dataclass(frozen=True)
+class Taken:
+    """What became of a batch."""
+
+    accepted: int
+    """Events that are new, and on disk."""
+    unknown_items: list[Any]
+    """Items that the model does not know, once each."""
 
 
 class LiveModel:
@@ -33,17 +71,22 @@ class LiveModel:
         *,
         path: str | Path | None = None,
         titles: Mapping[str, str] | None = None,
+        candidate_files: Sequence[str | Path] = (),
         events: EventLog | None = None,
+        settings: ServerSettings | None = None,
     ) -> None:
         """Args:
-        model: fitted; observes the events of the log at once.
+        model: fitted; observes the events of the log at once, but for those that it holds already.
         path: the file that `load` reads; None where there is none to read.
         titles: of the items, by their ids as text.
+        candidate_files: tables with a column of item ids; each is a list, named as the file without its suffix.
         events: the log; None keeps events in memory only.
         """
         self.path = path
         self._titles = titles or {}
-        self._events = events or EventLog(None)
+        self._candidate_files = candidate_files
+        self._events = EventLog(None) if events is None else events
+        self._settings = settings or ServerSettings()
         self.now, _ = self._prepared(model)
 
     def load(self) -> tuple[Served, int]:
@@ -51,6 +94,7 @@ class LiveModel:
 
         Raises:
             FileNotFoundError, CheckpointError: there is no such file, or it is damaged.
+            DataError: a file of candidates, or the log, cannot be read.
         """
         assert self.path is not None
         return self._prepared(Bert4Rec.load(self.path, device=str(self.now.model.device)))
@@ -61,70 +105,134 @@ class LiveModel:
         self._replay(served.model, after=last)
         self.now = served
 
-    def observe(self, batches: Sequence[Sequence[LoggedEvent]]) -> list[int | Exception]:
+    def observe(self, batches: Sequence[EventBatch]) -> list[Taken | Exception]:
         """Log batches of events, each whole or not at all, and let the model observe them.
 
         Returns:
-            for each batch the number of events that were new, or why none was taken: UnknownIdError for an item, or a
-            type of user id, that the model does not know; DataError for a time by another clock than the fitted log's;
-            NotFittedError for a model without histories; OSError where the log cannot be written.
+            for each batch what became of it, or why none was taken: UnknownIdError for an item that the model does not
+            know (with on_unknown "raise") or an id of a type that none has; LimitReachedError; DataError for a time by
+            another clock than the fitted log's; NotFittedError for a model without histories; OSError where the log
+            cannot be written.
         """
-        model = self.now.model
-        outcomes: list[int | Exception] = [0] * len(batches)
-        good = []
+        outcomes: list[Taken | Exception] = [Taken(0, [])] * len(batches)
+        good: dict[int, list[LoggedEvent]] = {}
         for at, batch in enumerate(batches):
             try:
-                for event in batch:
-                    model.items.number(event.item_id)
-                    if _is_too_large(event.user_id):
-                        raise UnknownIdError(f"user ids are whole numbers of 64 bits, and {event.user_id} is none")
-                    if _is_too_large(event.timestamp):
-                        raise DataError("a date is counted in nanoseconds, which 64 bits hold from 1678 to 2261")
-                good.append(at)
+                good[at] = self._checked(batch, sum(map(len, good.values())))
             except CorerecError as error:
                 outcomes[at] = error
         try:
-            taken = self._events.append([batches[at] for at in good])
+            taken = self._events.append(list(good.values()))
         except OSError as error:
             log.error("the event log failed: %s", error)
             return [error if at in good else outcome for at, outcome in enumerate(outcomes)]
         for at, rows in zip(good, taken, strict=True):
-            try:
-                _observe(model, [event for _, event in rows])
-                outcomes[at] = len(rows)
-            except CorerecError as error:
-                self._events.remove([number for number, _ in rows])
-                outcomes[at] = error
+            outcomes[at] = self._observed(rows)
         return outcomes
 
     def close(self) -> None:
         self._events.close()
 
+    # ------------------------------------------------------------------------------------------------ observing
+
+    def _checked(self, batch: EventBatch, already: int) -> list[LoggedEvent]:
+        """The events of a batch, each with its time, so that the log says when they were.
+
+        Args:
+            already: events that the log will hold besides.
+        Raises:
+            CorerecError: see `observe`.
+        """
+        served, bounds = self.now, self._settings
+        model, histories = served.model, histories_of(served.model)
+        if histories is None:
+            raise NotFittedError(WITHOUT_USERS)
+        if len(self._events) + already + len(batch.events) > bounds.max_log_events:
+            raise LimitReachedError(
+                f"the event log holds {len(self._events):,} events and may hold {bounds.max_log_events:,}: fit again "
+                "on them, and begin a new log"
+            )
+        new_users, counts, now, events = set(), dict[Any, int](), histories.now, []
+        for event in batch.events:
+            if _is_too_large(event.user_id) or _is_too_large(event.item_id):
+                raise UnknownIdError(
+                    f"ids are whole numbers of 64 bits, and {event.user_id} or {event.item_id} is none"
+                )
+            if _is_too_large(event.timestamp):
+                raise DataError("a date is counted in nanoseconds, which 64 bits hold from 1678 to 2261")
+            if batch.on_unknown == "raise":
+                model.items.number(event.item_id)
+            model.items.number_or_zero(event.item_id)  # raises at one of a foreign type
+            user = histories.users.number_or_zero(event.user_id)
+            if not user:
+                new_users.add(event.user_id)
+            counts[event.user_id] = counts.get(event.user_id, len(histories.items(user)) if user else 0) + 1
+            if counts[event.user_id] > bounds.max_user_events:
+                raise LimitReachedError(f"a user may have {bounds.max_user_events:,} events, and one here has as many")
+            if now is not None:
+                now = max(now, now if event.timestamp is None else event.timestamp)
+                event = event._replace(timestamp=now if event.timestamp is None else event.timestamp)
+            events.append(event)
+        if len(histories.users) - served.num_fitted_users + len(new_users) > bounds.max_new_users:
+            raise LimitReachedError(
+                f"{bounds.max_new_users:,} new users are as many as this server takes: fit again on their events"
+            )
+        return events
+
+    def _observed(self, rows: Sequence[tuple[int, LoggedEvent]]) -> Taken | Exception:
+        """Let the model observe events that are in the log, or take them out of it again."""
+        model = self.now.model
+        try:
+            _observe(model, [event for _, event in rows if event.item_id in model.items])
+        except CorerecError as error:
+            try:
+                self._events.remove([number for number, _ in rows])
+            except OSError as failure:  # no harm: each start refuses them for the same reason
+                log.error("events that were refused stay in the log: %s", failure)
+            return error
+        except Exception:  # they are on disk, and the next start will bring them: to say otherwise would be wrong
+            log.exception("events are in the log, and the model could not observe them")
+        strangers = dict.fromkeys(event.item_id for _, event in rows if event.item_id not in model.items)
+        return Taken(len(rows), list(strangers))
+
+    # --------------------------------------------------------------------------------------------------- replaying
+
     def _prepared(self, model: Bert4Rec) -> tuple[Served, int]:
+        num_fitted_users = 0 if model.users is None else len(model.users)
         last = self._replay(model, after=0)
         popular = model.recommend(history=[], top_k=len(model.items), exclude_seen=False)
-        return Served(model, TitleIndex(popular, self._titles)), last
+        candidates = CandidateLists.read(self._candidate_files, model.items)
+        return Served(model, TitleIndex(popular, self._titles), candidates, num_fitted_users, _digest(model)), last
 
     def _replay(self, model: Bert4Rec, after: int) -> int:
-        """Let a model observe the logged events behind number `after`; the number of the last."""
-        taken = skipped = 0
-        for rows in self._events.read(after):
-            after = rows[-1][0]
-            known = [event for _, event in rows if event.item_id in model.items]
-            try:
-                _observe(model, known)
-                taken += len(known)
-            except CorerecError:  # another model's events are among them
-                for event in known:
-                    try:
-                        _observe(model, [event])
-                        taken += 1
-                    except CorerecError:
-                        continue
-            skipped += len(rows)
-        skipped -= taken
-        if taken or skipped:
-            log.info("%s observed %s logged events again", model.name, f"{taken:,}")
+        """Let a model observe the logged events behind number `after`, each once; the number of the last."""
+        started, taken, known, skipped = time.perf_counter(), 0, 0, 0
+        known_events = (
+            None
+            if after or model.users is None
+            else KnownEvents(histories_of(model), model.items, self._events.user_ids())
+        )
+        for columns in self._events.read(after):
+            after = columns.numbers[-1]
+            if model.users is None:
+                skipped += len(columns)
+                continue
+            is_known = np.zeros(len(columns), bool) if known_events is None else known_events.find(columns)
+            events = [LoggedEvent(*row) for row in zip(*columns[1:], strict=True)]
+            wanted = np.flatnonzero(~is_known & (model.items.encode(list(columns.item_ids)) > 0))
+            done = _observe_most(model, [events[at] for at in wanted.tolist()])
+            known += int(is_known.sum())
+            taken += done
+            skipped += len(columns) - int(is_known.sum()) - done
+        seconds = time.perf_counter() - started
+        if known:
+            log.info("%s was fitted on %s of the logged events", model.name, f"{known:,}")
+        if taken:
+            log.info("%s observed %s logged events in %.1f s", model.name, f"{taken:,}", seconds)
+        if seconds > SLOW_REPLAY_S:
+            log.warning(
+                "fit again on the log (corerec events export), serve that model, and begin a new log: starts get faster"
+            )
         if skipped:
             log.warning(
                 "%s logged events are of items or users that %s cannot know; skipped", f"{skipped:,}", model.name
@@ -132,9 +240,16 @@ class LiveModel:
         return after
 
 
-def _is_too_large(number: Any) -> bool:
-    """For a column of whole numbers, here and in SQLite."""
-    return isinstance(number, int) and not -(2**63) <= number < 2**63
+def histories_of(model: Bert4Rec) -> Histories | None:
+    """A model's histories with their times, which `Bert4Rec.history` leaves out; None where the file had none."""
+    return model.fitted.histories
+
+
+def _digest(model: Bert4Rec) -> str:
+    digest = hashlib.blake2b(digest_size=8)
+    digest.update(model.fingerprint.offsets.tobytes())
+    digest.update(model.fingerprint.remainders.tobytes())
+    return digest.hexdigest()
 
 
 def _observe(model: Bert4Rec, events: Sequence[LoggedEvent]) -> None:
@@ -144,5 +259,22 @@ def _observe(model: Bert4Rec, events: Sequence[LoggedEvent]) -> None:
     model.observe_events(list(users), list(items), _column(times), _column(ratings))
 
 
+def _observe_most(model: Bert4Rec, events: Sequence[LoggedEvent]) -> int:
+    """Observe all events that the model can; how many those were."""
+    try:
+        _observe(model, events)
+        return len(events)
+    except CorerecError:  # events of another model are among them: halves of the list find out which
+        if len(events) == 1:
+            return 0
+        middle = len(events) // 2
+        return _observe_most(model, events[:middle]) + _observe_most(model, events[middle:])
+
+
 def _column(values: Sequence[Any]) -> list[Any] | None:
     return None if all(value is None for value in values) else list(values)
+
+
+def _is_too_large(number: Any) -> bool:
+    """For a column of whole numbers, here and in SQLite."""
+    return isinstance(number, int) and not -(2**63) <= number < 2**63

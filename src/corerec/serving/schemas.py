@@ -7,7 +7,16 @@ import math
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, WithJsonSchema, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    FailFast,
+    Field,
+    PlainSerializer,
+    WithJsonSchema,
+    model_validator,
+)
 
 from corerec.data.ids import exact_in_javascript
 
@@ -18,14 +27,16 @@ MAX_TOP_K = 1_000
 MAX_EVENTS = 1_000
 MAX_BLANKS = 50
 MAX_ID_LENGTH = 512
+LARGEST_ID = 10**100  # larger numbers take long to write down in an answer
 MAX_QUERY_LENGTH = 200
 MAX_SHOWN_ITEMS = 100
+MAX_SHOWN_HISTORY = 10_000
 LARGEST_TIME = 9 * 10**18  # below 2**63, and exact where JSON's numbers are read as floats
 
 
 def _checked_id(value: Any) -> int | float | str:
     """A number of any size, which the model may know or not, or a text of a bounded one."""
-    if type(value) is int or (type(value) is str and 1 <= len(value) <= MAX_ID_LENGTH):
+    if (type(value) is int and abs(value) <= LARGEST_ID) or (type(value) is str and 1 <= len(value) <= MAX_ID_LENGTH):
         return value
     if type(value) is float and math.isfinite(value):  # 50.0 is 50: a float64 column holds whole numbers, too
         return int(value) if value.is_integer() else value
@@ -44,6 +55,15 @@ def _checked_time(value: Any) -> int | float:
     raise ValueError("a time is a number up to 9e18 or a date as ISO 8601 writes it")
 
 
+def _checked_candidates(value: Any) -> list[Any] | str | None:
+    """Item ids, or the name of a list that the server holds."""
+    if value is None or (type(value) is str and 1 <= len(value) <= MAX_ID_LENGTH):
+        return value
+    if type(value) is list and len(value) <= MAX_LISTED:
+        return [_checked_id(item_id) for item_id in value]
+    raise ValueError(f"candidates are {MAX_LISTED:,} item ids at most, or the name of a list that the server holds")
+
+
 def _whole(value: Any) -> Any:
     """5.0 is a whole number to JSON Schema."""
     return int(value) if type(value) is float and value.is_integer() else value
@@ -54,6 +74,14 @@ _TIME_SCHEMA: Any = {
     "anyOf": [
         {"type": "number", "minimum": -LARGEST_TIME, "maximum": LARGEST_TIME},
         {"type": "string", "format": "date-time"},
+    ]
+}
+
+_CANDIDATES_SCHEMA: Any = {
+    "anyOf": [
+        {"type": "array", "maxItems": MAX_LISTED, "items": _ID_SCHEMA},
+        {"type": "string", "minLength": 1, "maxLength": MAX_ID_LENGTH},
+        {"type": "null"},
     ]
 }
 
@@ -74,11 +102,27 @@ TopK = Annotated[
     Field(ge=1, le=MAX_TOP_K, description="How many at most; fewer come back when fewer are left."),
     BeforeValidator(_whole),
 ]
+OnUnknown = Annotated[
+    Literal["raise", "skip", "warn"],
+    Field(
+        description='Items that the model does not know: "raise" answers 404, "skip" leaves them out, "warn" also '
+        "names them in unknown_items."
+    ),
+]
 ExcludeSeen = Annotated[bool, Field(description="Leave out what stands in the history.")]
 
 
 class Request(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_error_for_many_fields(cls, data: Any) -> Any:
+        """100,000 unknown fields would otherwise be 100,000 errors, at two seconds of the event loop."""
+        if isinstance(data, dict) and len(data) > len(cls.model_fields):
+            unknown = next(name for name in data if name not in cls.model_fields)
+            raise ValueError(f"there is no field {str(unknown)[:40]!r}; the fields are {', '.join(cls.model_fields)}")
+        return data
 
 
 class Answer(BaseModel):
@@ -101,6 +145,7 @@ class RecommendRequest(Request):
     user_id: Annotated[Id | None, Field(description="A user of the fitted log, or one met in events since.")] = None
     history: Annotated[
         list[Id] | None,
+        FailFast(),
         Field(
             max_length=MAX_HISTORY,
             description="Item ids, oldest first. Unknown ones are skipped and named in unknown_items; of an empty "
@@ -108,11 +153,15 @@ class RecommendRequest(Request):
         ),
     ] = None
     top_k: TopK = 10
-    exclude: Annotated[list[Id], Field(max_length=MAX_LISTED, description="Items not to name.")] = []
+    exclude: Annotated[list[Id], FailFast(), Field(max_length=MAX_LISTED, description="Items not to name.")] = []
     exclude_seen: ExcludeSeen = True
     candidates: Annotated[
-        list[Id] | None, Field(max_length=MAX_LISTED, description="The only items that may be named.")
+        Any,
+        BeforeValidator(_checked_candidates),
+        WithJsonSchema(_CANDIDATES_SCHEMA),
+        Field(description="The only items that may be named: their ids, or the name of a list of --candidates."),
     ] = None
+    on_unknown: OnUnknown = "warn"
     explain: Annotated[bool, Field(description="Say which events of the history drove each item.")] = False
 
     @model_validator(mode="after")
@@ -140,12 +189,17 @@ class Recommendation(RankedItem):
     because: Annotated[list[Because], Field(description="Best first, at most three; only with explain.")] = []
 
 
+UnknownItems = Annotated[
+    list[KnownId], Field(description='Items of the request that the model does not know; with on_unknown "warn".')
+]
+
+
 class Recommendations(Answer):
     basis: Annotated[
         Literal["history", "popularity"], Field(description='"popularity" where no known item was in the history.')
     ]
     recommendations: list[Recommendation]
-    unknown_items: Annotated[list[KnownId], Field(description="Items of the history that the model does not know.")]
+    unknown_items: UnknownItems
 
 
 class FillInRequest(Request):
@@ -155,6 +209,7 @@ class FillInRequest(Request):
 
     history: Annotated[
         list[Id | None],
+        FailFast(),
         Field(
             min_length=1,
             max_length=MAX_HISTORY,
@@ -164,6 +219,7 @@ class FillInRequest(Request):
     ]
     top_k: TopK = 10
     exclude_seen: ExcludeSeen = True
+    on_unknown: OnUnknown = "warn"
 
     @model_validator(mode="after")
     def _has_blanks(self) -> Self:
@@ -182,7 +238,7 @@ class Blank(Answer):
 
 class FilledIn(Answer):
     blanks: list[Blank]
-    unknown_items: list[KnownId]
+    unknown_items: UnknownItems
 
 
 class Pair(Request):
@@ -197,7 +253,7 @@ class PredictRequest(Request):
         json_schema_extra={"examples": [{"pairs": [{"user_id": 1, "item_id": 50}], "kind": "probability"}]}
     )
 
-    pairs: Annotated[list[Pair], Field(max_length=MAX_PAIRS)]
+    pairs: Annotated[list[Pair], FailFast(), Field(max_length=MAX_PAIRS)]
     kind: Annotated[
         Literal["rating", "probability"] | None,
         Field(description="null: ratings where the model was fitted with some, else probabilities."),
@@ -216,7 +272,7 @@ class Predictions(Answer):
 
 class Event(Request):
     user_id: Annotated[Id, Field(description="A user, who may be new.")]
-    item_id: Annotated[Id, Field(description="An item that the model knows.")]
+    item_id: Annotated[Id, Field(description="An item; one that the model does not know is logged for the next fit.")]
     timestamp: Annotated[
         Time | None,
         Field(
@@ -239,15 +295,20 @@ class EventsRequest(Request):
 
     model_config = ConfigDict(
         json_schema_extra={
-            "examples": [{"events": [{"user_id": 31, "item_id": 50, "event_id": "order-1-line-1"}]}],
+            "examples": [{"events": [{"user_id": 7, "item_id": 50, "timestamp": 893286638, "event_id": "order-1"}]}]
         }
     )
 
-    events: Annotated[list[Event], Field(min_length=1, max_length=MAX_EVENTS)]
+    events: Annotated[list[Event], FailFast(), Field(min_length=1, max_length=MAX_EVENTS)]
+    on_unknown: OnUnknown = "warn"
 
 
 class Accepted(Answer):
-    accepted: Annotated[int, Field(ge=0, description="Events taken; those whose event_id was known are not counted.")]
+    accepted: Annotated[int, Field(ge=0, description="Events written to the log; not those whose event_id it had.")]
+    unknown_items: Annotated[
+        list[KnownId],
+        Field(description='Items that the model does not know: their events wait for the next fit; with "warn".'),
+    ]
 
 
 class Item(Answer):
@@ -259,13 +320,43 @@ class Items(Answer):
     items: list[Item]
 
 
+class UserHistory(Answer):
+    user_id: KnownId
+    num_events: Annotated[int, Field(description="Of the fitted log and observed since.")]
+    history: Annotated[list[Item], Field(description="Oldest first; the newest ones where there are more than limit.")]
+
+
+class SimilarRequest(Request):
+    """Which items are most like one?"""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"item_id": 50, "top_k": 5}]})
+
+    item_id: Id
+    top_k: TopK = 10
+
+
+class SimilarItem(Answer):
+    rank: Annotated[int, Field(ge=1)]
+    item_id: KnownId
+    title: str | None
+    similarity: Annotated[float, Field(description="Cosine of the two items' embeddings.")]
+
+
+class SimilarItems(Answer):
+    similar_items: list[SimilarItem]
+
+
 class ModelInfo(Answer):
     name: str
+    file: Annotated[str | None, Field(description="Name of the model's file; null where it was not read from one.")]
+    fit_time: Annotated[str, Field(description="When the fit ended, UTC, as ISO 8601.")]
+    fingerprint: Annotated[str, Field(description="Of the events that the model was fitted on, in hexadecimal.")]
     num_users: Annotated[int | None, Field(description="null where the file holds no histories.")]
     num_items: int
     num_events: int
     max_seq_len: int
     has_titles: bool
+    candidates: Annotated[list[str], Field(description="Names of the candidate lists that requests may use.")]
 
 
 class Reloaded(Answer):

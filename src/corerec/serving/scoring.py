@@ -1,4 +1,4 @@
-"""What the model's thread does: many recommendations at once, and other work one piece at a time."""
+"""What the model's threads do: many recommendations at once, and other work one piece at a time."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from corerec.engines.bert4rec import Bert4Rec, Query
-from corerec.engines.bert4rec.explain import Reason, event_weights, reasons
+from corerec.engines.bert4rec.explain import Reason, event_weights
 from corerec.errors import CorerecError
 from corerec.queries import Recommendations
 from corerec.serving.live import Served
@@ -27,7 +29,7 @@ class Ask:
 
 
 def answer_all(asks: Sequence[Ask]) -> list[Recommendations | Exception]:
-    """Every query's recommendations, or its own error, in the order asked.
+    """Every query's answer, or its own error, in the order asked.
 
     Queries to the same model are scored together; just after a reload there may be two.
     """
@@ -67,7 +69,7 @@ def do_all(jobs: Sequence[Callable[[], Any]]) -> list[Any]:
 def reasons_for(
     model: Bert4Rec, item_ids: Sequence[Any], user_id: Any = None, history: Sequence[Any] | None = None
 ) -> list[list[Reason]]:
-    """For each item the events that spoke for it, the weightiest first, three at most."""
+    """For each item at most three events that spoke for it, the weightiest first; the newer of two equals first."""
     times = None
     if history is None:
         known = model.fitted.known_histories()
@@ -79,4 +81,12 @@ def reasons_for(
         return [[] for _ in item_ids]
     numbers, asked = model.items.encode(events), model.items.encode(list(item_ids))
     weights = event_weights(model.fitted.network, numbers, asked, newest=EXPLAINED, times=times)
-    return [[reason for reason in reasons(events, row)[:REASONS] if reason.weight > 0] for row in weights]
+    # All rows at once: a thousand sorted one by one take longer than the network does.
+    newest_first = np.nan_to_num(weights[:, ::-1], nan=-1.0)
+    best = np.argsort(-newest_first, axis=1, kind="stable")[:, :REASONS]
+    values = np.take_along_axis(newest_first, best, axis=1)
+    places = (len(events) - 1 - best).tolist()
+    return [
+        [Reason(at, events[at], weight) for at, weight in zip(row, row_weights, strict=True) if weight > 0]
+        for row, row_weights in zip(places, values.tolist(), strict=True)
+    ]

@@ -1,8 +1,8 @@
-"""What stands behind the routes: the model in service, three queues with a thread each, and the counters.
+"""What stands behind the routes: the model in service, a queue for each kind of request, and the counters.
 
-recommend   many questions at once, pair_with_scores together
-single      explanations, blanks, predictions: one piece at a time
-events      what is observed: to disk first, then to the model
+recommend                           many questions at once, scored together, in a thread of their own
+explain, fill-in, predict, similar  one piece at a time, in one thread: each kind has its turn, whatever waits of others
+events                              what is observed: to disk first, then to the model
 """
 
 from __future__ import annotations
@@ -20,8 +20,7 @@ from starlette.requests import Request
 from corerec.errors import CorerecError, UnknownIdError
 from corerec.queries import Recommendations
 from corerec.serving.batching import Batcher, ClientLeftError, QueueFullError, TooLateError, running
-from corerec.serving.events import LoggedEvent
-from corerec.serving.live import LiveModel
+from corerec.serving.live import EventBatch, LimitReachedError, LiveModel, Taken
 from corerec.serving.metrics import ServerMetrics
 from corerec.serving.problem import QUEUE_FULL
 from corerec.serving.scoring import Ask, answer_all, do_all
@@ -29,8 +28,11 @@ from corerec.serving.settings import ServerSettings
 
 log = logging.getLogger(__name__)
 
+PIECES = ("explain", "fill-in", "predict", "similar")
+QUEUES = ("recommend", "events", *PIECES)
 
-class Server:
+
+class ModelService:
     """One app's parts: the model in service, its queues and threads, its counters."""
 
     def __init__(self, live: LiveModel, settings: ServerSettings) -> None:
@@ -40,9 +42,7 @@ class Server:
         self._event_thread = ThreadPoolExecutor(1, "events")
         self._reloading = asyncio.Lock()
         self.is_ready = False
-        self.metrics = ServerMetrics(
-            {name: lambda name=name: self.batchers[name].depth for name in ("recommend", "single", "events")}
-        )
+        self.metrics = ServerMetrics({name: lambda name=name: self.queues[name].depth for name in QUEUES})
         bounds = {"queue_size": settings.queue_size, "deadline_s": settings.deadline_s}
         self.recommend: Batcher[Ask, Recommendations] = Batcher(
             answer_all,
@@ -52,12 +52,15 @@ class Server:
             on_batch=self.metrics.batch("recommend"),
             **bounds,
         )
-        # In a thread of its own: an explanation of a long history takes as long as a hundred recommendations.
-        self.single: Batcher[Callable[[], Any], Any] = Batcher(
-            do_all, self._single_thread, batch_size=1, window_s=0, on_batch=self.metrics.batch("single"), **bounds
-        )
+        # In a thread of their own: an explanation of a long history takes as long as a hundred recommendations.
+        self.pieces: dict[str, Batcher[Callable[[], Any], Any]] = {
+            name: Batcher(
+                do_all, self._single_thread, batch_size=1, window_s=0, on_batch=self.metrics.batch(name), **bounds
+            )
+            for name in PIECES
+        }
         # Events that arrive together share one commit, which is what waits for the disk.
-        self.events: Batcher[list[LoggedEvent], int] = Batcher(
+        self.events: Batcher[EventBatch, Taken] = Batcher(
             live.observe,
             self._event_thread,
             batch_size=settings.queue_size,
@@ -65,13 +68,13 @@ class Server:
             on_batch=self.metrics.batch("events"),
             **bounds,
         )
-        self.batchers = {"recommend": self.recommend, "single": self.single, "events": self.events}
+        self.queues: dict[str, Batcher[Any, Any]] = {"recommend": self.recommend, "events": self.events, **self.pieces}
         self._tell_of_the_model()
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """From start to the last answer."""
-        async with running(*self.batchers.values()):
+        async with running(*self.queues.values()):
             self.is_ready = True
             yield
             self.is_ready = False
@@ -79,17 +82,19 @@ class Server:
             thread.shutdown()
         self.live.close()
 
-    async def ask(self, batcher: Batcher[Any, Any], question: Any, request: Request) -> Any:
+    async def ask(self, queue: str, question: Any, request: Request, price: int = 1) -> Any:
         """An answer, or the HTTP error that says why there is none."""
         later = {"Retry-After": str(self.settings.retry_after_s)}
         try:
-            return await batcher.ask(question, request.is_disconnected)
+            return await self.queues[queue].ask(question, request.is_disconnected, price)
         except QueueFullError:
             raise HTTPException(503, QUEUE_FULL, later) from None
         except TooLateError:
             raise HTTPException(503, "the request waited too long for its turn; try again soon", later) from None
         except ClientLeftError:
             raise HTTPException(400, "the client left before its turn came") from None
+        except LimitReachedError as error:
+            raise HTTPException(507, str(error)) from None
         except UnknownIdError as error:
             raise HTTPException(404, str(error)) from None
         except CorerecError as error:  # the request is sound, but not with this model

@@ -288,13 +288,14 @@ def test_readers_beside_a_writer_see_whole_histories(monkeypatch):
 
 
 def test_whoever_finds_a_new_user_finds_the_history(timed, monkeypatch):
-    add, found = timed.users.add, []
+    add_all, found = timed.users.add_all, []
 
-    def watched(user_id):
-        found.append(timed.items(len(timed.users) + 1).tolist())  # before the user can be known
-        return add(user_id)
+    def watched(user_ids):
+        first = len(timed.users) + 1
+        found.extend(timed.items(first + at).tolist() for at in range(len(user_ids)))  # before they can be known
+        return add_all(user_ids)
 
-    monkeypatch.setattr(timed.users, "add", watched)
+    monkeypatch.setattr(timed.users, "add_all", watched)
     timed.append(["eve", "zoe", "eve"], np.array([5, 6, 7]))
     assert found == [[5, 7], [6]]
 
@@ -355,3 +356,23 @@ def test_an_id_that_no_file_can_hold_is_refused_and_nothing_of_the_call_is_kept(
     assert everything(timed) == before
     timed.append(["eve"], np.array([2]))
     assert items_of(timed, "eve") == [2]
+
+
+@pytest.mark.parametrize("has_times", [True, False])
+def test_many_users_events_at_once_are_what_they_are_one_by_one(timed, untimed, has_times, monkeypatch):
+    together, alone = (timed, Histories(*reversed(timed.snapshot()))) if has_times else (
+        untimed, Histories(*reversed(untimed.snapshot()))
+    )  # fmt: skip
+    draw = np.random.default_rng(0)
+    users = ["ann", "bob", *(f"user {n}" for n in draw.integers(0, 40, 198))]
+    items, times = draw.integers(1, 5, 200), draw.integers(0, 30, 200)
+    monkeypatch.setattr(module, "FEWEST_ROWS_TO_FOLD", 4)
+
+    ratings = draw.integers(1, 6, 200)
+    together.append(users, items, times, ratings)
+    monkeypatch.setattr(module, "FEWEST_ROWS_TO_FOLD", 10**6)
+    for user, item, time, rating in zip(users, items, times, ratings, strict=True):
+        alone.append([user], np.array([item]), np.array([time]), np.array([rating]))
+
+    assert everything(together) == everything(alone)
+    assert not together._view.rows

@@ -20,7 +20,7 @@ class Client:
         self._lifespan = self.app.router.lifespan_context(self.app)
         self._runner.run(self._lifespan.__aenter__())
         transport = httpx.ASGITransport(self.app, raise_app_exceptions=False)
-        self.http = httpx.AsyncClient(transport=transport, base_url="http://server")
+        self.http = httpx.AsyncClient(transport=transport, base_url="http://localhost")
         return self
 
     def __exit__(self, *error):
@@ -69,3 +69,28 @@ def client(model, model_file):
 def client_of():
     """An app -> a client of it, to be entered."""
     return Client
+
+
+@pytest.fixture
+def replaceable(model, tmp_path, client_of):
+    """A client, and the model file that it serves."""
+    path = tmp_path / "served.model"
+    model.save(path)
+    with client_of(create_app(Bert4Rec.load(path, device="cpu"), path=path)) as client:
+        yield client, path
+
+
+@pytest.fixture(scope="session")
+def problem():
+    """(response, status) -> the detail of a problem document with this status."""
+
+    def detail(response, status):
+        assert response.status_code == status, response.text
+        assert response.headers["content-type"] == "application/problem+json"
+        document = response.json()
+        assert document.keys() == {"type", "title", "status", "detail"}
+        assert document["status"] == status
+        assert "Traceback" not in response.text
+        return document["detail"]
+
+    return detail

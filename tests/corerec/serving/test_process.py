@@ -1,3 +1,4 @@
+import contextlib
 import http.client
 import json
 import re
@@ -8,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -19,14 +21,15 @@ from corerec.engines.bert4rec import Bert4Rec
 class Process:
     """`corerec serve` on a free port, and a client of it."""
 
-    def __init__(self, model, *options):
-        command = [sys.executable, "-m", "corerec", "serve", str(model), "--port", "0", *options]
-        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    def __init__(self, model, *options, prepare=None, on_start=lambda process: None):
+        command = [sys.executable, "-m", "corerec", "serve", str(model), "--port", "0", *map(str, options)]
+        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=prepare)
+        on_start(self.process)
         self.lines = []
         for line in self.process.stderr:
             self.lines.append(line)
-            if found := re.search(r"http://127\.0\.0\.1:(\d+)/ ", line):
-                self.port = int(found.group(1))
+            if found := re.search(r"http://\S+:(\d+)/\S* has the page|unix:\S+ has the page", line):
+                self.port = int(found.group(1) or 0)
                 break
         else:
             pytest.fail("".join(self.lines))
@@ -70,8 +73,8 @@ def started():
     """Starts processes, and leaves none behind."""
     processes = []
 
-    def start(*arguments):
-        processes.append(Process(*arguments))
+    def start(*arguments, **how):
+        processes.append(Process(*arguments, **how))
         return processes[-1]
 
     yield start
@@ -87,7 +90,7 @@ def test_a_process_keeps_its_promises(model_file, tmp_path, started):
 
     # What was acknowledged survives kill -9.
     server = started(path)
-    assert server.ask("POST", "/v1/events", {"events": [{"user_id": 500, "item_id": 1}]}) == (200, {"accepted": 1})
+    assert server.ask("POST", "/v1/events", {"events": [{"user_id": 500, "item_id": 1}]})[1]["accepted"] == 1
     assert server.end(signal.SIGKILL) == -signal.SIGKILL
     server = started(path)
     status, answer = server.ask("POST", "/v1/recommend", {"user_id": 500})
@@ -109,10 +112,8 @@ def test_a_process_keeps_its_promises(model_file, tmp_path, started):
     # SIGTERM lets a request that has begun come to its end, takes no more, and exits well.
     body = b'{"history": [1, "unknown"]}'
     with socket.create_connection(("127.0.0.1", server.port), timeout=20) as connection:
-        head = (
-            f"POST /v1/recommend HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
-        )
-        connection.sendall(head.encode() + b"\r\n\r\n" + body[:5])
+        head = "POST /v1/recommend HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        connection.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body[:5])
         server.ask("GET", "/healthz")  # by now the server has read the first half
         server.process.send_signal(signal.SIGTERM)
         while listens(server.port):
@@ -123,6 +124,109 @@ def test_a_process_keeps_its_promises(model_file, tmp_path, started):
     assert b'"unknown_items":["unknown"]' in answer
     assert server.end(signal.SIGTERM) == 0
     assert not any("Traceback" in line or "Warning" in line for line in server.lines)
+
+
+posix = pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX")
+
+
+@posix
+def test_silent_connections_keep_nobody_out(model_file, tmp_path, started):
+    import resource
+
+    def few_files():
+        resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))
+
+    server = started(model_file, "--events", tmp_path / "log", prepare=few_files)
+    with contextlib.ExitStack() as stack:
+        for _ in range(400):
+            stack.enter_context(socket.create_connection(("127.0.0.1", server.port), timeout=20))
+        began = time.monotonic()
+        for _ in range(20):
+            assert server.ask("GET", "/healthz") == (200, {"status": "ok"})
+        assert time.monotonic() - began < 5
+    assert len([line for line in server.lines if "accept" in line]) < 5
+    assert server.end(signal.SIGTERM) == 0
+
+
+def minds_hangups(process):
+    """Whether a process ignores or catches SIGHUP, which a new interpreter does not."""
+    masks = re.findall(r"Sig(?:Ign|Cgt):\s+(\w+)", Path(f"/proc/{process.pid}/status").read_text())
+    return any(int(mask, 16) & 1 << (signal.SIGHUP - 1) for mask in masks)
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc")
+def test_hangups_during_the_start_do_not_end_it(model_file, tmp_path, started):
+    stop = threading.Event()
+
+    def hang_up_often(process):
+        while not minds_hangups(process):
+            time.sleep(0.001)
+
+        def often():
+            while not stop.wait(0.01) and process.poll() is None:
+                process.send_signal(signal.SIGHUP)
+
+        threading.Thread(target=often, daemon=True).start()
+
+    server = started(model_file, "--events", tmp_path / "log", on_start=hang_up_often)
+    server.said("reloaded")
+    stop.set()
+    assert server.ask("GET", "/readyz")[0] == 200
+    assert server.end(signal.SIGTERM) == 0
+
+
+@posix
+def test_a_unix_socket_is_listened_on_and_cleared_away(model_file, tmp_path, started):
+    path = tmp_path / "server.sock"
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(path))  # as a server that was killed leaves it
+
+    server = started(model_file, "--events", tmp_path / "log", "--uds", path)
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.connect(str(path))
+        connection.sendall(b"GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        assert b"".join(iter(lambda: connection.recv(65536), b"")).startswith(b"HTTP/1.1 200")
+    assert "choose another --uds" in serve(model_file, "--events", tmp_path / "other", "--uds", path)
+    assert server.end(signal.SIGTERM) == 0
+    assert not path.exists()
+
+
+@posix
+def test_behind_a_proxy_the_root_path_leads_the_links(model_file, tmp_path, started):
+    server = started(model_file, "--events", tmp_path / "log", "--root-path", "/recs", "--access-log",
+                     "--forwarded-allow-ips", "10.0.0.0/8")  # fmt: skip
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=20)
+    with contextlib.closing(connection):
+        for path, status in (("/", 200), ("/docs", 200), ("/v1/model", 200), ("/nothing", 404)):
+            connection.request("GET", path, headers={"X-Forwarded-For": "6.6.6.6"})
+            response = connection.getresponse()
+            text = response.read().decode()
+            assert response.status == status
+            if path == "/docs":
+                assert "/recs/openapi.json" in text
+    assert server.end(signal.SIGTERM) == 0
+    assert not any("6.6.6.6" in line for line in server.lines)  # not one of the named proxies
+
+
+@posix
+def test_ipv6(model_file, tmp_path, started):
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        pytest.skip("this machine has no IPv6")
+    server = started(model_file, "--events", tmp_path / "log", "--host", "::1")
+    connection = http.client.HTTPConnection("::1", server.port, timeout=20)
+    with contextlib.closing(connection):
+        connection.request("GET", "/readyz")
+        assert connection.getresponse().status == 200
+    assert server.end(signal.SIGTERM) == 0
+
+
+def test_an_empty_token_is_refused(model_file, monkeypatch):
+    monkeypatch.setenv("COREREC_TOKEN", "")
+    assert "COREREC_TOKEN is empty" in serve(model_file, "--port", 0)
+    monkeypatch.setenv("COREREC_TOKEN", " ")
+    assert "the token is empty" in serve(model_file, "--port", 0)
 
 
 def serve(*arguments):

@@ -1,0 +1,159 @@
+"""The event log as a table, read beside a running server; of a damaged log, all that can be read."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import duckdb
+import numpy as np
+import pandas as pd
+
+from corerec.data.times import unit_of
+from corerec.errors import DataError
+from corerec.serving.events import COLUMNS, ROWS_AT_ONCE, EventColumns, check, read_columns
+
+SALVAGED_AT_ONCE = 50
+"""Rows that are lost, at most, before and behind a damaged place."""
+FORMATS = {
+    ".parquet": "FORMAT parquet",
+    ".csv": "FORMAT csv, HEADER",
+    ".csv.gz": "FORMAT csv, HEADER, COMPRESSION gzip",
+}
+
+
+def read_all(path: Path, after: int = 0) -> tuple[EventColumns, DataError | None]:
+    """The events behind a number, oldest first, and what was wrong where the log is damaged.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        DataError: it is no event log, or nothing of it can be read.
+    """
+    if not path.exists():
+        raise FileNotFoundError(f"there is no event log {path}")
+    try:
+        with contextlib.closing(sqlite3.connect(f"file:{quote(str(path))}?mode=ro", timeout=5, uri=True)) as database:
+            database.execute("BEGIN")  # one moment of the log, whatever a server writes meanwhile
+            damage = _damage(database, path)
+            parts = _forward(database, path, after, is_damaged=damage is not None)
+            if damage is not None:
+                parts += _backward(database, parts[-1].numbers[-1] if parts else after)
+            return _together(parts), damage
+    except sqlite3.Error as error:
+        raise DataError(f"{path} cannot be read as an event log ({error})") from None
+
+
+def _together(parts: Sequence[EventColumns]) -> EventColumns:
+    columns: list[Any] = [[value for part in parts for value in part[at]] for at in range(len(EventColumns._fields))]
+    return EventColumns(*columns)
+
+
+def _damage(database: sqlite3.Connection, path: Path) -> DataError | None:
+    """What is wrong with the log, if anything.
+
+    Raises:
+        DataError: it is another file.
+    """
+    try:
+        check(database, path)
+        return None
+    except sqlite3.Error as error:
+        return DataError(f"{path} is damaged ({error})")
+    except DataError as error:
+        if "is damaged" not in str(error):
+            raise
+        return DataError(str(error).partition("; save")[0])
+
+
+def _forward(database: sqlite3.Connection, path: Path, after: int, is_damaged: bool) -> list[EventColumns]:
+    """The events behind number `after`; of a damaged log, those before the damage."""
+    parts = []
+    while True:
+        try:
+            columns = read_columns(database, after, SALVAGED_AT_ONCE if is_damaged else ROWS_AT_ONCE, path)
+        except DataError:
+            if is_damaged:
+                return parts
+            raise
+        if not len(columns):
+            return parts
+        parts.append(columns)
+        after = columns.numbers[-1]
+
+
+def _backward(database: sqlite3.Connection, after: int) -> list[EventColumns]:
+    """The events behind number `after` that can be read from the end."""
+    parts: list[EventColumns] = []
+    before = 2**63 - 1
+    query = f"SELECT {COLUMNS} FROM events WHERE number > ? AND number < ? ORDER BY number DESC LIMIT ?"
+    while True:
+        try:
+            rows = database.execute(query, (after, before, SALVAGED_AT_ONCE)).fetchall()[::-1]
+        except (sqlite3.Error, OverflowError):
+            return parts
+        if not rows or not after < rows[0][0] <= rows[-1][0] < before:
+            return parts
+        parts.insert(0, EventColumns(*zip(*rows, strict=True)))
+        before = rows[0][0]
+
+
+def write_table(columns: EventColumns, path: Path) -> None:
+    """Write events as Parquet or CSV, whole or not at all.
+
+    Raises:
+        DataError: the suffix is another one.
+        OSError: the file cannot be written.
+    """
+    form = next((form for suffix, form in FORMATS.items() if path.name.endswith(suffix)), None)
+    if form is None:
+        raise DataError(f"{path} has none of the suffixes {', '.join(FORMATS)}; name one of these")
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with duckdb.connect() as database:
+            database.register("events", as_frame(columns))
+            literal = str(unfinished).replace("'", "''")
+            database.execute(f"COPY (SELECT * FROM events) TO '{literal}' ({form})")
+        os.replace(unfinished, path)
+    except duckdb.Error as error:
+        raise OSError(f"{path} cannot be written: {error}") from None
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def as_frame(columns: EventColumns) -> pd.DataFrame:
+    """One row an event; timestamp, rating and event_id are left out where no event has one."""
+    frame = pd.DataFrame(
+        {
+            "user_id": _ids(columns.user_ids),
+            "item_id": _ids(columns.item_ids),
+            "timestamp": _times(columns.timestamps),
+            "rating": pd.Series(pd.array(list(columns.ratings), "Float64")),
+            "event_id": pd.Series(pd.array(list(columns.event_ids), "string")),
+            "event_number": np.array(columns.numbers, np.int64),
+        }
+    )
+    empty = [name for name in ("timestamp", "rating", "event_id") if not frame[name].notna().to_numpy().any()]
+    return frame.drop(columns=empty)
+
+
+def _ids(ids: Sequence[Any]) -> pd.Series:
+    """Whole numbers as such, else text."""
+    if all(type(an_id) is int for an_id in ids):
+        return pd.Series(list(ids), dtype="int64")
+    return pd.Series([str(an_id) for an_id in ids], dtype="string")
+
+
+def _times(times: Sequence[Any]) -> pd.Series:
+    """Dates where the times are nanoseconds since 1970, as dates are logged; whole numbers where all are."""
+    given = [time for time in times if time is not None]
+    if not all(type(time) is int for time in given):
+        return pd.Series(pd.array(list(times), "Float64"))
+    whole = pd.Series(pd.array(list(times), "Int64"))
+    if given and {unit_of(time) for time in given} == {"ns"}:
+        return pd.Series(pd.to_datetime(whole, unit="ns"))
+    return whole

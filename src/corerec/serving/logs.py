@@ -1,0 +1,51 @@
+"""Log lines that no name, id or path can forge: control characters are written as escapes."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import re
+from typing import Any
+
+from uvicorn.config import LOGGING_CONFIG
+from uvicorn.logging import AccessFormatter, DefaultFormatter
+
+# C0 and C1 controls, DEL, and what Unicode calls a line or paragraph separator or turns the direction of text.
+CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def escape(text: str) -> str:
+    r"""
+    >>> escape("a\nb")
+    'a\\nb'
+    """
+    return CONTROL.sub(lambda found: found[0].encode("unicode_escape", "surrogatepass").decode(), text)
+
+
+def _plain(record: logging.LogRecord) -> logging.LogRecord:
+    """The record with its text put together and escaped."""
+    record = copy.copy(record)
+    record.msg, record.args = escape(record.getMessage()), None
+    return record
+
+
+class LineFormatter(DefaultFormatter):
+    """One record, one line; a traceback's lines are indented, so none can be taken for a record."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return super().format(_plain(record))
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802
+        return "\n".join("    " + escape(line) for line in super().formatException(ei).split("\n"))
+
+
+def logging_config() -> dict[str, Any]:
+    """uvicorn's, with our formatter and our own lines; its steps of starting and ending tell users nothing."""
+    config = copy.deepcopy(LOGGING_CONFIG)
+    config["formatters"]["default"]["()"] = LineFormatter
+    config["formatters"]["access"]["()"] = AccessFormatter  # it quotes paths itself
+    config["loggers"]["corerec"] = {"handlers": ["default"], "level": "INFO", "propagate": False}
+    config["loggers"]["uvicorn"]["level"] = "WARNING"
+    config["loggers"]["uvicorn.error"]["level"] = "WARNING"
+    config["loggers"]["asyncio"] = {"handlers": ["default"], "level": "WARNING", "propagate": False}
+    return config
