@@ -4,9 +4,9 @@
     python benchmarks/growth.py --data grocery/train.csv.gz
 
 The log is split by time: the first 70% of the events are fitted, the rest is cut into ten periods of equally many
-events. Before each period the model is updated with the events of the period before. What users do in the period is
-asked for: each user's first event in it, from all that the user did before, the whole catalogue of the items met so
-far ranked, seen items excluded. An item that a model does not know is a miss.
+events. Before each period the model is updated with the events of the period before. Each event of the period is asked
+for, from all that its user did before it (a user's very first event is not), the whole catalogue of a model ranked,
+seen items excluded. An item that a model does not know is a miss.
 """
 
 from __future__ import annotations
@@ -27,7 +27,6 @@ from rich.table import Table
 
 from corerec.data.interactions import Interactions
 from corerec.data.layout import Columns
-from corerec.data.sequences import SequenceStore
 from corerec.data.splitting import Holdout
 from corerec.data.tables import read_events
 from corerec.engines.bert4rec import Bert4Rec
@@ -35,7 +34,7 @@ from corerec.evaluation.evaluate import evaluate
 from machine import describe
 from quality import settings_of
 
-out = Console(highlight=False)
+out = Console(highlight=False, soft_wrap=True)
 
 
 def columns_between(log: Interactions, start: float, end: float) -> list[np.ndarray]:
@@ -49,23 +48,15 @@ def columns_between(log: Interactions, start: float, end: float) -> list[np.ndar
 
 
 def ndcg(model: Bert4Rec, log: Interactions, start: float, end: float) -> tuple[float, float]:
-    """NDCG@10 and HR@10 of each user's first event of the period, given all that came before the period."""
+    """NDCG@10 and HR@10 of the events of the period, each given all that its user did before it."""
     store = log.sequences
     assert store.times is not None
-    before = np.concatenate([[0], np.cumsum(store.times < start)])
-    until = np.concatenate([[0], np.cumsum(store.times < end)])
-    first = store.offsets[:-1] + before[store.offsets[1:]] - before[store.offsets[:-1]]
-    last = store.offsets[:-1] + until[store.offsets[1:]] - until[store.offsets[:-1]]
-    users = np.flatnonzero((last > first) & (first > store.offsets[:-1]))
-    history = store.ranges(store.offsets[:-1][users], first[users])
-    targets = store.ranges(first[users], first[users] + 1)
-    number = np.concatenate([[0], model.items.encode(log.items.ids.tolist())])
-
-    def known(part: SequenceStore) -> SequenceStore:
-        numbers = number[part.items].astype(np.int32)
-        return SequenceStore(numbers[numbers > 0], np.concatenate([[0], np.cumsum(numbers > 0)])[part.offsets])
-
-    asked = Holdout(known(history), SequenceStore(number[targets.items].astype(np.int32), targets.offsets), users + 1)
+    at = np.flatnonzero((store.times >= start) & (store.times < end))
+    rows = np.searchsorted(store.offsets, at, side="right") - 1
+    at, rows = at[at > store.offsets[rows]], rows[at > store.offsets[rows]]
+    history = store.ranges(store.offsets[rows], at)
+    targets = store.ranges(at, at + 1)
+    asked = Holdout(history, targets, rows + 1, log.users, log.items).numbered_by(model.items)
     report = evaluate(model.scorer, asked)
     return report.value("NDCG", 10), report.value("HR", 10)
 
