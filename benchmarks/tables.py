@@ -1,0 +1,313 @@
+"""Result tables: rewrite the tables of README.md and benchmarks/README.md from benchmarks/results/*.json.
+
+python benchmarks/tables.py            rewrites both pages
+python benchmarks/tables.py --check    prints what would change, and exits with 1 if anything would
+
+A table stands between `<!-- table: NAME -->` and `<!-- end -->`; `TABLES` has a function for each name.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import json
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from statistics import mean, median
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+PAGES = (ROOT / "README.md", ROOT / "benchmarks" / "README.md")
+BLOCK = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+PLAIN_AT_ONCE = 16  # queries of one plain product in inference.py
+LOGS = {"ml-100k": "ML-100K", "ml-1m": "ML-1M", "beauty": "Beauty"}
+
+
+def result(name: str) -> dict[str, Any]:
+    """The JSON of one benchmark."""
+    return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def figure(value: float, digits: int = 4) -> str:
+    """A figure below 1 as the field prints it: .1920."""
+    return f"{value:.{digits}f}".removeprefix("0")
+
+
+def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table; the first column holds names, the others figures or short texts."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+
+
+# ---------------------------------------------------------------------------------------------------------- quality
+
+
+def quality(data: str) -> str:
+    """Test NDCG@10 and HR@10 of `Bert4Rec()`, means over seeds with their range, among published figures."""
+    measured = result(f"quality_{data}")
+    runs, rows = measured["runs"], []
+    for label, of, seconds in (
+        ("**`Bert4Rec()`**", lambda run: run["test"], lambda run: run["train_seconds"]),
+        ("`Bert4Rec()`, stopped by 300 s", lambda run: run["within budget"]["test"], _budget_seconds),
+        ("`Bert4Rec()`, the network alone", lambda run: run["network alone"], lambda run: run["train_seconds"]),
+    ):
+        if "within budget" not in runs[0] and seconds is _budget_seconds:
+            continue
+        ndcg = [of(run)["NDCG@10"]["mean"] for run in runs]
+        hits = mean(of(run)["HR@10"]["mean"] for run in runs)
+        spread = f"{figure(mean(ndcg))} ({figure(min(ndcg))} to {figure(max(ndcg))})"
+        rows.append((mean(ndcg), [label, spread, figure(hits), "no", f"{median(map(seconds, runs)):,.0f}", ""]))
+    for name, metrics in measured["baselines"].items():
+        rows.append((metrics["NDCG"], [name, figure(metrics["NDCG"]), figure(metrics["HR"]), "no", "", ""]))
+    for row in result("published")[data]:
+        seconds = f"{row['seconds']:,}" if "seconds" in row else ""
+        cells = [row["model"], figure(row["NDCG@10"]), figure(row["HR@10"]), row["query_time"], seconds, row["differs"]]
+        rows.append((row["NDCG@10"], cells))
+    head = ["model", "NDCG@10", "HR@10", "query's time", "training s", "what differs from our protocol"]
+    return markdown(head, [cells for _, cells in sorted(rows, key=lambda row: -row[0])])
+
+
+def _budget_seconds(run: dict[str, Any]) -> float:
+    return run["within budget"]["seconds"]
+
+
+def validation() -> str:
+    """Validation NDCG@10 on MovieLens-1M after some epochs, by seed, with the seconds of training so far."""
+    runs = result("quality_ml-1m")["runs"]
+    rows = [
+        [str(points[0]["epoch"]), *(f"{figure(point['ndcg'])} ({point['seconds']:.0f} s)" for point in points)]
+        for points in zip(*(run["curve"] for run in runs), strict=True)
+    ]
+    return markdown(["epoch", *(f"seed {run['seed']}" for run in runs)], rows)
+
+
+def peers() -> str:
+    """The last validation figure of each peer, beside ours."""
+    rows = []
+    for name in ("quality_ml-1m", "peer_sasrec_ml-1m", "peer_bert4rec_ml-1m"):
+        measured = result(name)
+        last = [run["curve"][-1] for run in measured["runs"]]
+        ndcg, seconds = mean(point["ndcg"] for point in last), median(point["seconds"] for point in last)
+        rows.append([measured["model"], str(len(last)), str(last[0]["epoch"]), f"{seconds:.0f}", figure(ndcg)])
+    return markdown(["model", "seeds", "epochs", "training s", "validation NDCG@10"], rows)
+
+
+def tutorial() -> str:
+    """The constructor of the tutorial on MovieLens-1M."""
+    rows = []
+    for run in result("quality_ml-1m_tutorial")["runs"]:
+        metrics = [run[part][metric]["mean"] for part in ("test", "network alone") for metric in ("NDCG@10", "HR@10")]
+        rows.append([str(run["seed"]), *map(figure, metrics), f"{run['train_seconds']:.0f}"])
+    head = ["seed", "NDCG@10", "HR@10", "network alone: NDCG@10", "HR@10", "training s"]
+    return markdown(head, rows)
+
+
+def paper() -> str:
+    """The paper's settings and its sampled protocol, after a small share of its steps."""
+    names = {"BERT4Rec": "our network, the paper's settings, 2% of its steps", "the paper's BERT4Rec": "the paper"}
+    rows = [
+        [names.get(model, model), *(figure(of[key]) if key in of else "" for key in _PAPER)]
+        for model, of in result("paper_ml-1m")["figures"].items()
+    ]
+    return markdown(["MovieLens-1M", *_PAPER.values()], rows)
+
+
+_PAPER = {
+    "hr_sampled": "HR@10, 100 sampled",
+    "ndcg_sampled": "NDCG@10, 100 sampled",
+    "hr": "HR@10, whole catalogue",
+    "ndcg": "NDCG@10, whole catalogue",
+}
+
+
+def by_history() -> str:
+    """NDCG@10 on test: with the newest n events visible, then by the number of events that users have."""
+    logs = {log: result(f"by_history_{log}")["test"] for log in LOGS}
+    models = ("Bert4Rec", "Popularity", "Last-item Markov")
+    rows = []
+    for part in ("by_history", "by_length"):
+        for group in logs["beauty"][part]:
+            cells = [group.replace("length ", "users of ").replace("whole", "whole history")]
+            for log in logs.values():
+                cells += [_ndcg(log[part][group][model]) if group in log[part] else "" for model in models]
+            rows.append(cells)
+    return markdown(["events", *(f"{name}: {model}" for name in LOGS.values() for model in models)], rows)
+
+
+def _ndcg(value: dict[str, float]) -> str:
+    return f"{figure(value['ndcg'])} ± {figure(value['standard_error'])}"
+
+
+def ratings() -> str:
+    """RMSE on the folds of MovieLens-100K and on a random split; published figures are of the first fold."""
+    columns = ["u1", "u2", "u3", "u4", "u5", "mean of u1-u5", "random 80/20"]
+    rows = []
+    for model, splits in result("ratings_ml-100k")["rows"].items():
+        errors = {split: measured["rmse"] for split, measured in splits.items()}
+        if set(columns[:5]) <= errors.keys():
+            errors["mean of u1-u5"] = mean(errors[fold] for fold in columns[:5])
+        rows.append([model, *(figure(errors[column]) if column in errors else "" for column in columns)])
+    for row in result("published")["ml-100k ratings"]:
+        rows.append([f"{row['model']}, published", row["u1"], *[""] * 6])
+    return markdown(["model", *columns], rows)
+
+
+# ------------------------------------------------------------------------------------------------------------ speed
+
+
+def answers() -> str:
+    """Times of answers, of a model of MovieLens-1M's size."""
+    seconds = result("inference")["seconds"]
+    peer = {"history": "peer: one user", "kept user": "peer: one user", "all users": "peer: all users"}
+    rows = []
+    for key, label in (
+        ("history", "a raw history of 200 items, nothing cached"),
+        ("kept user", "a user whose state is cached"),
+        ("all users", "all 6,040 users, nothing cached"),
+        ("predict", "200,000 calls of `predict`"),
+        ("batch_predict", "200,000 pairs in one `batch_predict`"),
+    ):
+        ours = seconds[key]
+        theirs = seconds[peer[key]]["p50"] if key in peer else None
+        beside = ["", ""] if theirs is None else [_time(theirs), f"{theirs / ours['p50']:.1f}"]
+        rows.append([label, _time(ours["p50"]), _time(ours["p99"]), *beside])
+    return markdown(["", "p50", "p99", "RecTools 0.19, p50", "RecTools / ours"], rows)
+
+
+def large_catalogue() -> str:
+    """Times of exact top-10 among a million items, a query; `torch.topk` of all scores is "plain"."""
+    measured = result("inference")
+    rows = []
+    for label, key, plain, queries, plain_queries in (
+        ("a history of 200 items", "large: a history", None, 1, 1),
+        ("a state", "large: a state", "large: a state, plain", 1, 1),
+        ("a state, with probabilities", "large: a state, probabilities", "large: a state, plain", 1, 1),
+        ("a state of a batch of 256", "large: batch", "large: plain batch", 256, PLAIN_AT_ONCE),
+        ("- with probabilities", "large: batch, probabilities", "large: plain batch", 256, PLAIN_AT_ONCE),
+    ):
+        seconds = measured["seconds"]
+        beside = "" if plain is None else _time(seconds[plain]["p50"] / plain_queries)
+        rows.append([label, _time(seconds[key]["p50"] / queries), beside])
+    return markdown(["", "ours, p50", "plain, p50"], rows)
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds:.2f} s" if seconds >= 0.1 else f"{seconds * 1000:.2f} ms"
+
+
+LOADS = {
+    "as fast as it goes": "as fast as it answers, 32 connections",
+    "300/s": "300/s",
+    "600/s": "600/s",
+    "flood": "twice what it can answer",
+    "reload a second": "300/s, with a reload of the model each second",
+    "10 minutes": "300/s for ten minutes",
+}
+
+
+def server() -> str:
+    """The server under load."""
+    runs = result("serve_load")["runs"]
+    rows = [
+        [
+            label,
+            f"{runs[load]['asked_per_s']:,.0f}" if runs[load]["asked_per_s"] else "",
+            f"{runs[load]['answered_per_s']:,.0f}",
+            f"{runs[load]['refused_share']:.0%}",
+            f"{runs[load]['p50_ms']:.1f}",
+            f"{runs[load]['p99_ms']:.1f}",
+            f"{runs[load]['failed']:.0f}",
+        ]
+        for load, label in LOADS.items()
+    ]
+    head = ["load", "sent/s", "answered/s", "answered 503", "p50 ms", "p99 ms", "failed"]
+    return markdown(head, rows)
+
+
+def server_robustness() -> str:
+    """The server's memory over ten minutes, and what `kill -9` costs."""
+    measured = result("serve_load")
+    memory, kill = measured["memory"], measured["kill"]
+    rows = [
+        ["memory after two minutes at 300/s", f"{memory['mb_early']:.1f} MB"],
+        ["memory after ten minutes at 300/s (at most 2% more)", f"{memory['mb_late']:.1f} MB"],
+        ["events acknowledged before `kill -9`", f"{kill['acknowledged']:,}"],
+        ["acknowledged events lost (none allowed)", str(kill["lost"])],
+        ["time to the first answer after `kill -9`", _time(kill["restart_s"])],
+    ]
+    return markdown(["", "measured"], rows)
+
+
+def training() -> str:
+    """Seconds of an epoch beside RecTools."""
+    measured = result("train_speed_ml-1m")
+    seconds, peak = measured["median_seconds"], measured["peak_gflops"]["float32"]
+    rows = []
+    for key, label in (("cloze", "cloze steps"), ("next item", "next-item steps"), ("peer", "RecTools BERT4Rec")):
+        work = measured["useful_gflops"].get(key)
+        rows.append(
+            [
+                label,
+                f"{seconds[key]:.1f}",
+                f"{measured['events_an_epoch'] / seconds[key]:,.0f}",
+                "" if work is None else f"{work:.0f}",
+                "" if work is None else f"{work / peak:.0%}",
+                "" if key == "peer" else f"{seconds['peer'] / seconds[key]:.1f}",
+            ]
+        )
+    head = ["an epoch", "seconds", "events/s", "useful GFLOP/s", "of the float32 peak", "RecTools / ours"]
+    return markdown(head, rows)
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "quality-ml-1m": lambda: quality("ml-1m"),
+    "quality-beauty": lambda: quality("beauty"),
+    "validation-ml-1m": validation,
+    "peers-ml-1m": peers,
+    "tutorial": tutorial,
+    "paper": paper,
+    "by-history": by_history,
+    "ratings": ratings,
+    "answers": answers,
+    "large-catalogue": large_catalogue,
+    "server": server,
+    "server-robustness": server_robustness,
+    "training": training,
+}
+
+
+def with_tables(page: str) -> str:
+    """The page's text with every table made anew.
+
+    Raises:
+        KeyError: a marker names no table.
+    """
+    return BLOCK.sub(lambda block: f"{block[1]}\n{TABLES[block[2]]()}\n{block[3]}", page)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("pages", nargs="*", type=Path, default=PAGES, help="pages with tables; by default both")
+    parser.add_argument("--check", action="store_true", help="change nothing; exit with 1 where a table is stale")
+    args = parser.parse_args()
+    stale = False
+    for page in args.pages:
+        old = page.read_text(encoding="utf-8")
+        new = with_tables(old)
+        if old == new:
+            continue
+        stale = True
+        if args.check:
+            sys.stdout.writelines(
+                difflib.unified_diff(old.splitlines(True), new.splitlines(True), str(page), "from the results")
+            )
+        else:
+            page.write_text(new, encoding="utf-8")
+    return int(stale and args.check)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
