@@ -45,8 +45,12 @@ def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 # ---------------------------------------------------------------------------------------------------------- quality
 
 
-def quality(data: str) -> str:
-    """Test NDCG@10 and HR@10 of `Bert4Rec()`, means over seeds with their range, among published figures."""
+def quality(data: str, only: Sequence[str] = ()) -> str:
+    """Test NDCG@10 and HR@10 of `Bert4Rec()`, means over seeds with their range, among published figures.
+
+    Args:
+        only: beginnings of the names of the models to show; all where it is empty.
+    """
     measured = result(f"quality_{data}")
     runs, rows = measured["runs"], []
     for label, of, seconds in (
@@ -67,7 +71,25 @@ def quality(data: str) -> str:
         cells = [row["model"], figure(row["NDCG@10"]), figure(row["HR@10"]), row["query_time"], seconds, row["differs"]]
         rows.append((row["NDCG@10"], cells))
     head = ["model", "NDCG@10", "HR@10", "query's time", "training s", "what differs from our protocol"]
-    return markdown(head, [cells for _, cells in sorted(rows, key=lambda row: -row[0])])
+    rows.sort(key=lambda row: -row[0])
+    return markdown(head, [cells for _, cells in rows if not only or cells[0].startswith(tuple(only))])
+
+
+SUMMARY = {
+    "ml-1m": (
+        "RecTools HSTU-large",
+        "LRURec",
+        "**",
+        "`Bert4Rec()`, stopped",
+        "SASRec + full cross-entropy, monkey0head",
+        "SASRec + 3,000",
+        "CBiT",
+        "BERT4Rec, ",
+        "Last-item",
+        "Popularity",
+    ),
+    "beauty": ("SASRec", "**", "BERT4Rec, ", "Last-item", "Popularity"),
+}
 
 
 def _budget_seconds(run: dict[str, Any]) -> float:
@@ -107,7 +129,7 @@ def tutorial() -> str:
 
 def paper() -> str:
     """The paper's settings and its sampled protocol, after a small share of its steps."""
-    names = {"BERT4Rec": "our network, the paper's settings, 2% of its steps", "the paper's BERT4Rec": "the paper"}
+    names = {"BERT4Rec": "our network with the paper's settings, 2% of its steps", "the paper's BERT4Rec": "the paper"}
     rows = [
         [names.get(model, model), *(figure(of[key]) if key in of else "" for key in _PAPER)]
         for model, of in result("paper_ml-1m")["figures"].items()
@@ -262,9 +284,29 @@ def training() -> str:
     return markdown(head, rows)
 
 
+def speed() -> str:
+    """Medians of the main times, beside RecTools."""
+    training, answered = result("train_speed_ml-1m")["median_seconds"], result("inference")["seconds"]
+    rows = [
+        (f"an epoch of {kind} steps", training[key], training["peer"])
+        for kind, key in (("cloze", "cloze"), ("next-item", "next item"))
+    ]
+    for label, key, peer in (
+        ("one history of 200 items, nothing cached", "history", "peer: one user"),
+        ("one user whose state is cached", "kept user", "peer: one user"),
+        ("all 6,040 users, nothing cached", "all users", "peer: all users"),
+    ):
+        rows.append((label, answered[key]["p50"], answered[peer]["p50"]))
+    cells = [[label, _time(ours), _time(theirs), f"{theirs / ours:.0f}"] for label, ours, theirs in rows]
+    return markdown(["", "ours", "RecTools 0.19", "RecTools / ours"], cells)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "quality-ml-1m": lambda: quality("ml-1m"),
     "quality-beauty": lambda: quality("beauty"),
+    "summary-ml-1m": lambda: quality("ml-1m", SUMMARY["ml-1m"]),
+    "summary-beauty": lambda: quality("beauty", SUMMARY["beauty"]),
+    "summary-speed": speed,
     "validation-ml-1m": validation,
     "peers-ml-1m": peers,
     "tutorial": tutorial,
