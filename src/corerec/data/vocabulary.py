@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
 from functools import cached_property
 from typing import Any
 
@@ -79,6 +79,14 @@ class Vocabulary:
 
     def __len__(self) -> int:
         return len(self._fitted) + len(self._added)
+
+    def __iter__(self) -> Iterator[Any]:
+        """The ids in the order of their numbers."""
+        return iter(self.ids.tolist())
+
+    def __repr__(self) -> str:
+        first = ", ".join(repr(an_id) for an_id in self.ids[:3].tolist())
+        return f"Vocabulary({len(self):,} {self.kind}s: {first}{', ...' if len(self) > 3 else ''})"
 
     def __contains__(self, an_id: Hashable) -> bool:
         try:

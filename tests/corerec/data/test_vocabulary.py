@@ -413,3 +413,11 @@ def test_readers_beside_a_writer_find_every_id_they_are_told_of():
         thread.join()
     assert missed == []
     assert vocabulary.ids.tolist() == list(range(3000))
+
+
+def test_a_vocabulary_lists_its_ids_in_the_order_of_their_numbers():
+    items = Vocabulary(["b", "a", "c", "d"])
+    assert list(items) == ["b", "a", "c", "d"]
+    assert repr(items) == "Vocabulary(4 items: 'b', 'a', 'c', ...)"
+    assert repr(Vocabulary([7], "user")) == "Vocabulary(1 users: 7)"
+    assert list(Vocabulary([], "user")) == []
