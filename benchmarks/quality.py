@@ -32,6 +32,7 @@ from corerec.basic.transitions import LastItemMarkov, TransitionModel
 from corerec.data.splitting import Split, leave_one_out
 from corerec.data.tables import read_events
 from corerec.engines.bert4rec import Bert4Rec
+from corerec.engines.bert4rec.calibration import calibrate, hold_out_for_calibration
 from corerec.engines.bert4rec.encoding import NetworkScorer
 from corerec.engines.bert4rec.plan import TrainPlan
 from corerec.engines.bert4rec.training import EpochResult, build_network, train_epochs
@@ -73,10 +74,18 @@ def train_and_measure(
     model = Bert4Rec(**settings)
     config = model.train_config
     network = build_network(replace(model.model_config, num_items=num_items), config.seed).to(model.device)
-    scorer = NetworkScorer(network, transitions=TransitionModel.of(split.train, num_items))
+    train, questions = hold_out_for_calibration(split.train, num_items, config.seed)
+    counted, every = TransitionModel.of(train, num_items), TransitionModel.of(split.train, num_items)
+
+    def calibrated() -> NetworkScorer:
+        """As `fit` leaves it after any epoch; its questions are asked at no training seconds."""
+        fitted = calibrate(network, counted, questions, config.seed)
+        transitions = replace(every, concentration=fitted.concentration, discounts=fitted.discounts)
+        return NetworkScorer(network, transitions=transitions)
+
     curve, seconds, early, weights = [], 0.0, 0.0, {}
     last_epoch = 0
-    for result in train_epochs(TrainingState.start(network, split.train, config), split.train):
+    for result in train_epochs(TrainingState.start(network, train, config), train):
         if isinstance(result, TrainPlan):
             last_epoch = result.epochs
         if not isinstance(result, EpochResult):
@@ -86,15 +95,15 @@ def train_and_measure(
             early, weights = seconds, {name: tensor.clone() for name, tensor in network.state_dict().items()}
         if result.epoch % look_every == 0 or result.epoch == last_epoch:
             start = time.perf_counter()
-            report = evaluate(scorer, split.valid)
+            report = evaluate(calibrated(), split.valid)
             point = {"epoch": result.epoch, "seconds": seconds, "loss": result.loss, "ndcg": report.value("NDCG")}
             curve.append(point | {"hr": report.value("HR"), "evaluation_s": time.perf_counter() - start})
             print(json.dumps({"seed": config.seed} | curve[-1]), file=sys.stderr, flush=True)
-    run = {"seed": config.seed, "train_seconds": seconds, "curve": curve, "test": tested(scorer, split)}
+    run = {"seed": config.seed, "train_seconds": seconds, "curve": curve, "test": tested(calibrated(), split)}
     run["network alone"] = tested(NetworkScorer(network), split)
     if weights:
         network.load_state_dict(weights)
-        run["within budget"] = {"seconds": early, "test": tested(scorer, split)}
+        run["within budget"] = {"seconds": early, "test": tested(calibrated(), split)}
     return run
 
 

@@ -35,6 +35,8 @@ class Popularity:
         """float32 (B, V + 1): the same shares for each history."""
         return torch.from_numpy(self.shares).float().repeat(len(histories), 1)
 
+    probabilities = score
+
     def answer(self, batch: QueryBatch) -> tuple[np.ndarray, np.ndarray]:
         """Item numbers, int64 (B, k), best first, 0 from the place on where a row has ended; their shares, float64."""
         order, rank = self._order

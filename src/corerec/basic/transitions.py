@@ -1,4 +1,4 @@
-"""Which items directly followed which in the fitted log, and how they are mixed into what a network expects.
+"""Item-to-item transitions: discounted counts of what followed each item, with a network as their prior.
 
 B histories, V items, P pairs of an item and one that followed it.
 """
@@ -18,9 +18,19 @@ from corerec.data.sequences import SequenceStore, flat_ranges, last_items
 from corerec.retrieval.item_index import log_sum
 from corerec.retrieval.score_edits import Boosts
 
-UNCERTAINTY_EXPONENT = 0.7  # how fast a network's lack falls with what it has to go by; see `TransitionModel`
-HALF_TRUST_EVENTS = 250  # of an item, that halve what its counts lack; both chosen on validation
 MAX_SUCCESSORS = 64  # kept of one item: memory stays small, and an ONNX graph can hold them
+TYPICAL_LOG_LENGTH = 2.0  # log of the 7 events that a concentration is stated for; see `TransitionModel`
+MOST_LEFT_OUT = 2**18  # pairs that discounts are fitted to: more would not change their second digit
+MIN_CONCENTRATION, MAX_CONCENTRATION = 0.05, 1e6
+LARGEST_CONCENTRATION = 100.0  # of its two logarithms, in a file
+STORED = {
+    "offsets": np.int64,
+    "items": np.int32,
+    "counts": np.int32,
+    "totals": np.int64,
+    "discounts": np.float64,
+    "concentration": np.float64,
+}  # what a file has of them
 
 
 def count_transitions(store: SequenceStore, num_items: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -38,64 +48,148 @@ def count_transitions(store: SequenceStore, num_items: int) -> tuple[np.ndarray,
     return offsets, (pairs % columns).astype(np.int32), counts
 
 
+def leave_one_out_fit(
+    last: np.ndarray, items: np.ndarray, counts: np.ndarray, num_items: int
+) -> tuple[np.ndarray, float]:
+    """Discounts and a concentration, from how well a log's transitions foresee each other.
+
+    Each transition is left out in turn, and foreseen from the others of the same item by the formula of
+    `TransitionModel`, with the items' shares of all transitions in the network's place. The discounts and the
+    concentration are the most likely ones (Ney, Essen & Kneser 1995: leaving-one-out), with discounts that rise with
+    the count by 1 at most. Closed forms from counts of counts, such as modified Kneser-Ney's (Chen & Goodman 1999),
+    take items of even frequency for accidents: of a chain that was followed nine times in ten they left a fifth.
+
+    Args:
+        last, items, counts: int (P,), each pair of an item and one that followed it, and how often it did.
+    Returns:
+        discounts of a count of 1, of 2, and of 3 or more, float64 (3,); the logarithm of the concentration.
+    """
+    totals = np.bincount(last, counts, num_items + 1)
+    kinds = np.minimum(counts, 3) - 1
+    per_kind = np.bincount(last * 3 + kinds, minlength=3 * (num_items + 1)).reshape(-1, 3)
+    shares = (np.bincount(items, counts, num_items + 1) + 1) / (counts.sum() + num_items)
+    told = np.flatnonzero(totals[last] > 1)  # an only transition leaves nothing to foresee it by
+    told = told[:: 1 + len(told) // MOST_LEFT_OUT]
+    rest = counts[told] - 1  # what is left of the pair's own count
+    others = per_kind[last[told]].astype(np.float64)
+    np.subtract.at(others, (np.arange(len(told)), kinds[told]), 1)
+    again = np.flatnonzero(rest)
+    np.add.at(others, (again, np.minimum(rest[again], 3) - 1), 1)
+    weights, rest, others, left_totals, base = (
+        torch.from_numpy(np.asarray(values, np.float64))
+        for values in (counts[told], rest, others, totals[last[told]] - 1, shares[items[told]])
+    )
+    kind = rest.clamp(1, 3).long() - 1
+
+    def unpacked(values: Tensor) -> tuple[Tensor, Tensor]:
+        return values[:3].sigmoid().cumsum(0), values[3].clamp(-3, 14).exp()
+
+    def loss() -> Tensor:
+        optimizer.zero_grad()
+        discounts, theta = unpacked(values)
+        own = torch.where(rest > 0, rest - discounts[kind], 0)
+        chances = (own + (theta + others @ discounts) * base) / (left_totals + theta)
+        value = (values - prior).square().sum() / 8 - (weights * chances.log()).sum()
+        value.backward()
+        return value
+
+    prior = torch.tensor([2.0, 0.0, 0.0, 1.0], dtype=torch.float64)  # deviations of 2: a log without a word on it
+    values = prior.clone().requires_grad_()
+    optimizer = torch.optim.LBFGS([values], max_iter=100, line_search_fn="strong_wolfe")
+    optimizer.step(loss)  # pyright: ignore[reportArgumentType]
+    discounts, theta = unpacked(values.detach())
+    return discounts.numpy(), float(theta.log())
+
+
 @dataclass(frozen=True)
 class TransitionModel:
     """What followed each item in the fitted log, in compressed sparse rows by item number:
 
-        sequences [[1, 2, 1, 3], [1, 2]]  ->  1: {2: 2/3, 3: 1/3}, 2: {1: 1}, 3: {}
+        sequences [[1, 2, 1, 3], [1, 2]]  ->  1: {2: 2, 3: 1}, 2: {1: 1}, 3: {}
 
     In a log of short histories a network ranks below a plain count of what followed the last item (Amazon Beauty;
     `benchmarks/by_history.py` measures it), because a catalogue's rare items are met too seldom to be learned, but not
-    too seldom to be remembered. So the two are interpolated (Jelinek & Mercer 1980):
+    too seldom to be remembered. A count by itself is no probability: most pairs of a sparse log are accidents that
+    never come again. So each count is discounted, and the network takes the mass that this frees, as the base measure
+    of a Pitman-Yor process does (Teh 2006, equation 8, with one discount for each of three counts):
 
-        p(i) = (1 - w) p_network(i) + w share(last item -> i),      w = s / (s + t)
+        p(i) = (1 - w) p_network(i) + (c_i - D(c_i)) / (N + theta),      w = sum over i of what is added
 
-        s = (1 / n + 1 / m) ** UNCERTAINTY_EXPONENT   the network's: n events of the history, m of an average item
-        t = 1 / (1 + N / HALF_TRUST_EVENTS)           the counts': N events of the last item
+    with c_i the times that i followed the last item, N all times that anything did, D the discounts, and the
+    concentration theta: how many observations the network's opinion is worth. It depends on the history's n events,
 
-    and w = 0 where nothing ever followed the last item, or there is none.
+        log theta = concentration[0] + concentration[1] (log n - TYPICAL_LOG_LENGTH)
+
+    since a network knows more of a long history. w = 0 where nothing ever followed the last item, or there is none.
 
     Attributes:
         item_counts: int64 (V + 1,), events of each item number; 0 for padding.
         offsets: int64 (V + 2,); item number i has the transitions offsets[i] .. offsets[i + 1]; 0, padding, has none.
         items: int32 (P,), rising within a row: the MAX_SUCCESSORS most frequent; of equally frequent ones, the lower.
-        shares: float32 (P,), above 0, of the times that any of those kept followed; they sum to 1 in each row.
+        counts: int32 (P,), from 1: how often each followed.
+        totals: int64 (V + 1,), N: of all successors, those that were not kept included.
+        discounts: float64 (3,), of counts 1, 2, and 3 or more.
+        concentration: float64 (2,).
     """
 
     item_counts: np.ndarray
     offsets: np.ndarray
     items: np.ndarray
-    shares: np.ndarray
+    counts: np.ndarray
+    totals: np.ndarray
+    discounts: np.ndarray
+    concentration: np.ndarray
 
     @classmethod
-    def of(cls, store: SequenceStore, num_items: int) -> TransitionModel:
-        """The transitions of a log of so many items, counted without a loop."""
+    def of(cls, store: SequenceStore, num_items: int, like: TransitionModel | None = None) -> TransitionModel:
+        """The transitions of a log of so many items, counted without a loop.
+
+        Args:
+            like: take the discounts and the concentration of these. None fits them by `leave_one_out_fit`: the
+                concentration is then too low for a network, which foresees more than popularity does.
+        """
         starts, successors, counts = count_transitions(store, num_items)
         last = np.repeat(np.arange(num_items + 1), np.diff(starts))
         # Stable: of equally frequent successors the lower number comes first.
         by_count = np.lexsort((-counts, last))
         kept = np.sort(by_count[np.arange(len(last)) - starts[last] < MAX_SUCCESSORS])
-        offsets = np.concatenate([[0], np.cumsum(np.minimum(np.diff(starts), MAX_SUCCESSORS))])
-        last, counts = last[kept], counts[kept]
-        totals = np.bincount(last, counts, num_items + 1)
-        return cls(store.item_counts(num_items), offsets, successors[kept], (counts / totals[last]).astype(np.float32))
+        if like is None:
+            discounts, log_theta = leave_one_out_fit(last, successors, counts, num_items)
+            concentration = np.array([log_theta, 0.0])
+        else:
+            discounts, concentration = like.discounts, like.concentration
+        return cls(
+            store.item_counts(num_items),
+            np.concatenate([[0], np.cumsum(np.minimum(np.diff(starts), MAX_SUCCESSORS))]),
+            successors[kept],
+            counts[kept].astype(np.int32),
+            np.bincount(last, counts, num_items + 1).astype(np.int64),
+            discounts,
+            concentration,
+        )
 
     @classmethod
     def none(cls, item_counts: np.ndarray) -> TransitionModel:
         """Nothing followed anything: the network is left alone."""
         return cls(
-            item_counts, np.zeros(len(item_counts) + 1, np.int64), np.zeros(0, np.int32), np.zeros(0, np.float32)
+            item_counts,
+            np.zeros(len(item_counts) + 1, np.int64),
+            np.zeros(0, np.int32),
+            np.zeros(0, np.int32),
+            np.zeros(len(item_counts), np.int64),
+            np.zeros(3),
+            np.zeros(2),
         )
 
     def with_new_items(self, count: int) -> TransitionModel:
         """The same with so many more items, which no event was about."""
-        counts = np.append(self.item_counts, np.zeros(count, np.int64))
-        return replace(self, item_counts=counts, offsets=np.append(self.offsets, np.repeat(self.offsets[-1:], count)))
+        item_counts, totals = (np.append(old, np.zeros(count, np.int64)) for old in (self.item_counts, self.totals))
+        offsets = np.append(self.offsets, np.repeat(self.offsets[-1:], count))
+        return replace(self, item_counts=item_counts, offsets=offsets, totals=totals)
 
     def tensors(self) -> dict[str, Tensor]:
-        """What a file needs besides the counts; `of_tensors` reads them back."""
-        arrays = {"offsets": self.offsets, "items": self.items, "shares": self.shares}
-        return {name: torch.from_numpy(array) for name, array in arrays.items()}
+        """What a file needs besides the item counts; `of_tensors` reads them back."""
+        return {name: torch.from_numpy(array) for name, array in vars(self).items() if name in STORED}
 
     @classmethod
     def of_tensors(cls, tensors: dict[str, Tensor], item_counts: np.ndarray) -> TransitionModel:
@@ -103,13 +197,13 @@ class TransitionModel:
         ValueError, KeyError: the tensors do not fit together.
         """
         num_items = len(item_counts) - 1
-        names = ("offsets", "items", "shares")
-        if tensors.keys() != set(names):
+        if tensors.keys() != set(STORED):
             raise ValueError(f"transitions of the parts {', '.join(sorted(tensors))}")
-        offsets, items, shares = (tensors[name].numpy() for name in names)
-        if (offsets.dtype, items.dtype, shares.dtype) != (np.int64, np.int32, np.float32):
-            raise ValueError(f"transitions of the types {offsets.dtype}, {items.dtype}, {shares.dtype}")
-        if offsets.shape != (num_items + 2,) or not items.shape == shares.shape == (offsets[-1],):
+        arrays = {name: tensors[name].numpy() for name in STORED}
+        if wrong := {name: array.dtype for name, array in arrays.items() if array.dtype != STORED[name]}:
+            raise ValueError(f"transitions of the types {wrong}")
+        offsets, items, counts, totals, discounts, concentration = arrays.values()
+        if offsets.shape != (num_items + 2,) or not items.shape == counts.shape == (offsets[-1],):
             raise ValueError(f"{len(items):,} transitions in {len(offsets) - 1:,} rows, for {num_items:,} items")
         lengths = np.diff(offsets)
         if offsets[:2].any() or (lengths < 0).any() or (lengths > MAX_SUCCESSORS).any():
@@ -117,12 +211,22 @@ class TransitionModel:
         rows = np.repeat(np.arange(num_items + 1), lengths)
         if (items < 1).any() or (items > num_items).any() or (np.diff(rows * (num_items + 1) + items) <= 0).any():
             raise ValueError(f"transitions that are not among {num_items:,} items, or not in their order")
-        totals = np.bincount(rows, shares, num_items + 1)[lengths > 0]
-        if not (shares > 0).all() or not (np.abs(totals - 1) < 1e-3).all():  # NaN is neither
-            raise ValueError("transitions whose shares are not above 0, or do not sum to 1")
-        return cls(item_counts, offsets, items, shares)
+        kept = np.bincount(rows, counts, num_items + 1)
+        if totals.shape != (num_items + 1,) or (counts < 1).any() or (totals < kept).any() or (totals > 2**53).any():
+            raise ValueError("transitions whose counts are not from 1, or above all of their item's together")
+        if discounts.shape != (3,) or not ((discounts >= 0) & (discounts <= np.arange(1, 4))).all():
+            raise ValueError(f"discounts {discounts.tolist()}, which are not from 0 to 1, 2 and 3")
+        if concentration.shape != (2,) or not (np.abs(concentration) <= LARGEST_CONCENTRATION).all():
+            raise ValueError(f"a concentration {concentration.tolist()}")
+        return cls(item_counts, **arrays)
 
     # ---------------------------------------------------------------------------------------------- probabilities
+
+    def concentrations(self, lengths: Any) -> Any:
+        """theta of histories of so many events, float64 (B,), or of one."""
+        level, slope = self.concentration
+        logs = level + slope * (np.log(np.maximum(lengths, 1)) - TYPICAL_LOG_LENGTH)
+        return np.clip(np.exp(logs), MIN_CONCENTRATION, MAX_CONCENTRATION)
 
     def weights(self, lengths: Any, last: Any) -> Any:
         """w of histories, float64 (B,), or of one.
@@ -131,25 +235,23 @@ class TransitionModel:
             lengths: int (B,), events in all; those too old for the network to read count, too.
             last: int (B,), each history's last item, 0 where it is empty.
         """
-        lacks = (1 / np.maximum(lengths, 1) + self.scarcity) ** UNCERTAINTY_EXPONENT
-        return lacks / (lacks + self.counts_lack[last])
+        return self.masses[last] / (self.totals[last] + self.concentrations(lengths))
 
-    def share(self, last: Any, items: Any) -> Any:
-        """How often each item followed each last one, float32 (pairs,), or of one pair; 0 where it never did."""
-        keys, shares = self._by_pair
-        wanted = last * self._columns + items
-        at = keys.searchsorted(wanted)
-        return shares[at] * (keys[at] == wanted)
+    def count(self, last: Any, items: Any) -> Any:
+        """How often each item followed each last one, int32 (pairs,), or of one pair; 0 where it never did."""
+        return self._of_pairs(self._values[0], last, items)
 
     def blended(self, probabilities: Any, lengths: Any, last: Any, items: Any) -> Any:
-        """The network's probabilities of (history, item) pairs, or of one, mixed with the shares.
+        """The network's probabilities of (history, item) pairs, or of one, mixed with the transitions.
 
         Args:
             probabilities: float (pairs,), of the network.
             lengths, last: int64 (pairs,), as to `weights`.
             items: int64 (pairs,).
         """
-        return probabilities + self.weights(lengths, last) * (self.share(last, items) - probabilities)
+        evidence = self.totals[last] + self.concentrations(lengths)
+        left = evidence - self.masses[last]
+        return (left * probabilities + self._of_pairs(self._values[1], last, items)) / evidence
 
     def blend_(self, scores: Tensor, histories: SequenceStore) -> Tensor:
         """Mix the transitions into the scores of all items, in place.
@@ -161,54 +263,68 @@ class TransitionModel:
             scores: float32 (B, V + 1), log-probabilities up to a constant; column 0 is ignored.
             histories: B rows.
         """
-        last = last_items(histories)
         totals = log_sum(scores[:, 1:])
-        self.boosts(last, self.weights(histories.lengths, last)).beside(totals).raise_(scores)
+        self.boosts(histories.lengths, last_items(histories)).beside(totals).raise_(scores)
         return scores
 
-    def boosts(self, last: np.ndarray, weights: np.ndarray) -> Boosts:
+    def boosts(self, lengths: np.ndarray, last: np.ndarray) -> Boosts:
         """What the transitions add to a network's probabilities, as shares of the network's part.
 
         Args:
-            last: int64 (B,), each history's last item.
-            weights: float64 (B,), w of each; above 0 only where the last item has transitions.
+            lengths, last: int64 (B,), as to `weights`.
         """
         at, offsets = flat_ranges(self.offsets[last], self.offsets[last + 1])
         rows = np.repeat(np.arange(len(last)), np.diff(offsets))
-        amounts = np.log((weights / (1 - weights))[rows] * self.shares[at])
-        return Boosts(rows, self.items[at].astype(np.int64), amounts.astype(np.float32))
+        left = self.totals[last] + self.concentrations(lengths) - self.masses[last]
+        amounts = self._log_discounted[at] - np.log(left).astype(np.float32)[rows]
+        return Boosts(rows, self.items[at].astype(np.int64), amounts)
 
     def pad(self) -> tuple[np.ndarray, np.ndarray]:
-        """Rows of one width F, the longest's: numbers int32 (V + 1, F), 0 from where a row has ended; their shares."""
+        """Rows of one width F, the longest's: numbers int32 (V + 1, F), 0 from where a row has ended; `discounted`."""
         counts = np.diff(self.offsets)
         rows = np.repeat(np.arange(len(counts)), counts)
         places = np.arange(len(rows)) - self.offsets[rows]
         numbers = np.zeros((len(counts), counts.max()), np.int32)
-        shares = np.zeros(numbers.shape, np.float32)
-        numbers[rows, places], shares[rows, places] = self.items, self.shares
-        return numbers, shares
+        discounted = np.zeros(numbers.shape, np.float32)
+        numbers[rows, places], discounted[rows, places] = self.items, self.discounted
+        return numbers, discounted
 
     @cached_property
-    def scarcity(self) -> float:
-        """1 / m."""
-        return np.count_nonzero(self.item_counts) / max(1, int(self.item_counts.sum()))
+    def discounted(self) -> np.ndarray:
+        """float32 (P,): what is left of each count."""
+        return (self.counts - self.discounts[np.minimum(self.counts, 3) - 1]).astype(np.float32)
 
     @cached_property
-    def counts_lack(self) -> np.ndarray:
-        """t of each last item, float64 (V + 1,); infinite where nothing followed."""
-        lack = 1 / (1 + self.item_counts / HALF_TRUST_EVENTS)
-        return np.where(self.offsets[1:] > self.offsets[:-1], lack, np.inf)
+    def masses(self) -> np.ndarray:
+        """float64 (V + 1,): what is left of all counts of each last item; never above its total."""
+        rows = np.repeat(np.arange(self._columns), np.diff(self.offsets))
+        return np.bincount(rows, self.counts - self.discounts[np.minimum(self.counts, 3) - 1], self._columns)
+
+    @cached_property
+    def _log_discounted(self) -> np.ndarray:
+        with np.errstate(divide="ignore"):  # nothing left: -inf, which raises no score
+            return np.log(self.discounted)
 
     @property
     def _columns(self) -> int:
         return len(self.offsets) - 1
 
+    def _of_pairs(self, values: np.ndarray, last: Any, items: Any) -> Any:
+        """The value, float (P + 1,), of each pair of a last item and one that followed it; 0 for other pairs."""
+        wanted = last * self._columns + items
+        at = self._keys.searchsorted(wanted)
+        return values[at] * (self._keys[at] == wanted)
+
     @cached_property
-    def _by_pair(self) -> tuple[np.ndarray, np.ndarray]:
-        """A rising key for each pair, int64 (P + 1,), and its share; the last is above all and of none."""
+    def _keys(self) -> np.ndarray:
+        """A rising key for each pair, int64 (P + 1,); the last is above all and of none."""
         last = np.repeat(np.arange(self._columns), np.diff(self.offsets))
-        keys = np.append(last * self._columns + self.items, np.iinfo(np.int64).max)
-        return keys, np.append(self.shares, np.float32(0))
+        return np.append(last * self._columns + self.items, np.iinfo(np.int64).max)
+
+    @cached_property
+    def _values(self) -> tuple[np.ndarray, np.ndarray]:
+        """`counts` and `discounted` beside the keys, (P + 1,): the last is 0."""
+        return np.append(self.counts, 0), np.append(self.discounted, 0)
 
 
 class LastItemMarkov:
@@ -233,3 +349,5 @@ class LastItemMarkov:
         scores[rows, self._next[at]] += torch.from_numpy(self._counts[at])
         totals = np.bincount(rows, self._counts[at], len(histories)).astype(np.float32)
         return scores / torch.from_numpy(totals + 1)[:, None]
+
+    probabilities = score

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Sequence
 from dataclasses import replace
@@ -27,6 +28,7 @@ from corerec.errors import DataError
 from corerec.files import atomic_file, check_writable
 
 if TYPE_CHECKING:
+    from corerec.evaluation.calibration import Reliability
     from corerec.evaluation.report import Difference, Report
 
 
@@ -104,6 +106,12 @@ def evaluate(
     by_history: Annotated[
         bool, typer.Option("--by-history", help="Ask again with only the newest 1, 2, 5 ... 50 events of each user.")
     ] = False,
+    calibration: Annotated[
+        bool, typer.Option("--calibration", help="Compare the chances shown with what happened, in ten bins.")
+    ] = False,
+    plot: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Draw the calibration there: .png, .svg or .pdf.")
+    ] = None,
     json_file: Annotated[
         str | None, typer.Option("--json", metavar="FILE", help="Write the figures there; - is stdout.")
     ] = None,
@@ -124,11 +132,13 @@ def evaluate(
       corerec evaluate movies.model ratings.csv --baselines --by-history
       corerec evaluate old.model new.model ratings.csv -k 5 -k 20 --json figures.json
       corerec evaluate shop.model clicks.csv --from 2024-05-01 --to 2024-06-01 --targets next
+      corerec evaluate movies.model ratings.csv --calibration --plot calibration.png
     """
     from corerec.basic.popularity import Popularity
     from corerec.basic.transitions import LastItemMarkov
     from corerec.data.splitting import hold_out_period, leave_one_out
     from corerec.engines.bert4rec import Bert4Rec
+    from corerec.evaluation import calibration as reliability
     from corerec.evaluation import evaluate as evaluation
     from corerec.evaluation import report
 
@@ -137,8 +147,8 @@ def evaluate(
         raise DataError(f"name a model before the log: corerec evaluate MODEL {log_file}")
     split_by = split_by or (SplitBy.leave_one_out if start is None else SplitBy.time)
     _check_split(split_by, on, start, end, targets)
-    if json_file not in (None, "-"):
-        check_writable(json_file, inputs=files)
+    for file_name in {json_file, plot} - {None, "-"}:
+        check_writable(file_name, inputs=files)
     use_threads(threads)
     models = [Bert4Rec.load(path, device=device) for path in model_files]
     names = [model.name for model in models]
@@ -186,8 +196,13 @@ def evaluate(
             )
     if any(figures.seen_answers for figures in whole):
         say("for honest figures fit with --holdout, or with --until TIME and evaluate --from TIME", style="yellow")
+    questions = asked if max_users is None else asked.sample(max_users)
+    measured = [reliability.reliability(scorer, questions) for scorer in scorers] if calibration or plot else []
+    measured = [replace(each, scorer=figures.scorer) for each, figures in zip(measured, whole, strict=False)]
+    if plot:
+        reliability.reliability_plot(measured, plot)
     if json_file is not None:
-        text = json.dumps(_records(columns, differences), indent=2)
+        text = json.dumps(_records(columns, differences, measured), indent=2)
         if json_file == "-":
             typer.echo(text)
             return
@@ -196,6 +211,8 @@ def evaluate(
     out.print(report.table(whole, f"{title} of {escape(log_file.name)}", differences))
     if by_history:
         out.print(report.by_history_table(columns, k=(ks or [10])[0]))
+    if measured:
+        out.print(reliability.reliability_table(measured, title="Chance of the first recommendation"))
 
 
 def _check_split(
@@ -210,10 +227,15 @@ def _check_split(
         raise DataError("--to and --targets are of a period: name its start with --from, and leave --split out")
 
 
-def _records(columns: Sequence[Sequence[Report]], differences: Sequence[Difference]) -> list[dict[str, Any]]:
+def _records(
+    columns: Sequence[Sequence[Report]], differences: Sequence[Difference], measured: Sequence[Reliability]
+) -> list[dict[str, Any]]:
     """The reports for JSON; each measure of those after the first has its difference to the first's."""
     records = [figures.to_dict() for column in columns for figures in column]
     later = [measure for record in records[1:] for measure in record["measures"]]
     for measure, found in zip(later, differences, strict=False):
         measure |= {"difference": found.mean, "difference_error": None if isnan(found.error) else found.error}
+    ends = itertools.accumulate(map(len, columns))
+    for end, each in zip(ends, measured, strict=False):
+        records[end - 1]["calibration"] = each.to_dict()
     return records

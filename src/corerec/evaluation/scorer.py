@@ -49,3 +49,11 @@ class VectorScorer(Scorer, Protocol):
     def boosts(self, histories: SequenceStore) -> Boosts | None:
         """What raises some scores, as shares of the sum of a row's exponentiated scores; None where nothing does."""
         ...
+
+
+class ProbabilityScorer(Scorer, Protocol):
+    """A scorer that says how probable each item is."""
+
+    def probabilities(self, histories: SequenceStore) -> Tensor:
+        """float (rows, num_items + 1), each row's sum 1; column 0 is ignored. The caller may write it."""
+        ...

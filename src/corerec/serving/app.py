@@ -168,6 +168,8 @@ async def recommend(asked: schemas.RecommendRequest, request: Request) -> schema
                     item_id=reason.item_id,
                     title=title(reason.item_id),
                     weight=reason.weight,
+                    followed=reason.followed
+                    and schemas.Followed.model_construct(times=reason.followed.times, cases=reason.followed.cases),
                 )
                 for reason in reasons
             ]

@@ -171,11 +171,20 @@ class RecommendRequest(Request):
         return self
 
 
+class Followed(Answer):
+    times: Annotated[int, Field(ge=1, description="How often the item came next after this one in the fitted log.")]
+    cases: Annotated[int, Field(ge=1, description="How often anything came next after it.")]
+
+
 class Because(Answer):
     position: Annotated[int, Field(ge=0, description="Place in the history as it was sent, counted from 0.")]
     item_id: KnownId
     title: str | None
     weight: Annotated[float, Field(description="Nats that the event adds to the item's log-probability.")]
+    followed: Annotated[
+        Followed | None,
+        Field(description="Of the newest event, where the item came next after it; else null."),
+    ]
 
 
 class RankedItem(Answer):

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from corerec.engines.bert4rec import Bert4Rec, Query
-from corerec.engines.bert4rec.explain import Reason, event_weights
+from corerec.engines.bert4rec.explain import Reason, event_weights, how_often_followed
 from corerec.errors import CorerecError
 from corerec.queries import Recommendations
 from corerec.serving.live import Served
@@ -80,13 +80,22 @@ def reasons_for(
     if not events:
         return [[] for _ in item_ids]
     numbers, asked = model.items.encode(events), model.items.encode(list(item_ids))
-    weights = event_weights(model.fitted.network, numbers, asked, newest=EXPLAINED, times=times)
+    transitions = model.fitted.transitions
+    weights = event_weights(
+        model.fitted.network, numbers, asked, transitions=transitions, newest=EXPLAINED, times=times
+    )
+    followed = how_often_followed(transitions, numbers, asked)
+    newest = int(np.flatnonzero(numbers)[-1]) if numbers.any() else -1
     # All rows at once: a thousand sorted one by one take longer than the network does.
     newest_first = np.nan_to_num(weights[:, ::-1], nan=-1.0)
     best = np.argsort(-newest_first, axis=1, kind="stable")[:, :REASONS]
     values = np.take_along_axis(newest_first, best, axis=1)
     places = (len(events) - 1 - best).tolist()
     return [
-        [Reason(at, events[at], weight) for at, weight in zip(row, row_weights, strict=True) if weight > 0]
-        for row, row_weights in zip(places, values.tolist(), strict=True)
+        [
+            Reason(at, events[at], weight, often if at == newest else None)
+            for at, weight in zip(row, row_weights, strict=True)
+            if weight > 0
+        ]
+        for row, row_weights, often in zip(places, values.tolist(), followed, strict=True)
     ]

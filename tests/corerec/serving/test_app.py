@@ -59,6 +59,7 @@ def test_explain_names_events_at_the_places_they_were_sent_from(client):
     assert reasons
     assert all(places[reason["position"]] == reason["item_id"] for reason in reasons)
     assert all(reason["title"] == TITLES[reason["item_id"]] for reason in reasons)
+    assert all(reason["followed"] is None for reason in reasons if reason["position"] != 3)
     for row in rows:
         weights = [reason["weight"] for reason in row["because"]]
         assert len(weights) <= 3

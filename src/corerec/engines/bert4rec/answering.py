@@ -15,7 +15,7 @@ from corerec.engines.bert4rec import predictions
 from corerec.engines.bert4rec.answers import answer, fill_blanks
 from corerec.engines.bert4rec.config import MASK
 from corerec.engines.bert4rec.encoding import next_states
-from corerec.engines.bert4rec.explain import Reason, event_weights, reasons
+from corerec.engines.bert4rec.explain import Reason, event_weights, how_often_followed, reasons
 from corerec.engines.bert4rec.fitted import FittedModel
 from corerec.engines.bert4rec.predictions import Kind
 from corerec.errors import CorerecError, DataError
@@ -298,7 +298,8 @@ class Answering:
     ) -> list[Reason]:
         """Which events of a history drove an item's probability, the weightiest first; how: `explain.event_weights`.
 
-        Of the network's probability, that is; what followed the last item in the log has no part in it.
+        The probability is `predict`'s: what followed the last item in the fitted log has its part in it, and the reason
+        that names that item says how often (`Reason.followed`).
 
         Args:
             user_id: a known user; or
@@ -325,9 +326,12 @@ class Answering:
         given = model.items.decode(numbers) if query.history is None else query.history
         weights = np.full(len(given), np.nan, np.float32)
         known = model.items.encode(given) > 0
-        wanted = [model.items.number(item_id)]
-        weights[known] = event_weights(model.network, numbers, wanted, times=times, asked_at=moment)[0]
-        return reasons(given, weights)[:top]
+        numbers, item = np.asarray(numbers), model.items.number(item_id)
+        weights[known] = event_weights(
+            model.network, numbers, [item], transitions=model.transitions, times=times, asked_at=moment
+        )[0]
+        (followed,) = how_often_followed(model.transitions, numbers, [item])
+        return reasons(given, weights, followed)[:top]
 
     def similar_items(self, item_id: Hashable, top_k: int = 10, *, with_scores: bool = False) -> Ranked:
         """The items whose embeddings point most nearly the same way (cosine), best first, without the item itself.

@@ -157,7 +157,7 @@ def rank_states(
     for rows, allowed in _alike(batch, lacking):
         unknown = bool(lacking[rows].any())
         excluded = batch.excluded if isinstance(rows, slice) else batch.excluded.select(rows)
-        boosts = NO_BOOSTS if transitions is None else transitions.boosts(last[rows], weights[rows])
+        boosts = NO_BOOSTS if transitions is None else transitions.boosts(batch.histories.lengths[rows], last[rows])
         best = index.search(
             states[rows],
             int(batch.top_k[rows].max()),

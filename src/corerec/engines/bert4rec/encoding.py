@@ -26,7 +26,7 @@ KEPT_BYTES = 2**25 - 2**16  # below the most that glibc lets its threshold rise 
 
 @torch.no_grad()
 def next_states(network: Bert4RecNetwork, histories: SequenceStore) -> Tensor:
-    """The hidden state of a blank after each history: what the model expects next.
+    """The hidden state of a blank after each history, times the inverse temperature: what the model expects next.
 
     Args:
         histories: B rows; of each the newest max_seq_len - 1 events are read; a row may be empty. Their times and
@@ -58,7 +58,7 @@ def next_states(network: Bert4RecNetwork, histories: SequenceStore) -> Tensor:
         gaps = None if gaps is None else gaps.to(device)
         states[torch.from_numpy(rows).to(device)] = network(inputs, positions, gaps=gaps)[:, 0].float()
         first += count
-    return states
+    return states.mul_(network.inverse_temperature)
 
 
 def _keep_freed_memory() -> None:
@@ -156,9 +156,14 @@ class NetworkScorer:
         """What the transitions add, as shares of the network's part; None without transitions."""
         if self.transitions is None:
             return None
-        last = last_items(histories)
-        return self.transitions.boosts(last, self.transitions.weights(histories.lengths, last))
+        return self.transitions.boosts(histories.lengths, last_items(histories))
 
     def score(self, histories: SequenceStore) -> Tensor:
         scores = score_states(self.network, self.states(histories))
         return scores if self.transitions is None else self.transitions.blend_(scores, histories)
+
+    def probabilities(self, histories: SequenceStore) -> Tensor:
+        """float32 (B, V + 1): of each item being the next one; 0 for padding."""
+        scores = self.score(histories)
+        scores[:, 0] = -torch.inf
+        return scores.softmax(1)

@@ -1,4 +1,4 @@
-"""Which events of a history drove an item's score: each event is hidden in turn, and the score is taken again.
+"""Attribution by occlusion: each event of a history is hidden in turn, and the item's probability is taken again.
 
 L events that the network reads, K items asked about.
 """
@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
+from corerec.basic.transitions import TransitionModel
 from corerec.data.sequences import SequenceStore
 from corerec.engines.bert4rec.config import MASK
 from corerec.engines.bert4rec.encoding import next_states
@@ -19,17 +20,26 @@ from corerec.engines.bert4rec.model import Bert4RecNetwork
 from corerec.retrieval.item_index import ItemIndex
 
 
+class Followed(NamedTuple):
+    """An item followed another one directly in `times` of the `cases` where anything followed that one."""
+
+    times: int
+    cases: int
+
+
 @dataclass(frozen=True)
 class Reason:
     """One event of a history and what it did for an item: without it, the item is exp(-weight) times as probable.
 
     `position` counts from 0, the oldest event; `item_id` is the event's own; `weight` in nats, below 0 where the event
-    spoke against the item.
+    spoke against the item. `followed` is of the newest event alone: the item came next after it so many times in the
+    fitted log.
     """
 
     position: int
     item_id: Hashable
     weight: float
+    followed: Followed | None = None
 
 
 @torch.no_grad()
@@ -38,6 +48,7 @@ def event_weights(
     history: Sequence[int] | np.ndarray,
     items: Sequence[int] | np.ndarray,
     *,
+    transitions: TransitionModel | None = None,
     newest: int | None = None,
     times: np.ndarray | None = None,
     asked_at: float = np.nan,
@@ -47,8 +58,9 @@ def event_weights(
     Occlusion (Zeiler & Fergus 2014, arXiv:1311.2901; leave-one-out attribution): weight = log p(item | history) -
     log p(item | history with that event hidden). Hidden means behind the mask: the network has learned to read
     sequences with hidden places, and the other events keep their positions. Removing the event would shift all older
-    ones, which doubled the mean weight of old events on MovieLens-100K (.010 instead of .005 nats). Weights do not add
-    up to anything; of two events that say the same, each alone may weigh little.
+    ones, which doubled the mean weight of old events on MovieLens-100K (.010 instead of .005 nats). What followed the
+    newest event in the fitted log counts as long as that event is seen, and not at all once it is hidden. Weights do
+    not add up to anything; of two events that say the same, each alone may weigh little.
 
     All K items share the L + 1 scored sequences, so ten items cost what one does.
 
@@ -58,6 +70,7 @@ def event_weights(
         history: item numbers, oldest first, 0 for an unknown item, which is skipped; the network reads the newest
             max_seq_len - 1 of the others.
         items: K item numbers from 1; whether they stand in the history makes no difference.
+        transitions: blended in; None asks the network alone.
         newest: hide only so many of the newest events in turn, which costs as many sequences; the others stay visible.
             None: every event that the network reads.
         times: of the events, (len(history),), where they are known; a hidden event keeps its time.
@@ -67,7 +80,8 @@ def event_weights(
         unknown items.
     """
     numbers = np.asarray(history, np.int32)
-    read = np.flatnonzero(numbers > 0)[-(network.config.max_seq_len - 1) :]
+    known = np.flatnonzero(numbers > 0)
+    read = known[-(network.config.max_seq_len - 1) :]
     hidden = np.arange(0 if newest is None else max(0, len(read) - newest), len(read))
     variants = np.tile(numbers[read], (len(hidden) + 1, 1))  # the last row hides nothing
     variants[np.arange(len(hidden)), hidden] = MASK
@@ -85,19 +99,39 @@ def event_weights(
     scores = torch.addmm(network.item_bias[chosen], states, network.item_vectors(chosen).T)
     totals = ItemIndex(network.item_vectors(), network.item_bias).log_normalizers(states)
     log_probabilities = (scores - totals[:, None]).T.cpu().numpy()  # (K, hidden + 1)
+    if transitions is not None and len(read):
+        last = np.full(len(variants), numbers[read[-1]], np.int64)
+        last[:-1][hidden == len(read) - 1] = 0
+        by_network = np.exp(log_probabilities, dtype=np.float64)
+        columns = chosen.cpu().numpy()[:, None]
+        log_probabilities = np.log(transitions.blended(by_network, len(known), last, columns))
     weights = np.zeros((len(chosen), len(numbers)), np.float32)
     weights[:, numbers == 0] = weights[:, read] = np.nan
     weights[:, read[hidden]] = log_probabilities[:, -1:] - log_probabilities[:, :-1]
     return weights
 
 
-def reasons(item_ids: Sequence[Any], weights: np.ndarray) -> list[Reason]:
+def reasons(item_ids: Sequence[Any], weights: np.ndarray, followed: Followed | None = None) -> list[Reason]:
     """One Reason for each event that has a weight, the weightiest first; the newer of two equals first.
 
     Args:
         item_ids: those of the history, oldest first.
         weights: float (events,), one row of `event_weights`.
+        followed: how often the item followed the newest of these events.
     """
     newest_first = np.flatnonzero(~np.isnan(weights))[::-1]
     best_first = newest_first[np.argsort(-weights[newest_first], kind="stable")]
-    return [Reason(at, item_ids[at], float(weights[at])) for at in best_first.tolist()]
+    return [
+        Reason(at, item_ids[at], float(weights[at]), followed if at == newest_first[0] else None)
+        for at in best_first.tolist()
+    ]
+
+
+def how_often_followed(
+    transitions: TransitionModel, history: np.ndarray, items: Sequence[int] | np.ndarray
+) -> list[Followed | None]:
+    """How often each item number followed a history's newest known item; None where it never did."""
+    known = history[history > 0]
+    last = int(known[-1]) if len(known) else 0
+    cases = int(transitions.totals[last])
+    return [Followed(times, cases) if times else None for times in transitions.count(last, np.asarray(items)).tolist()]

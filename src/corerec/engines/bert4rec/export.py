@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from corerec.basic.transitions import UNCERTAINTY_EXPONENT, TransitionModel
+from corerec.basic.transitions import MAX_CONCENTRATION, MIN_CONCENTRATION, TYPICAL_LOG_LENGTH, TransitionModel
 from corerec.engines.bert4rec.checkpoint import writable_ids
 from corerec.engines.bert4rec.config import MASK, ModelConfig
 from corerec.engines.bert4rec.model import Bert4RecNetwork
@@ -88,9 +88,10 @@ class NextItem(nn.Module):
 
     item_bias: Tensor
     without_history: Tensor
-    transitions: Tensor
-    shares: Tensor
-    counts_lack: Tensor
+    successors: Tensor
+    discounted: Tensor
+    totals: Tensor
+    masses: Tensor
 
     def __init__(self, network: Bert4RecNetwork, without_history: Tensor, transitions: TransitionModel) -> None:
         """Args:
@@ -104,10 +105,11 @@ class NextItem(nn.Module):
         bias[0] = -torch.inf
         self.register_buffer("item_bias", bias)
         self.register_buffer("without_history", without_history)
-        for name, table in zip(("transitions", "shares"), transitions.pad(), strict=True):
+        for name, table in zip(("successors", "discounted"), transitions.pad(), strict=True):
             self.register_buffer(name, torch.from_numpy(table))
-        self.register_buffer("counts_lack", torch.from_numpy(transitions.counts_lack).float())
-        self.scarcity = transitions.scarcity
+        self.register_buffer("totals", torch.from_numpy(transitions.totals).float())
+        self.register_buffer("masses", torch.from_numpy(transitions.masses).float())
+        self.log_concentration, self.concentration_slope = transitions.concentration.tolist()
 
     def forward(self, histories: Tensor, gaps: Tensor | None = None, asked_gaps: Tensor | None = None) -> Tensor:
         """int64 (B, L), left-padded with 0 -> float32 (B, V + 1), log-probabilities.
@@ -123,6 +125,7 @@ class NextItem(nn.Module):
             follows = F.pad(items[:, :-1], (1, 0)) != 0  # the first event that is read follows none
             gaps = torch.where(follows, gaps, UNKNOWN)
         state = network(items, torch.full_like(blank, items.shape[1] - 1), gaps=gaps)[:, 0]  # (B, D)
+        state = state * network.inverse_temperature
         scores = F.linear(state, network.item_vectors(), self.item_bias)  # (B, V + 1)
         logs = self._blended(scores.log_softmax(1), histories)
         has_items = (items != 0).sum(1, keepdim=True) > 1  # besides the blank
@@ -130,16 +133,18 @@ class NextItem(nn.Module):
 
     def _blended(self, logs: Tensor, histories: Tensor) -> Tensor:
         """float32 (B, V + 1), log-probabilities of the network -> blended ones, by the formula of `TransitionModel`."""
-        if not self.transitions.shape[1]:
+        if not self.successors.shape[1]:
             return logs
         last = torch.cat([histories.new_zeros((histories.shape[0], 1)), histories], dim=1)[:, -1]
-        numbers, shares = self.transitions[last].long(), self.shares[last]  # (B, F)
+        numbers, discounted = self.successors[last].long(), self.discounted[last]  # (B, F)
         lengths = (histories != 0).sum(1, keepdim=True).clamp(min=1)
-        lacks = (1 / lengths + self.scarcity) ** UNCERTAINTY_EXPONENT
-        weights = lacks / (lacks + self.counts_lack[last][:, None])  # (B, 1)
-        boosts = torch.zeros_like(logs).scatter_add(1, numbers, weights * shares)
+        log_theta = self.log_concentration + self.concentration_slope * (lengths.log() - TYPICAL_LOG_LENGTH)
+        theta = log_theta.exp().clamp(MIN_CONCENTRATION, MAX_CONCENTRATION)  # (B, 1)
+        evidence = self.totals[last][:, None] + theta
+        weights = self.masses[last][:, None] / evidence
+        gains = torch.zeros_like(logs).scatter_add(1, numbers, discounted / evidence)
         # Logarithms stay where nothing is gained: exp would lose the least probable items.
-        return torch.where(boosts > 0, (logs.exp() * (1 - weights) + boosts).log(), logs + torch.log1p(-weights))
+        return torch.where(gains > 0, (logs.exp() * (1 - weights) + gains).log(), logs + torch.log1p(-weights))
 
 
 def _without_history(model: Bert4Rec) -> Tensor:

@@ -19,6 +19,7 @@ from corerec.data.item_features import ITEM_ID, FeatureTable
 from corerec.data.sequences import SequenceStore
 from corerec.data.splitting import Holdout, hold_out_last
 from corerec.data.vocabulary import Vocabulary
+from corerec.engines.bert4rec.calibration import calibrate, hold_out_for_calibration
 from corerec.engines.bert4rec.config import ModelConfig, TrainConfig
 from corerec.engines.bert4rec.early_stopping import train_with_early_stopping
 from corerec.engines.bert4rec.encoding import NetworkScorer, next_states, score_states
@@ -84,6 +85,9 @@ def fit_model(
         train, probe = _hold_out_probe(train, train_config.seed) if valid is None else (train, valid)
     if scale is not None and (train_config.clock or probe is not None):
         config = replace(config, gap_unit=scale.unit, gap_buckets=scale.num_buckets)
+    questions = probe if valid is None else valid
+    if questions is None:
+        train, questions = hold_out_for_calibration(train, len(log.items), train_config.seed)
     network = build_network(config, train_config.seed).to(device)
     if network.item_encoder is not None and features is not None:
         network.item_encoder.attach(features, train.item_counts(len(log.items)))
@@ -93,6 +97,7 @@ def fit_model(
     )
     if probe is not None and network.time_encoder is not None and not time_helps(network, probe):
         network.forget_time()
+    counted = calibrate(network, TransitionModel.of(train, len(log.items)), questions, train_config.seed)
     content = None if table is None else _content(network, table, log.sequences)
     ratings = None
     if is_a_scale(log.sequences.ratings):
@@ -102,7 +107,7 @@ def fit_model(
         network,
         train_config,
         log.items,
-        TransitionModel.of(log.sequences, len(log.items)),
+        TransitionModel.of(log.sequences, len(log.items), like=counted),
         Histories(log.sequences, log.users),
         ratings,
         training_log,

@@ -137,7 +137,7 @@ def grow(
         network=network,
         train_config=model.train_config,
         items=merged.items,
-        transitions=TransitionModel.of(kept, len(merged.items)),
+        transitions=TransitionModel.of(kept, len(merged.items), like=model.transitions),
         histories=Histories(kept, merged.users),
         ratings=fit_ratings(kept, network.item_vectors()) if is_a_scale(kept.ratings) else None,
         training_log=(*model.training_log, *training_log[0]),

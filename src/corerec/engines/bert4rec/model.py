@@ -30,6 +30,7 @@ class Bert4RecNetwork(nn.Module):
     higher rates. The mask has a vector of its own outside the item table, so the table can grow.
     """
 
+    inverse_temperature: Tensor
     time_encoder: TimeEncoder | None
     item_encoder: ItemEncoder | None
 
@@ -57,6 +58,8 @@ class Bert4RecNetwork(nn.Module):
         self.item_encoder = None
         if config.content_codes or config.content_dim:
             self.item_encoder = ItemEncoder(dim, config.content_codes, config.content_dim)
+        # What states are multiplied by before they meet the items in an answer (`calibration.py`); not in training.
+        self.register_buffer("inverse_temperature", torch.empty(()))
 
     @torch.no_grad()
     def initialise(self, generator: torch.Generator) -> Bert4RecNetwork:
@@ -71,6 +74,7 @@ class Bert4RecNetwork(nn.Module):
         self.item_embedding[0] = 0
         if self.time_encoder is not None:
             self.time_encoder.since_embedding[0] = self.time_encoder.until_embedding[0] = 0
+        self.inverse_temperature.fill_(1)
         return self
 
     @property

@@ -384,12 +384,13 @@ function saidOfBasis(basis, known, explained) {
 }
 
 function reasonWords(because) {
-  return because.map(({ item_id, weight }) => {
+  return because.map(({ item_id, weight, followed }) => {
     const name = document.createElement("span");
     write(name, item_id);
     name.querySelector(".year")?.remove();
     const reason = document.createElement("span");
     reason.append(name, Object.assign(document.createElement("b"), { textContent: ` ${likelier(weight)}` }));
+    if (followed) reason.append(`, followed in ${followed.times} of ${plural(followed.cases, "case")}`);
     return reason;
   });
 }

@@ -13,12 +13,13 @@ import pandas as pd
 import polars as pl
 import pyarrow as pa
 import pytest
+import torch
 from sklearn.base import clone
 
 from corerec.data.interactions import Interactions
 from corerec.data.sequences import SequenceStore
 from corerec.engines.bert4rec import Bert4Rec, Query
-from corerec.engines.bert4rec.config import ModelConfig, TrainConfig
+from corerec.engines.bert4rec.config import MASK, ModelConfig, TrainConfig
 from corerec.engines.bert4rec.encoding import NetworkScorer, next_states
 from corerec.engines.bert4rec.settings import DEFAULTS
 from corerec.engines.bert4rec.training import EpochResult, StepResult, train_epochs
@@ -552,6 +553,22 @@ def test_the_reasons_for_an_item_are_events_of_the_history(model):
     assert all(reason.item_id == "abcdefgh"[reason.position] for reason in reasons)
     assert reasons[0].item_id == "h"  # the ring's last step says what comes next
     assert model.explain("i", history=list("abcdefgh"), top=2) == reasons[:2]
+
+
+def test_reasons_sum_up_what_followed_the_newest_event(model):
+    reasons = {reason.item_id: reason for reason in model.explain("i", history=list("fgh"))}
+    transitions = model.fitted.transitions
+    last, item = model.items.number("h"), model.items.number("i")
+    assert reasons["h"].followed == (transitions.count(last, item), transitions.totals[last])
+    assert reasons["h"].followed.times > 5
+    assert reasons["f"].followed is reasons["g"].followed is None
+    assert [reason.followed for reason in model.explain("c", history=["h"])] == [None]  # which never followed h
+    # Without the newest event the network alone answers, and with it the transition has its part in the probability.
+    known = dict(model.recommend(history=list("fgh"), top_k=12, exclude_seen=False, with_scores=True))["i"]
+    alone = model.fitted.network(torch.tensor([[*model.items.encode(list("fg")), MASK, MASK]]), torch.tensor([[3]]))
+    scores = model.fitted.network.logits(alone[0, 0] * model.fitted.network.inverse_temperature)
+    hidden = float(scores[1:].softmax(0)[item - 1].detach())
+    assert reasons["h"].weight == pytest.approx(np.log(known / hidden), abs=1e-4)
 
 
 def test_positions_of_reasons_count_skipped_items_too(model):

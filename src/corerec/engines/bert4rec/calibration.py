@@ -1,0 +1,235 @@
+"""Calibration: a temperature of the network and a concentration of the transitions, so that probabilities come true.
+
+A network is overconfident where it has learned a log by heart (Guo et al. 2017, arXiv:1706.04599): of 1,468 users of a
+grocery, the item that it gave .18 was met by .02. So `fit` keeps the last events of a few users out of training, and
+four numbers are fitted to their likelihood:
+
+    b           states are multiplied by it, and the items' scores with them
+    theta       level and slope of the concentration of `TransitionModel`
+    D           a shift of its discounts: a transition comes again within a log more often than after it
+
+The items' biases are not multiplied: a network that knows little of a log falls back on them, not on equal chances.
+Each question is asked with the whole history, of n events, and with a random newest part of it, so that short
+histories are calibrated even where all users are old. What repeats is no question of confidence: each answer competes
+with the items of its kind alone, those that its history holds or those that it does not.
+
+Q questions, V items, G points of the grid of b.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from corerec.basic.transitions import MAX_CONCENTRATION, MIN_CONCENTRATION, TYPICAL_LOG_LENGTH, TransitionModel
+from corerec.data.sequences import SequenceStore, flat_ranges, last_items
+from corerec.data.splitting import Holdout, hold_out_last
+from corerec.engines.bert4rec.encoding import next_states
+from corerec.engines.bert4rec.model import Bert4RecNetwork
+
+ONE_USER_IN = 10  # asked at most
+MOST_QUESTIONS, FEWEST_QUESTIONS = 1000, 200
+SCORES_IN_ALL = 10**8  # of all questions: fewer are asked in a large catalogue
+SCORES_AT_ONCE = 2**20
+LOWEST, HIGHEST, GRID = 0.05, 1.5, 9  # of b
+_LOG_GRID = torch.linspace(math.log(LOWEST), math.log(HIGHEST), GRID, dtype=torch.float64)
+# log b; level and slope of log theta; what is added to the log-odds of the first discount: where no question says
+# otherwise, and how far from it they may well be. The level is above that which `TransitionModel.of` finds with
+# popularity in the network's place.
+PRIOR_MEAN = (-0.3, 0.8, 0.0, 0.0)
+PRIOR_DEVIATION = (1.0, 1.0, 0.3, 1.0)
+
+
+def hold_out_for_calibration(store: SequenceStore, num_items: int, seed: int) -> tuple[SequenceStore, Holdout]:
+    """Take the last event of a tenth of the users, at random and 1,000 at most, out of a log.
+
+    Returns:
+        the log without those events, and the questions, none if fewer than ten users have two events.
+    """
+    rows = np.flatnonzero(store.lengths >= 2)
+    limit = min(MOST_QUESTIONS, max(FEWEST_QUESTIONS, SCORES_IN_ALL // num_items))
+    count = min(limit, len(rows) // ONE_USER_IN)
+    chosen = np.random.default_rng([seed, 0xCA11B]).permutation(rows)[:count]
+    return hold_out_last(store, np.sort(chosen))
+
+
+def calibrate(
+    network: Bert4RecNetwork, transitions: TransitionModel, questions: Holdout, seed: int = 0
+) -> TransitionModel:
+    """Set the network's temperature, in place, and the concentration and the discounts of its transitions.
+
+    Args:
+        transitions: counted without the answers.
+        questions: whose answers the network has not learned; the first answer of each is asked for. Many are a
+            random part of MOST_QUESTIONS.
+    Returns:
+        the transitions with these.
+    """
+    if len(questions) > MOST_QUESTIONS:
+        chosen = np.random.default_rng([seed, 1]).permutation(len(questions))[:MOST_QUESTIONS]
+        questions = questions.select(np.sort(chosen))
+    targets = questions.targets.items[questions.targets.offsets[:-1]].astype(np.int64)
+    known = np.flatnonzero((targets > 0) & (questions.history.lengths > 0))
+    network.inverse_temperature.fill_(1)
+    values = torch.tensor(PRIOR_MEAN, dtype=torch.float64)
+    values[1] += transitions.concentration[0]
+    if len(known):
+        evidence = _Evidence.of(network, transitions, questions.select(known), targets[known], seed)
+        values = _most_likely(evidence, values)
+    network.inverse_temperature.fill_(min(max(math.exp(values[0]), LOWEST), HIGHEST))
+    discounts = _shifted(torch.from_numpy(transitions.discounts), values[3]).numpy()
+    return replace(transitions, concentration=values[1:3].numpy(), discounts=discounts)
+
+
+@dataclass(frozen=True)
+class _Evidence:
+    """What the likelihood of the answers is computed from, for R queries; all float64, on the CPU.
+
+    An answer's kind are the items that the history holds, or else those that it does not.
+    """
+
+    log_lengths: Tensor
+    """(R,), log n less TYPICAL_LOG_LENGTH."""
+    scores: Tensor
+    """(R,), state @ weights of the answer."""
+    biases: Tensor
+    """(R,), the answer's."""
+    normalizers: Tensor
+    """(2, R, G): log of the sum of the exponentiated scores at each b of the grid: of all items, and of its kind."""
+    slopes: Tensor
+    """(2, R, G): how these rise with log b."""
+    totals: Tensor
+    """(R,), N of the last item."""
+    counts: Tensor
+    """(3, R): of all successors, of those of the answer's kind, and of the answer."""
+    discounts: Tensor
+    """float64 (3,), before they are shifted."""
+    discounted: Tensor
+    """(3, R, 3): how many of these successors each discount is taken from."""
+
+    @classmethod
+    @torch.no_grad()
+    def of(
+        cls, network: Bert4RecNetwork, transitions: TransitionModel, questions: Holdout, targets: np.ndarray, seed: int
+    ) -> _Evidence:
+        whole, random = questions.history, np.random.default_rng([seed, 2])
+        newest = np.exp(random.random(len(whole)) * np.log(whole.lengths)).astype(np.int64)  # 1 to n, short ones often
+        parts = whole.ranges(whole.offsets[1:] - newest, whole.offsets[1:])
+        asked, seen = SequenceStore.concatenate([whole, parts]), SequenceStore.concatenate([whole, whole])
+        targets, num_items = np.tile(targets, 2), network.config.num_items
+        columns = num_items + 1
+        keys = np.unique(np.repeat(np.arange(len(seen)), seen.lengths) * columns + seen.items)
+        rows, own = np.arange(len(asked)), np.arange(len(asked)) * columns + targets
+        is_seen = np.isin(own, keys)
+        scores, normalizers, slopes = _normalizers(network, asked, targets, keys, is_seen)
+        last = last_items(asked)
+        at, offsets = flat_ranges(transitions.offsets[last], transitions.offsets[last + 1])
+        row_of = np.repeat(rows, np.diff(offsets))
+        successors = row_of * columns + transitions.items[at]
+        of_kind = np.isin(successors, keys) == is_seen[row_of]
+        counts = transitions.counts[at].astype(np.float64)
+        kinds = row_of * 3 + np.minimum(counts, 3).astype(np.int64) - 1
+        groups = [np.ones(len(at)), of_kind, successors == own[row_of]]
+        return cls(
+            torch.from_numpy(np.log(asked.lengths) - TYPICAL_LOG_LENGTH),
+            scores,
+            network.item_biases(torch.from_numpy(targets).to(network.device)).cpu().double(),
+            normalizers,
+            slopes,
+            torch.from_numpy(transitions.totals[last].astype(np.float64)),
+            torch.from_numpy(np.stack([np.bincount(row_of, counts * some, len(asked)) for some in groups])).double(),
+            torch.from_numpy(transitions.discounts),
+            torch.from_numpy(np.stack([np.bincount(kinds, some, 3 * len(asked)) for some in groups]))
+            .double()
+            .unflatten(1, (-1, 3)),
+        )
+
+    def log_likelihood(self, values: Tensor) -> Tensor:
+        """float64 (R,): log-probability of each answer among the items of its kind, given the four numbers."""
+        log_b = values[0].clamp(math.log(LOWEST), math.log(HIGHEST)).expand(len(self.scores))
+        theta = (values[1] + values[2] * self.log_lengths).exp().clamp(MIN_CONCENTRATION, MAX_CONCENTRATION)
+        of_all, of_kind = (_interpolated(*pair, log_b) for pair in zip(self.normalizers, self.slopes, strict=True))
+        all_mass, kind_mass, own_mass = self.counts - self.discounted @ _shifted(self.discounts, values[3])
+        left = self.totals + theta - all_mass
+        own = left * (log_b.exp() * self.scores + self.biases - of_all).exp() + own_mass
+        return own.log() - (left * (of_kind - of_all).exp() + kind_mass).log()
+
+
+def _shifted(discounts: Tensor, shift: Tensor) -> Tensor:
+    """Discounts, float64 (3,), the log-odds of the first raised by `shift`; the others as far from it as before."""
+    first = torch.sigmoid(discounts[0].clamp(1e-6, 1 - 1e-6).logit() + shift)
+    return discounts - discounts[0] + first
+
+
+def _normalizers(
+    network: Bert4RecNetwork, asked: SequenceStore, targets: np.ndarray, seen: np.ndarray, is_seen: np.ndarray
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`scores`, `normalizers` and `slopes` of _Evidence.
+
+    Args:
+        seen: int64, rising row * (V + 1) + item number of all items of the histories.
+        is_seen: bool (R,), whether the answer is among them.
+    """
+    weights, bias = network.item_vectors(), network.item_biases().clone()
+    bias[0] = -torch.inf
+    states, columns = next_states(network, asked), len(bias)
+    scores = (states * weights[torch.from_numpy(targets).to(states.device)]).sum(1).cpu().double()
+    sums, tilts = torch.empty(2, 2, len(asked), GRID, dtype=torch.float64)
+    rows_at_once = max(1, SCORES_AT_ONCE // columns)
+    for first in range(0, len(asked), rows_at_once):
+        rows = slice(first, min(first + rows_at_once, len(asked)))
+        context = states[rows] @ weights.T
+        inside = torch.from_numpy(seen[slice(*np.searchsorted(seen, (first * columns, rows.stop * columns)))])
+        at = inside.to(states.device) - first * columns
+        kind = torch.from_numpy(is_seen[rows]).to(states.device)
+        seen_context = context.view(-1)[at]
+        for point, b in enumerate(_LOG_GRID.exp().tolist()):
+            chances = torch.add(bias, context, alpha=b)
+            top = chances.amax(1, keepdim=True)
+            chances.sub_(top).exp_()
+            seen_chances = chances.view(-1)[at]
+            mass, moment = chances.sum(1), torch.linalg.vecdot(chances, context)
+            of_seen = (
+                torch.zeros_like(mass).index_add_(0, at // columns, values)
+                for values in (seen_chances, seen_chances * seen_context)
+            )
+            part, part_moment = (
+                torch.where(kind, seen, all_ - seen) for seen, all_ in zip(of_seen, (mass, moment), strict=True)
+            )
+            part = part.clamp(min=torch.finfo(torch.float32).tiny)
+            for which, (total, tilt) in enumerate(((mass, moment), (part, part_moment))):
+                sums[which, rows, point] = (top[:, 0] + total.log()).cpu().double()
+                tilts[which, rows, point] = (b * tilt / total).cpu().double()
+    return scores, sums, tilts
+
+
+def _interpolated(values: Tensor, slopes: Tensor, at: Tensor) -> Tensor:
+    """Cubic Hermite interpolation on the grid: float64 (R, G) values and slopes, at (R,) points of it."""
+    step = _LOG_GRID[1] - _LOG_GRID[0]
+    place = (at - _LOG_GRID[0]) / step
+    left = place.detach().floor().long().clamp(0, GRID - 2)[:, None]
+    x = place - left[:, 0]
+    v0, v1 = (values.gather(1, left + end)[:, 0] for end in (0, 1))
+    s0, s1 = (slopes.gather(1, left + end)[:, 0] * step for end in (0, 1))
+    rise = v1 - v0
+    return v0 + x * (s0 + x * (3 * rise - 2 * s0 - s1 + x * (s0 + s1 - 2 * rise)))
+
+
+def _most_likely(evidence: _Evidence, mean: Tensor) -> Tensor:
+    """The four numbers, float64 (4,), of the highest posterior; the two askings of a question count as one."""
+    deviation = torch.tensor(PRIOR_DEVIATION, dtype=torch.float64)
+    offset = torch.zeros(len(mean), dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.LBFGS([offset], max_iter=200, line_search_fn="strong_wolfe")
+
+    def loss() -> Tensor:
+        optimizer.zero_grad()
+        value = offset.square().sum() / 2 - evidence.log_likelihood(mean + offset * deviation).sum() / 2
+        value.backward()
+        return value
+
+    optimizer.step(loss)  # pyright: ignore[reportArgumentType]
+    return (mean + offset * deviation).detach()
