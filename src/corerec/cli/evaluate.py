@@ -147,8 +147,9 @@ def evaluate(
         raise DataError(f"name a model before the log: corerec evaluate MODEL {log_file}")
     split_by = split_by or (SplitBy.leave_one_out if start is None else SplitBy.time)
     _check_split(split_by, on, start, end, targets)
-    for file_name in {json_file, plot} - {None, "-"}:
-        check_writable(file_name, inputs=files)
+    for place in (json_file, plot):
+        if place not in (None, "-"):
+            check_writable(str(place), inputs=files)
     use_threads(threads)
     models = [Bert4Rec.load(path, device=device) for path in model_files]
     names = [model.name for model in models]
