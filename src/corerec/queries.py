@@ -5,20 +5,20 @@ B queries.
 
 from __future__ import annotations
 
-import math
 import warnings
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 
-from corerec.data.histories import Histories
 from corerec.data.ids import id_column
 from corerec.data.sequences import SequenceStore
 from corerec.data.vocabulary import Vocabulary
-from corerec.errors import ConfigError, CorerecError, DataError, NotFittedError, UnknownIdWarning
+from corerec.errors import ConfigError, DataError, UnknownIdWarning
+from corerec.item_groups import ExcludeSeen
+from corerec.retrieval.reranking import Reranking
 
 ItemId = Any
 OnUnknown = Literal["raise", "skip", "warn"]
@@ -41,8 +41,8 @@ class Query:
     """item ids, oldest first, of anyone."""
     top_k: int = 10
     """How many items at most."""
-    exclude_seen: bool = True
-    """Leave out what stands anywhere in the history."""
+    exclude_seen: ExcludeSeen = True
+    """Leave out what stands anywhere in the history: True or "item" its items, "group" all items of their groups."""
     exclude: Sequence[ItemId] = ()
     """Item ids to leave out besides."""
     candidates: Sequence[ItemId] | None = None
@@ -50,9 +50,17 @@ class Query:
     min_rating: float | None = None
     """Name only items whose expected rating reaches it."""
     on_unknown: OnUnknown = "warn"
-    """Unknown items of the history, of `exclude` and of `candidates`."""
+    """Unknown items of the history, of `exclude`, of `candidates` and of `repeatable`."""
     at: Any = None
     """The moment to ask about, for a user: a number of the log's unit, or a date. None: not known."""
+    diversity: float = 0.0
+    """In [0, 1]: how much of the relevance is given for items unlike one another (`retrieval.reranking`)."""
+    max_per_group: int | None = None
+    """Name at most so many items of one group."""
+    groups: Mapping[ItemId, Hashable] | None = None
+    """Item id -> its group, such as a category. Items without one are not limited."""
+    repeatable: Collection[Any] = ()
+    """Item ids, or groups, that may be named again although they stand in the history."""
 
 
 @dataclass(frozen=True)
@@ -118,17 +126,39 @@ class QueryBatch:
     """int64 (queries with candidates,): which those are, in rising order."""
     candidates: SequenceStore
     """One row for each of `limited`: the only items to name."""
+    shared_candidates: np.ndarray | None = None
+    """int64: the only items to name of all queries but `limited`; None means all."""
+    rerankings: tuple[Reranking, ...] = ()
+    """What the answers are re-ranked by;"""
+    reranked: np.ndarray | None = None
+    """int64 (B,): the place of each query's in `rerankings`, -1 for none; None means -1 for all."""
 
     def __len__(self) -> int:
         return len(self.users)
 
     @classmethod
     def of(
-        cls, histories: SequenceStore, excluded: SequenceStore, top_k: int, users: np.ndarray | None = None
+        cls,
+        histories: SequenceStore,
+        excluded: SequenceStore,
+        top_k: int,
+        users: np.ndarray | None = None,
+        candidates: np.ndarray | None = None,
+        reranking: Reranking | None = None,
     ) -> QueryBatch:
-        """B queries alike in all but their histories."""
-        users = np.zeros(len(histories), np.int64) if users is None else users
-        return cls(users, histories, excluded, np.full(len(histories), min(top_k, 2**31)), NO_ITEMS, empty_rows(0))
+        """B queries alike in all but their histories and what these exclude."""
+        count = len(histories)
+        return cls(
+            np.zeros(count, np.int64) if users is None else users,
+            histories,
+            excluded,
+            np.full(count, min(top_k, 2**31)),
+            NO_ITEMS,
+            empty_rows(0),
+            candidates,
+            () if reranking is None else (reranking,),
+            None if reranking is None else np.zeros(count, np.int64),
+        )
 
     def without(self, items: np.ndarray) -> QueryBatch:
         """The same queries, none of which may name these item numbers either."""
@@ -151,109 +181,15 @@ class QueryBatch:
             self.top_k[queries],
             np.searchsorted(queries, self.limited[at]),
             self.candidates.select(at),
+            self.shared_candidates,
+            self.rerankings,
+            None if self.reranked is None else self.reranked[queries],
         )
 
 
 def empty_rows(count: int) -> SequenceStore:
     """So many rows without events."""
     return SequenceStore(np.zeros(0, np.int32), np.zeros(count + 1, np.int64))
-
-
-def resolve(
-    queries: Sequence[Query],
-    items: Vocabulary,
-    histories: Histories | None,
-    well_rated: Callable[[int, float, np.ndarray | None], np.ndarray],
-    return_errors: bool,
-) -> tuple[QueryBatch, dict[int, CorerecError], list[list[ItemId]]]:
-    """Queries in ids -> queries in numbers.
-
-    Args:
-        well_rated: (user number or 0, min_rating, item numbers or None) -> those of them whose rating reaches it.
-    Returns:
-        the good queries, in order; the error of each bad one, by its place in the list (with `return_errors`); and
-        the unknown items of each good query, which were left out.
-    Raises:
-        CorerecError: the first bad query's, without `return_errors`.
-    """
-    good: list[Query] = []
-    moments: list[float] = []
-    users: list[int] = []
-    given: list[np.ndarray] = []
-    excluded: list[np.ndarray] = []
-    candidates: dict[int, np.ndarray] = {}
-    errors: dict[int, CorerecError] = {}
-    unknown: list[list[ItemId]] = []
-    for place, query in enumerate(queries):
-        try:
-            check_top_k(query.top_k)
-            user, numbers, strangers = resolve_subject(query, items, histories)
-            moment = resolve_moment(query, histories)
-            out, more = known_numbers(as_list(query.exclude, "exclude"), items, query.on_unknown)
-            strangers += more
-            only = None
-            if query.candidates is not None:
-                only, more = known_numbers(as_list(query.candidates, "candidates"), items, query.on_unknown)
-                strangers += more
-            if query.min_rating is not None:
-                only = well_rated(user, query.min_rating, only)
-        except CorerecError as error:
-            if not return_errors:
-                raise
-            errors[place] = error
-            continue
-        if only is not None:
-            candidates[len(good)] = only
-        good.append(query)
-        users.append(user)
-        moments.append(moment)
-        given.append(numbers)
-        excluded.append(out)
-        unknown.append(strangers)
-    named = [
-        item_id for query, items_ in zip(good, unknown, strict=True) if query.on_unknown == "warn" for item_id in items_
-    ]
-    if named:
-        warn_of_unknown(named, items, SKIPPED, stacklevel=5)
-    rows = _rows(np.array(users, np.int64), given, histories)
-    if not all(map(math.isnan, moments)):
-        rows = replace(rows, asked_at=np.array(moments))
-    if not all(query.exclude_seen for query in good) or any(map(len, excluded)):
-        seen = (rows.row(at) if query.exclude_seen else NO_ITEMS for at, query in enumerate(good))
-        exclusions = SequenceStore.from_lists([np.concatenate(both) for both in zip(excluded, seen, strict=True)])
-    else:
-        exclusions = rows
-    batch = QueryBatch(
-        np.array(users, np.int64),
-        rows,
-        exclusions,
-        np.array([min(query.top_k, len(items)) for query in good], np.int64),
-        np.array(list(candidates), np.int64),
-        SequenceStore.from_lists(list(candidates.values())) if candidates else empty_rows(0),
-    )
-    return batch, errors, unknown
-
-
-def resolve_subject(
-    query: Query, items: Vocabulary, histories: Histories | None
-) -> tuple[int, np.ndarray, list[ItemId]]:
-    """Whom a query is about: a user number, or (0 and) the item numbers of a history; and its unknown items.
-
-    Raises:
-        DataError: both or neither are given, or the history is no list of items.
-        UnknownIdError: the user was never seen, or an item of the history (see `known_numbers`).
-        NotFittedError: the model knows no users.
-    """
-    if (query.user_id is None) == (query.history is None):
-        raise DataError("recommend needs either user_id= of a known user or history=[item ids], one of the two")
-    if query.history is None:
-        if histories is None:
-            raise NotFittedError(WITHOUT_USERS)
-        return histories.users.number(query.user_id), NO_ITEMS, []
-    given = as_list(query.history, "history")
-    if any(item_id is None for item_id in given):
-        raise DataError("history has a blank (None); recommend asks what comes next, use fill_in for blanks")
-    return 0, *known_numbers(given, items, query.on_unknown)
 
 
 def known_numbers(ids: Sequence[ItemId], known: Vocabulary, on_unknown: OnUnknown) -> tuple[np.ndarray, list[ItemId]]:
@@ -282,33 +218,6 @@ def numbers_or_zero(ids: Any, known: Vocabulary, on_unknown: OnUnknown) -> tuple
     if on_unknown == "raise":
         known.number(strangers[0])
     return numbers, strangers
-
-
-def resolve_moment(query: Query, histories: Histories | None) -> float:
-    """The moment that a query asks about, in the log's unit; NaN where it names none, or the log had no times.
-
-    Raises:
-        DataError: it is no time of the log's unit, or the query has a bare history, whose times are not known.
-    """
-    if query.at is None:
-        return math.nan
-    if query.history is not None or histories is None:
-        raise DataError("at= goes with user_id=: when the events of a bare history happened is not known")
-    return histories.moment(query.at)
-
-
-def _rows(users: np.ndarray, given: list[np.ndarray], histories: Histories | None) -> SequenceStore:
-    """The history behind each query: a known user's, or the one given."""
-    known, raw = np.flatnonzero(users), np.flatnonzero(users == 0)
-    if not len(known):
-        return SequenceStore.from_lists(given)
-    assert histories is not None
-    if not len(raw):
-        return histories.select(users)
-    both = SequenceStore.concatenate(
-        [histories.select(users[known]), SequenceStore.from_lists([given[at] for at in raw])]
-    )
-    return both.select(np.argsort(np.concatenate([known, raw])))
 
 
 def as_list(values: Any, name: str) -> list[Any] | tuple[Any, ...]:

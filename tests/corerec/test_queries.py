@@ -11,7 +11,8 @@ from corerec.data.histories import Histories
 from corerec.data.sequences import SequenceStore
 from corerec.data.vocabulary import Vocabulary
 from corerec.errors import ConfigError, CorerecError, DataError, NotFittedError, UnknownIdError, UnknownIdWarning
-from corerec.queries import Query, QueryBatch, as_list, empty_rows, resolve
+from corerec.queries import Query, QueryBatch, as_list, empty_rows
+from corerec.resolving import resolve
 
 ITEMS = Vocabulary(["a", "b", "c", "d"])
 GOOD = [

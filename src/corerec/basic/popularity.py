@@ -42,9 +42,11 @@ class Popularity:
         order, rank = self._order
         numbers = np.zeros((len(batch), min(int(batch.top_k.max(initial=1)), len(order))), np.int64)
         limits = dict(zip(batch.limited.tolist(), range(len(batch.limited)), strict=True))
+        shared = batch.shared_candidates
+        common = order if shared is None else order[np.unique(rank[shared])]
         for row, k in enumerate(batch.top_k.tolist()):
             excluded = np.unique(batch.excluded.row(row))
-            first = order[: k + len(excluded)]  # more than this cannot be needed
+            first = common[: k + len(excluded)]  # more than this cannot be needed
             if row in limits:
                 first = order[np.unique(rank[batch.candidates.row(limits[row])])]
             found = first[np.isin(first, excluded, invert=True)][:k]

@@ -128,6 +128,12 @@ class RatingModel:
         raw = (user_vectors[..., :-1] * items[..., :-1]).sum(-1) + user_vectors[..., -1] + items[..., -1]
         return np.clip(self.mean + raw, self.lowest, self.highest)
 
+    def expected_of_all(self, user_vectors: np.ndarray, item_numbers: np.ndarray) -> np.ndarray:
+        """float64 (B, items): the expected rating of each of B users, float64 (B, J), for each item number."""
+        items = self._item_vectors[item_numbers]
+        raw = user_vectors[:, :-1] @ items[:, :-1].T + user_vectors[:, -1:] + items[:, -1]
+        return np.clip(self.mean + raw, self.lowest, self.highest)
+
     @cached_property
     def average_user(self) -> np.ndarray:
         """float64 (J,), the prior: zeros."""

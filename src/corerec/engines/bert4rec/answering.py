@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal, NamedTuple, overload
+from typing import Any, Literal, NamedTuple, Unpack, overload
 
 import numpy as np
 import pandas as pd
@@ -13,30 +13,28 @@ from corerec.data.sequences import SequenceStore
 from corerec.data.vocabulary import Vocabulary
 from corerec.engines.bert4rec import predictions
 from corerec.engines.bert4rec.answers import answer, fill_blanks
+from corerec.engines.bert4rec.batch_answers import BatchRules, RuleOptions, answer_batch
 from corerec.engines.bert4rec.config import MASK
 from corerec.engines.bert4rec.encoding import next_states
 from corerec.engines.bert4rec.explain import Reason, event_weights, how_often_followed, reasons
 from corerec.engines.bert4rec.fitted import FittedModel
 from corerec.engines.bert4rec.predictions import Kind
 from corerec.errors import CorerecError, DataError
+from corerec.item_groups import ExcludeSeen
 from corerec.queries import (
     SKIPPED,
     ItemId,
     OnUnknown,
     Query,
-    QueryBatch,
     Recommendations,
     as_list,
     check_top_k,
-    empty_rows,
     numbers_or_zero,
     numbers_with_blanks,
     recommendations_frame,
-    resolve,
-    resolve_moment,
-    resolve_subject,
     warn_of_unknown,
 )
+from corerec.resolving import resolve, resolve_moment, resolve_subject
 
 Ranked = list[Any]  # item ids, best first; or (item id, score) pairs where scores are asked for
 
@@ -100,14 +98,10 @@ class Answering:
         top_k: int = ...,
         *,
         history: Iterable[ItemId] | None = ...,
-        exclude_seen: bool = ...,
-        exclude: Iterable[ItemId] = ...,
-        candidates: Iterable[ItemId] | None = ...,
-        min_rating: float | None = ...,
-        on_unknown: OnUnknown = ...,
         at: Any = ...,
         with_scores: Literal[False] = ...,
         as_frame: Literal[False] = ...,
+        **rules: Unpack[RuleOptions],
     ) -> list[ItemId]: ...
     @overload
     def recommend(
@@ -116,14 +110,10 @@ class Answering:
         top_k: int = ...,
         *,
         history: Iterable[ItemId] | None = ...,
-        exclude_seen: bool = ...,
-        exclude: Iterable[ItemId] = ...,
-        candidates: Iterable[ItemId] | None = ...,
-        min_rating: float | None = ...,
-        on_unknown: OnUnknown = ...,
         at: Any = ...,
         with_scores: Literal[True],
         as_frame: Literal[False] = ...,
+        **rules: Unpack[RuleOptions],
     ) -> list[tuple[ItemId, float]]: ...
     @overload
     def recommend(
@@ -132,14 +122,10 @@ class Answering:
         top_k: int = ...,
         *,
         history: Iterable[ItemId] | None = ...,
-        exclude_seen: bool = ...,
-        exclude: Iterable[ItemId] = ...,
-        candidates: Iterable[ItemId] | None = ...,
-        min_rating: float | None = ...,
-        on_unknown: OnUnknown = ...,
         at: Any = ...,
         with_scores: bool = ...,
         as_frame: Literal[True],
+        **rules: Unpack[RuleOptions],
     ) -> pd.DataFrame: ...
     def recommend(
         self,
@@ -147,12 +133,16 @@ class Answering:
         top_k: int = 10,
         *,
         history: Iterable[ItemId] | None = None,
-        exclude_seen: bool = True,
+        exclude_seen: ExcludeSeen = True,
         exclude: Iterable[ItemId] = (),
         candidates: Iterable[ItemId] | None = None,
         min_rating: float | None = None,
         on_unknown: OnUnknown = "warn",
         at: Any = None,
+        diversity: float = 0.0,
+        max_per_group: int | None = None,
+        groups: Mapping[ItemId, Hashable] | None = None,
+        repeatable: Collection[Any] = (),
         with_scores: bool = False,
         as_frame: bool = False,
     ) -> Any:
@@ -164,21 +154,28 @@ class Answering:
                 no events, popularity answers: the probabilities are the items' shares of the fitted events, and the
                 `basis` of `answer` says so.
             top_k: how many at most; fewer come back when fewer are left.
-            exclude_seen: leave out what stands anywhere in the history.
+            exclude_seen: what of the history is left out, wherever it stands there: its items (True or "item"), all
+                items of its items' groups ("group"), or nothing (False).
             exclude: item ids to leave out besides.
             candidates: the only item ids that may be named; None means all.
             min_rating: name only items whose expected rating for the user reaches it; for a history, which carries no
                 ratings, the average user's. Needs a model fitted with ratings.
-            on_unknown: what becomes of items of the history, `exclude` and `candidates` that `fit` never saw: "raise",
-                "skip", or "warn", which skips them with one warning. An id of a type that no item has always raises.
+            on_unknown: what becomes of items of the history, `exclude`, `candidates` and `repeatable` that `fit` never
+                saw: "raise", "skip", or "warn", which skips them with one warning. An id of a type that no item has
+                always raises.
+            diversity: in [0, 1]: how much relevance is given for items unlike one another, by maximal marginal
+                relevance over the item vectors (`retrieval.reranking`). Probabilities then need not fall with rank.
+            max_per_group: name at most so many items of one group.
+            groups: item id -> its group, such as a category. Items without one are not limited.
+            repeatable: item ids, or groups, that may be named again although they stand in the history.
             at: the moment to recommend for, with user_id: a number of the log's time unit, or a date; None: not known.
                 It makes a difference where the model reads time (`TrainConfig.clock`).
             with_scores: return (item id, probability) pairs, the probability being `predict`'s.
             as_frame: return a DataFrame of the columns user_id, item_id, rank and score.
         Raises:
             UnknownIdError: the user was never seen, or an item as `on_unknown` says.
-            DataError: both or neither of user_id and history given, top_k below 1, or `at` is no time of the log or
-                goes with a history.
+            DataError: both or neither of user_id and history given; top_k below 1; a rule out of its range or without
+                the groups it needs; or `at` is no time of the log, or goes with a history.
             NotFittedError: neither fit nor loaded.
         """
         query = Query(
@@ -191,6 +188,10 @@ class Answering:
             min_rating,
             on_unknown,
             at,
+            diversity,
+            max_per_group,
+            groups,
+            repeatable,
         )
         answers, _ = self._answer([query], with_scores or as_frame)
         return _shaped(answers, with_scores, as_frame)[0] if not as_frame else answers[0].to_frame()
@@ -223,37 +224,52 @@ class Answering:
 
     def batch_recommend(
         self,
-        user_ids: Any,
+        user_ids: Any = None,
         top_k: int = 10,
         *,
-        exclude_seen: bool = True,
+        histories: Iterable[Iterable[ItemId]] | None = None,
         at: Any = None,
         with_scores: bool = False,
         as_frame: bool = False,
+        **rules: Unpack[RuleOptions],
     ) -> Any:
-        """`recommend` for many users at once: one list each, in their order; or one DataFrame, as `recommend`'s.
+        """`recommend` for many users or histories at once, under the same rules: one list each, in their order.
+
+        All answers are held in memory; `corerec.batch.score` writes those of millions to a file.
 
         Args:
-            at: one moment for all, or a column of one for each user, as `recommend`'s.
+            user_ids: users of the fitted log, or observed since; or
+            histories: item ids, oldest first, one list each.
+            at: with user_ids, one moment for all, or a column of one for each user, as `recommend`'s.
+            rules: exclude_seen, exclude, candidates, min_rating, on_unknown, diversity, max_per_group, groups and
+                repeatable, as in `recommend`. Candidates and groups are read once for all.
+            as_frame: return one DataFrame, as `recommend` does. user_id is then the place, from 0, of a history.
         Raises:
             UnknownIdError: a user was never seen.
-            DataError: top_k below 1, or `at` is no time of the log.
+            DataError: both or neither of user_ids and histories given; `at` is no time of the log; and as `recommend`.
         """
         model = self.fitted
-        check_top_k(top_k)
-        users = model.known_histories().users.require(user_ids)
-        histories = model.known_histories().select(users)
-        if at is not None:
-            moments = list(at) if pd.api.types.is_list_like(at) else [at]
-            if len(moments) not in (1, len(users)):
-                raise DataError(f"at has {len(moments):,} values for {len(users):,} users; give one, or one each")
-            asked_at = np.array([model.known_histories().moment(moment) for moment in moments])
-            histories = replace(histories, asked_at=np.broadcast_to(asked_at, len(users)))
-        excluded = histories if exclude_seen else empty_rows(len(users))
-        batch = QueryBatch.of(histories, excluded, top_k, users)
-        user_ids = model.known_histories().users.decode(users)
-        answers = answer(model, batch, with_scores=with_scores or as_frame).recommendations(model, (), user_ids)
-        return _shaped(answers, with_scores, as_frame)
+        if (user_ids is None) == (histories is None):
+            raise DataError("batch_recommend needs either user_ids or histories, one of the two")
+        if at is not None and user_ids is None:
+            raise DataError("at goes with user_ids: the events of a history have no times to compare it with")
+        settings = BatchRules.of(model, top_k, **rules)
+        users = None
+        if histories is None:
+            users = model.known_histories().users.require(user_ids)
+            store = model.known_histories().select(users)
+            if at is not None:
+                moments = list(at) if pd.api.types.is_list_like(at) else [at]
+                if len(moments) not in (1, len(users)):
+                    raise DataError(f"at has {len(moments):,} values for {len(users):,} users; give one, or one each")
+                asked_at = np.array([model.known_histories().moment(moment) for moment in moments])
+                store = replace(store, asked_at=np.broadcast_to(asked_at, len(users)))
+            user_ids = model.known_histories().users.decode(users)
+        else:
+            store = self._numbered(histories, rules.get("on_unknown", "warn"))
+            user_ids = list(range(len(store))) if as_frame else ()
+        found = answer_batch(model, store, settings, users, with_scores=with_scores or as_frame)
+        return _shaped(found.recommendations(model, (), user_ids), with_scores, as_frame)
 
     def fill_in(
         self,
@@ -361,15 +377,20 @@ class Answering:
             the places 0, 1, ... of the histories as `ids`, and float32 (histories, D) `vectors`.
         """
         model = self.fitted
+        store = self._numbered(histories, on_unknown)
+        return Embeddings(list(range(len(store))), next_states(model.network, store).cpu().numpy())
+
+    def _numbered(self, histories: Iterable[Iterable[ItemId]], on_unknown: OnUnknown) -> SequenceStore:
+        """Histories in ids -> their known items' numbers; one warning for all unknown ones."""
+        items = self.fitted.items
         given = [as_list(history, "history") for history in as_list(histories, "histories")]
         flat = [item_id for history in given for item_id in history]
-        numbers, unknown = numbers_or_zero(flat, model.items, on_unknown)
+        numbers, unknown = numbers_or_zero(flat, items, on_unknown)
         if unknown and on_unknown == "warn":
-            warn_of_unknown(unknown, model.items, SKIPPED)
+            warn_of_unknown(unknown, items, SKIPPED, stacklevel=4)
         offsets = np.cumsum([0, *map(len, given)])
         kept = np.concatenate([[0], np.cumsum(numbers > 0)])
-        store = SequenceStore(numbers[numbers > 0].astype(np.int32), kept[offsets])
-        return Embeddings(list(range(len(given))), next_states(model.network, store).cpu().numpy())
+        return SequenceStore(numbers[numbers > 0].astype(np.int32), kept[offsets])
 
 
 def _shaped(answers: Sequence[Recommendations], with_scores: bool, as_frame: bool = False) -> Any:

@@ -6,6 +6,7 @@ B queries, k the most items that one of them asks for, D hidden_dim, V items.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -19,9 +20,11 @@ from corerec.engines.bert4rec.encoding import blank_states, encode, keep_states
 from corerec.engines.bert4rec.fitted import FittedModel
 from corerec.queries import Basis, ItemId, QueryBatch, Recommendations, ids_of
 from corerec.retrieval.item_index import ItemIndex
+from corerec.retrieval.reranking import Reranking
 from corerec.retrieval.score_edits import NO_BOOSTS, ScoreEdits
 
 QUERIES_AT_ONCE = 2**13  # searched together: bounds the memory of their exclusions and boosts
+POOL_GROWTH = 4  # of the lists that are re-ranked, where groups leave too few items
 
 
 class Answers(NamedTuple):
@@ -54,14 +57,58 @@ class Answers(NamedTuple):
 
 
 def answer(model: FittedModel, batch: QueryBatch, *, with_scores: bool = True) -> Answers:
-    """The best items of each query: by the model, or by popularity where there is no history."""
-    has_history = batch.histories.lengths > 0
+    """The best items of each query: by the model, or by popularity where there is no history; re-ranked if asked."""
     if len(model.retired):
         batch = batch.without(model.retired)
+    if batch.reranked is None:
+        return _best(model, batch, with_scores)
+    answers = _no_answers(model, batch)
+    for place in np.unique(batch.reranked).tolist():
+        rows = np.flatnonzero(batch.reranked == place)
+        part = replace(batch.select(rows), reranked=None)
+        reranking = None if place < 0 else batch.rerankings[place]
+        found = _best(model, part, with_scores) if reranking is None else _reranked(model, part, reranking)
+        filled = slice(found.numbers.shape[1])
+        answers.numbers[rows, filled], answers.probabilities[rows, filled] = found.numbers, found.probabilities
+        answers.has_history[rows] = found.has_history
+    return answers
+
+
+def _reranked(model: FittedModel, batch: QueryBatch, reranking: Reranking) -> Answers:
+    """The picks from longer ranked lists, longer still for queries that groups leave with too few items."""
+    answers = _no_answers(model, batch)
+    rows, wanted = np.arange(len(batch)), answers.numbers.shape[1]
+    pool = reranking.pool_size(wanted)
+    while len(rows):
+        part = batch.select(rows)
+        found = _best(model, replace(part, top_k=np.full(len(rows), min(pool, len(model.items)))), True)
+        picks = reranking.pick(found.numbers, found.probabilities, model.index.vectors, wanted)
+        for answer_column, column, missing in (
+            (answers.numbers, found.numbers, 0),
+            (answers.probabilities, found.probabilities, np.nan),
+        ):
+            answer_column[rows] = np.where(picks >= 0, np.take_along_axis(column, np.maximum(picks, 0), 1), missing)
+        answers.has_history[rows] = found.has_history
+        # A pool that ended before its size holds all that may be named.
+        unfilled = ((picks >= 0).sum(1) < part.top_k) & (found.numbers[:, -1] > 0)
+        rows = rows[unfilled & (pool < len(model.items))]
+        pool *= POOL_GROWTH
+    answers.numbers[np.arange(wanted) >= batch.top_k[:, None]] = 0
+    return answers
+
+
+def _no_answers(model: FittedModel, batch: QueryBatch) -> Answers:
+    """Arrays to be filled, as wide as the query that asks for most."""
+    shape = len(batch), max(1, min(int(batch.top_k.max(initial=1)), len(model.items)))
+    return Answers(np.zeros(shape, np.int64), np.zeros(shape), np.zeros(len(batch), bool))
+
+
+def _best(model: FittedModel, batch: QueryBatch, with_scores: bool) -> Answers:
+    """The answers as they are ranked."""
+    has_history = batch.histories.lengths > 0
     if has_history.all():
         return Answers(*_answer_by_model(model, batch, with_scores), has_history)
-    numbers = np.zeros((len(batch), max(1, min(int(batch.top_k.max(initial=1)), len(model.items)))), np.int64)
-    probabilities = np.zeros(numbers.shape)
+    numbers, probabilities, _ = _no_answers(model, batch)
     for rows, part in (
         (np.flatnonzero(has_history), lambda some: _answer_by_model(model, some, with_scores)),
         (np.flatnonzero(~has_history), model.popularity.answer),
@@ -148,7 +195,8 @@ def rank_states(
     lacking = np.isnan(log_normalizers) & (with_normalizers | (weights > 0))
     log_normalizers = log_normalizers.copy()
     # Candidates are a part of the catalogue, totals are of the whole: computed for all lists of candidates at once.
-    apart = batch.limited[lacking[batch.limited]]
+    limited = np.arange(len(batch)) if batch.shared_candidates is not None else batch.limited
+    apart = limited[lacking[limited]]
     if len(apart):
         log_normalizers[apart] = index.log_normalizers(states[apart]).cpu().numpy()
         lacking[apart] = False
@@ -183,12 +231,13 @@ def _alike(batch: QueryBatch, lacking: np.ndarray) -> Iterator[tuple[np.ndarray 
 
     Those of all items are two groups where only some are `lacking` a normalizer: in a large catalogue it costs much.
     """
+    shared = batch.shared_candidates
     if len(batch) <= QUERIES_AT_ONCE and not len(batch.limited) and lacking.all() == lacking.any():
         if len(batch):
-            yield slice(None), None
+            yield slice(None), shared
         return
     free = np.setdiff1d(np.arange(len(batch)), batch.limited)
-    groups: list[tuple[np.ndarray, np.ndarray | None]] = [(free[lacking[free]], None), (free[~lacking[free]], None)]
+    groups: list[tuple[np.ndarray, np.ndarray | None]] = [(free[lacking[free]], shared), (free[~lacking[free]], shared)]
     same: dict[bytes, list[int]] = {}
     for at in range(len(batch.limited)):
         same.setdefault(batch.candidates.row(at).tobytes(), []).append(at)

@@ -1,0 +1,227 @@
+"""Queries in ids -> queries in numbers, ready to be scored together."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from corerec.data.histories import Histories
+from corerec.data.sequences import SequenceStore
+from corerec.data.vocabulary import Vocabulary
+from corerec.errors import CorerecError, DataError, NotFittedError
+from corerec.item_groups import ExcludeSeen, ItemGroups, SeenRule, repeatable_mask, split_repeatable
+from corerec.queries import (
+    NO_ITEMS,
+    SKIPPED,
+    WITHOUT_USERS,
+    ItemId,
+    OnUnknown,
+    Query,
+    QueryBatch,
+    as_list,
+    check_top_k,
+    empty_rows,
+    known_numbers,
+    warn_of_unknown,
+)
+from corerec.retrieval.reranking import Reranking
+
+
+def resolve(
+    queries: Sequence[Query],
+    items: Vocabulary,
+    histories: Histories | None,
+    well_rated: Callable[[int, float, np.ndarray | None], np.ndarray],
+    return_errors: bool,
+) -> tuple[QueryBatch, dict[int, CorerecError], list[list[ItemId]]]:
+    """Queries in ids -> queries in numbers.
+
+    Args:
+        well_rated: (user number or 0, min_rating, item numbers or None) -> those of them whose rating reaches it.
+    Returns:
+        the good queries, in order; the error of each bad one, by its place in the list (with `return_errors`); and
+        the unknown items of each good query, which were left out.
+    Raises:
+        CorerecError: the first bad query's, without `return_errors`.
+    """
+    good: list[Query] = []
+    moments: list[float] = []
+    users: list[int] = []
+    given: list[np.ndarray] = []
+    excluded: list[np.ndarray] = []
+    candidates: dict[int, np.ndarray] = {}
+    errors: dict[int, CorerecError] = {}
+    unknown: list[list[ItemId]] = []
+    rules = Rules(items)
+    rerankings: dict[Any, Reranking] = {}
+    reranked: list[int] = []
+    seen_rules: list[SeenRule] = []
+    for place, query in enumerate(queries):
+        try:
+            check_top_k(query.top_k)
+            user, numbers, strangers = resolve_subject(query, items, histories)
+            moment = resolve_moment(query, histories)
+            out, more = known_numbers(as_list(query.exclude, "exclude"), items, query.on_unknown)
+            strangers += more
+            only = None
+            if query.candidates is not None:
+                only, more = known_numbers(as_list(query.candidates, "candidates"), items, query.on_unknown)
+                strangers += more
+            if query.min_rating is not None:
+                only = well_rated(user, query.min_rating, only)
+            reranking = rules.reranking(query.diversity, query.max_per_group, query.groups)
+            rule, more = rules.seen(query.exclude_seen, query.groups, query.repeatable, query.on_unknown)
+            strangers += more
+        except CorerecError as error:
+            if not return_errors:
+                raise
+            errors[place] = error
+            continue
+        if only is not None:
+            candidates[len(good)] = only
+        if reranking is None:
+            reranked.append(-1)
+        else:
+            rerankings.setdefault(id(reranking), reranking)
+            reranked.append(list(rerankings).index(id(reranking)))
+        seen_rules.append(rule)
+        good.append(query)
+        users.append(user)
+        moments.append(moment)
+        given.append(numbers)
+        excluded.append(out)
+        unknown.append(strangers)
+    named = [
+        item_id for query, items_ in zip(good, unknown, strict=True) if query.on_unknown == "warn" for item_id in items_
+    ]
+    if named:
+        warn_of_unknown(named, items, SKIPPED, stacklevel=5)
+    rows = _rows(np.array(users, np.int64), given, histories)
+    if not all(map(math.isnan, moments)):
+        rows = replace(rows, asked_at=np.array(moments))
+    if not all(rule.is_plain for rule in seen_rules) or any(map(len, excluded)):
+        seen = (
+            rows.row(at) if rule.is_plain else rule.excluded(rows.select(np.array([at]))).items
+            for at, rule in enumerate(seen_rules)
+        )
+        exclusions = SequenceStore.from_lists([np.concatenate(both) for both in zip(excluded, seen, strict=True)])
+    else:
+        exclusions = rows
+    batch = QueryBatch(
+        np.array(users, np.int64),
+        rows,
+        exclusions,
+        np.array([min(query.top_k, len(items)) for query in good], np.int64),
+        np.array(list(candidates), np.int64),
+        SequenceStore.from_lists(list(candidates.values())) if candidates else empty_rows(0),
+        rerankings=tuple(rerankings.values()),
+        reranked=np.array(reranked, np.int64) if rerankings else None,
+    )
+    return batch, errors, unknown
+
+
+class Rules:
+    """Rules of queries in numbers. Those of equal settings are one: groups of a whole catalogue are encoded once."""
+
+    def __init__(self, items: Vocabulary) -> None:
+        self.items = items
+        self._groups: dict[int, ItemGroups] = {}
+        self._rerankings: dict[Any, Reranking] = {}
+
+    def groups(self, groups: Mapping[ItemId, Hashable] | None) -> ItemGroups | None:
+        if groups is None:
+            return None
+        if id(groups) not in self._groups:
+            self._groups[id(groups)] = ItemGroups.of(groups, self.items)
+        return self._groups[id(groups)]
+
+    def reranking(
+        self, diversity: float, max_per_group: int | None, groups: Mapping[ItemId, Hashable] | None
+    ) -> Reranking | None:
+        """None where nothing is to be re-ranked.
+
+        Raises:
+            DataError: a value is out of its range, or groups are missing.
+        """
+        if max_per_group is None and isinstance(diversity, int | float) and diversity == 0:
+            return None
+        known = self.groups(groups)
+        numbers = None if known is None else known.numbers
+        fresh = Reranking(diversity, max_per_group, numbers)
+        return self._rerankings.setdefault((diversity, max_per_group, id(numbers)), fresh)
+
+    def seen(
+        self,
+        exclude_seen: ExcludeSeen,
+        groups: Mapping[ItemId, Hashable] | None,
+        repeatable: Collection[Any],
+        on_unknown: OnUnknown,
+    ) -> tuple[SeenRule, list[ItemId]]:
+        """What the histories exclude, and the unknown items of `repeatable`.
+
+        Raises:
+            DataError: exclude_seen is none of its values, or groups are missing.
+            UnknownIdError: as `known_numbers`.
+        """
+        if exclude_seen is True and not repeatable:
+            return PLAIN_RULE, []
+        known = self.groups(groups) if exclude_seen == "group" or repeatable else None
+        ids, numbers = split_repeatable(as_list(repeatable, "repeatable"), known)
+        at, strangers = known_numbers(ids, self.items, on_unknown)
+        return SeenRule(exclude_seen, known, repeatable_mask(at, numbers, known, len(self.items))), strangers
+
+
+PLAIN_RULE = SeenRule(True)
+
+
+def resolve_subject(
+    query: Query, items: Vocabulary, histories: Histories | None
+) -> tuple[int, np.ndarray, list[ItemId]]:
+    """Whom a query is about: a user number, or (0 and) the item numbers of a history; and its unknown items.
+
+    Raises:
+        DataError: both or neither are given, or the history is no list of items.
+        UnknownIdError: the user was never seen, or an item of the history (see `known_numbers`).
+        NotFittedError: the model knows no users.
+    """
+    if (query.user_id is None) == (query.history is None):
+        raise DataError("recommend needs either user_id= of a known user or history=[item ids], one of the two")
+    if query.history is None:
+        if histories is None:
+            raise NotFittedError(WITHOUT_USERS)
+        return histories.users.number(query.user_id), NO_ITEMS, []
+    given = as_list(query.history, "history")
+    if any(item_id is None for item_id in given):
+        raise DataError("history has a blank (None); recommend asks what comes next, use fill_in for blanks")
+    return 0, *known_numbers(given, items, query.on_unknown)
+
+
+def resolve_moment(query: Query, histories: Histories | None) -> float:
+    """The moment that a query asks about, in the log's unit; NaN where it names none, or the log had no times.
+
+    Raises:
+        DataError: it is no time of the log's unit, or the query has a bare history, whose times are not known.
+    """
+    if query.at is None:
+        return math.nan
+    if query.history is not None or histories is None:
+        raise DataError("at= goes with user_id=: when the events of a bare history happened is not known")
+    return histories.moment(query.at)
+
+
+def _rows(users: np.ndarray, given: list[np.ndarray], histories: Histories | None) -> SequenceStore:
+    """The history behind each query: a known user's, or the one given."""
+    known, raw = np.flatnonzero(users), np.flatnonzero(users == 0)
+    if not len(known):
+        return SequenceStore.from_lists(given)
+    assert histories is not None
+    if not len(raw):
+        return histories.select(users)
+    both = SequenceStore.concatenate(
+        [histories.select(users[known]), SequenceStore.from_lists([given[at] for at in raw])]
+    )
+    return both.select(np.argsort(np.concatenate([known, raw])))
