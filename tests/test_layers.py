@@ -9,12 +9,13 @@ SRC = Path(__file__).parents[1] / "src"
 LAYERS = [  # from the ground up; a module may import from its own layer and from those before it
     {"errors", "files", "kernels", "tensor_file"},
     {"data"},
-    {"queries", "item_groups"},
     {"retrieval"},
-    {"basic", "evaluation"},
+    {"queries", "item_groups", "resolving"},
+    {"evaluation"},
+    {"basic"},
     {"engines"},
-    {"batch", "tuning", "serving"},
-    {"cli", "__main__", "__init__"},
+    {"batch", "tuning"},
+    {"serving", "cli", "__main__", "__init__"},
 ]
 ONLY = {"torch.ops.mkldnn": {"kernels.py"}, "_int_mm": {"kernels.py"}, "torch.onnx._internal": {"export.py"}}
 MODULES = sorted(SRC.joinpath("corerec").rglob("*.py"))
