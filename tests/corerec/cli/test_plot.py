@@ -1,0 +1,32 @@
+import pytest
+from typer.testing import CliRunner
+
+from corerec.cli.app import app
+from corerec.engines.bert4rec import Bert4Rec
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory, cycle_log):
+    folder = tmp_path_factory.mktemp("plot")
+    for name, settings in {"plain": {}, "patient": {"patience": 2}}.items():
+        model = Bert4Rec(epochs=2, hidden_dim=8, max_seq_len=8, **settings).fit_interactions(cycle_log)
+        model.save(folder / name)
+    return folder
+
+
+def plot(*arguments):
+    return CliRunner().invoke(app, ["plot", *map(str, arguments)])
+
+
+@pytest.mark.parametrize("suffix", ["png", "svg"])
+def test_curves_of_models_are_drawn_into_one_picture(models, suffix):
+    result = plot(models / "plain", models / "patient", "-o", models / f"curve.{suffix}")
+    assert result.exit_code == 0, result.output
+    assert "training curves of 2 models" in result.stdout
+    assert (models / f"curve.{suffix}").stat().st_size > 5_000
+
+
+def test_an_unknown_kind_of_picture_is_refused(models):
+    result = plot(models / "plain", "-o", models / "curve.doc")
+    assert result.exit_code == 2
+    assert "cannot draw" in result.stderr

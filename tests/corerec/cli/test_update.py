@@ -1,0 +1,52 @@
+import pytest
+from typer.testing import CliRunner
+
+from corerec.cli.app import app
+from corerec.engines.bert4rec import Bert4Rec
+
+SMALL = ("--epochs", "1", "--hidden-dim", "8", "--max-seq-len", "8")
+
+
+def run(*arguments, code: int = 0):
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments], terminal_width=120)
+    assert result.exit_code == code, (result.output, result.exception)
+    return result
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """A model of 20 users who walk a ring of 10 items, and a log with a new user and a new item."""
+    folder = tmp_path_factory.mktemp("update")
+    rows = [f"{user},{10 + (user + step) % 10},{step}" for user in range(1, 21) for step in range(6)]
+    new = ["1,17,6", "1,99,7", "77,10,8", "77,99,9"]
+    for name, some in (("old.csv", rows), ("new.csv", rows + new)):
+        (folder / name).write_text("\n".join(["user_id,item_id,timestamp", *some]) + "\n")
+    run("fit", folder / "old.csv", "-o", folder / "model", "--name", "Ring", *SMALL)
+    return folder
+
+
+def test_update_learns_what_is_new_and_leaves_the_model_file(files):
+    before = (files / "model").read_bytes()
+    result = run("update", files / "model", files / "new.csv", "-o", files / "model2", "--epochs", "1")
+    assert "4 new events, 1 new users and 1 new items" in " ".join(result.stdout.split())
+    assert (files / "model").read_bytes() == before
+    grown = Bert4Rec.load(files / "model2")
+    assert (len(grown.users), len(grown.items), grown.name) == (21, 11, "Ring")
+    assert grown.history(1)[-2:] == [17, 99]
+
+
+def test_a_log_without_news_is_refused_in_words_of_the_command_line(files, tmp_path):
+    result = run("update", files / "model", files / "old.csv", "-o", tmp_path / "m", code=2)
+    assert "nothing to learn" in " ".join(result.stderr.split())
+    assert not (tmp_path / "m").exists()
+
+
+def test_retired_items_are_never_named(files, tmp_path):
+    run("update", files / "model", files / "new.csv", "-o", tmp_path / "m", "--epochs", "1", "--retire", "12,13")
+    named = Bert4Rec.load(tmp_path / "m").recommend(history=[10, 11], top_k=20)
+    assert not {12, 13} & set(named)
+
+
+def test_the_place_is_checked_before_the_training(files):
+    result = run("update", files / "model", files / "new.csv", "-o", files / "new.csv", code=2)
+    assert "is the file that is read" in " ".join(result.stderr.split())
