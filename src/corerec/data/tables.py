@@ -79,15 +79,16 @@ class EventTable:
         return f"{self.name}: {len(self.events):,} events{kept}, {roles}{order}"
 
     def interactions(self) -> Interactions:
-        """The log in numbers, sorted stably by (user, time).
+        """The log in numbers, sorted stably by (user, time). Columns of ratings or times without any value are left out.
 
         Raises:
             DataError: a missing id; a rating or a time that is missing or does not read as one.
         """
         events: Any = self.events
-        return Interactions.from_columns(
-            events["user"], events["item"], events.get("rating"), events.get("time"), day_first=self.day_first
+        ratings, times = (
+            events[role] if role in events and events[role].notna().any() else None for role in ("rating", "time")
         )
+        return Interactions.from_columns(events["user"], events["item"], ratings, times, day_first=self.day_first)
 
 
 def read_events(

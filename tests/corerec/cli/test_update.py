@@ -3,6 +3,7 @@ from typer.testing import CliRunner
 
 from corerec.cli.app import app
 from corerec.engines.bert4rec import Bert4Rec
+from corerec.serving.events import EventLog, LoggedEvent
 
 SMALL = ("--epochs", "1", "--hidden-dim", "8", "--max-seq-len", "8")
 
@@ -45,6 +46,15 @@ def test_retired_items_are_never_named(files, tmp_path):
     run("update", files / "model", files / "new.csv", "-o", tmp_path / "m", "--epochs", "1", "--retire", "12,13")
     named = Bert4Rec.load(tmp_path / "m").recommend(history=[10, 11], top_k=20)
     assert not {12, 13} & set(named)
+
+
+def test_the_events_of_a_server_are_a_log(files, tmp_path):
+    log = EventLog(tmp_path / "events.sqlite")
+    log.append([[LoggedEvent(1, 17, 6), LoggedEvent(99, 12, 7), LoggedEvent(99, 55, 8)]])
+    log.close()
+    result = run("update", files / "model", tmp_path / "events.sqlite", "-o", tmp_path / "m", "--epochs", "1")
+    assert "3 new events, 1 new users and 1 new items" in " ".join(result.stdout.split())
+    assert Bert4Rec.load(tmp_path / "m").history(99) == [12, 55]
 
 
 def test_the_place_is_checked_before_the_training(files):
