@@ -79,7 +79,7 @@ class EventTable:
         return f"{self.name}: {len(self.events):,} events{kept}, {roles}{order}"
 
     def interactions(self) -> Interactions:
-        """The log in numbers, sorted stably by (user, time). Columns of ratings or times without any value are left out.
+        """The log in numbers, sorted stably by (user, time). A column of ratings or times without a value is left out.
 
         Raises:
             DataError: a missing id; a rating or a time that is missing or does not read as one.
