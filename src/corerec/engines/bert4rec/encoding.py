@@ -146,7 +146,7 @@ class NetworkScorer:
     @property
     def biases(self) -> Tensor:
         """float32 (V + 1,)."""
-        return self.network.item_bias
+        return self.network.item_biases()
 
     def states(self, histories: SequenceStore) -> Tensor:
         """float32 (B, D)."""

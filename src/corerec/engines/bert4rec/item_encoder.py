@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from corerec.data.item_features import FeatureTable, ItemFeatures
 from corerec.data.sequences import SequenceStore
 
-DROP_IDS = 0.1  # share of the items whose id is left out of a training step
+DROP_IDS = 0.1  # share of the items whose id is left out of a training step, where all items differ in content
 TIE_BREAK = 1e-3  # of a log-probability
 NEWEST = 0.1  # share of the log by which the rate of new items is judged
 
@@ -41,6 +41,7 @@ class ItemEncoder(nn.Module):
         self.dense_bias = nn.Parameter(torch.empty(dense_dim))
         self.log_half_trust = nn.Parameter(torch.empty(()))
         self.dropped: Tensor | None = None
+        self.drop_share = 0.0
 
     def attach(self, features: ItemFeatures, counts: np.ndarray) -> None:
         """Tell it of the items 1..V: their features, V rows, and their events, int64 (V + 1,)."""
@@ -48,11 +49,12 @@ class ItemEncoder(nn.Module):
         for name, rows in (("codes", features.codes), ("weights", features.weights), ("dense", features.dense)):
             with_padding = np.concatenate([np.zeros_like(rows, shape=(1, rows.shape[1])), rows])
             self.register_buffer(name, torch.from_numpy(with_padding).to(device), persistent=False)
+        self.drop_share = DROP_IDS * distinctness(features)
         self.register_buffer("counts", torch.from_numpy(counts).float().to(device), persistent=False)
 
     def drop_ids(self, generator: torch.Generator) -> None:
         """Choose the items whose ids are left out until the next call, while training."""
-        self.dropped = (torch.rand(len(self.counts), generator=generator) < DROP_IDS).to(self.counts.device)
+        self.dropped = (torch.rand(len(self.counts), generator=generator) < self.drop_share).to(self.counts.device)
 
     def trust(self, items: Tensor | None) -> Tensor:
         """float (...): how much of the items' id vectors counts; int64 (...) numbers, or None for all."""
@@ -124,6 +126,13 @@ class ItemContent:
         scores = torch.addmm(biases, states, vectors.T) - log_normalizers[:, None]
         mean = scores.double().flatten().logsumexp(0) - np.log(scores.numel())
         return replace(self, bias=float(np.log(rate) - mean))
+
+
+def distinctness(features: ItemFeatures) -> float:
+    """The chance that two items differ in content: where nearly all are alike, content cannot stand in for ids."""
+    rows = np.concatenate([features.codes, features.weights, features.dense], axis=1).astype(np.float32)
+    _, counts = np.unique(rows, axis=0, return_counts=True)
+    return float(1 - ((counts / max(1, len(rows))) ** 2).sum())
 
 
 def new_item_rate(store: SequenceStore, num_items: int) -> float:

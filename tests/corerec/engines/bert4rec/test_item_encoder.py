@@ -8,7 +8,7 @@ from corerec.data.sequences import SequenceStore
 from corerec.engines.bert4rec import Bert4Rec
 from corerec.engines.bert4rec.config import ModelConfig
 from corerec.engines.bert4rec.encoding import next_states, score_states
-from corerec.engines.bert4rec.item_encoder import new_item_rate
+from corerec.engines.bert4rec.item_encoder import distinctness, new_item_rate
 from corerec.engines.bert4rec.training import build_network
 from corerec.errors import DataError, UnknownIdError
 
@@ -71,6 +71,14 @@ def test_a_dropped_id_is_dropped_while_training_only():
     assert torch.equal(changed[2:], dropped[2:])
     network.eval()
     torch.testing.assert_close(network.item_vectors(), whole)
+
+
+def test_ids_are_dropped_as_far_as_content_tells_items_apart():
+    kinds = ["common"] * 27 + ["rare"] * 3
+    alike = FeatureTable.of(pd.DataFrame({"item_id": range(NUM_ITEMS), "kind": kinds}))
+    features = alike.read(pd.DataFrame({"item_id": range(NUM_ITEMS), "kind": kinds}))
+    assert distinctness(features) == pytest.approx(1 - 0.9**2 - 0.1**2)
+    assert distinctness(FeatureTable.of(ITEMS).read(ITEMS)) == pytest.approx(1 - 1 / KINDS)
 
 
 def test_absorbing_the_content_changes_no_score():
