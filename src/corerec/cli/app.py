@@ -1,4 +1,4 @@
-"""The command line: corerec demo | fit | update | evaluate | recommend | serve | events | info | plot | export.
+"""The command line: corerec demo | fit | update | evaluate | recommend | similar | embed | serve | events | ...
 
 Results go to stdout, everything else to stderr. Commands import torch when they run, so `--help` comes in a fifth of
 the time.
@@ -15,6 +15,7 @@ from typer.core import TyperGroup
 
 from corerec.cli.console import out, say
 from corerec.cli.demo import demo
+from corerec.cli.embed import embed
 from corerec.cli.evaluate import evaluate
 from corerec.cli.events import events
 from corerec.cli.export import export
@@ -23,6 +24,7 @@ from corerec.cli.info import info
 from corerec.cli.plot import plot
 from corerec.cli.recommend import recommend
 from corerec.cli.serve import serve
+from corerec.cli.similar import similar
 from corerec.cli.update import update
 from corerec.errors import CorerecError, DataWarning, TrainingInterrupted
 
@@ -59,7 +61,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (demo, fit, update, evaluate, recommend, serve, info, plot, export):
+for command in (demo, fit, update, evaluate, recommend, similar, embed, serve, info, plot, export):
     app.command()(command)
 app.add_typer(events, name="events")
 

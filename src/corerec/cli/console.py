@@ -25,15 +25,18 @@ def print_heading(text: str) -> None:
 
 
 def ranking_table(
-    ranked: Sequence[tuple[Any, float]], titles: dict[Any, str] | None = None, answers: Sequence[Any] = ()
+    ranked: Sequence[tuple[Any, float]],
+    titles: dict[Any, str] | None = None,
+    answers: Sequence[Any] = (),
+    measure: str = "probability",
 ) -> Table:
-    """(id, probability) pairs, best first; those among `answers` are marked."""
+    """(id, probability or other `measure`) pairs, best first; those among `answers` are marked."""
     table = Table()
     table.add_column("rank", justify="right")
     table.add_column("item", overflow="fold")
     if titles is not None:
         table.add_column("title", overflow="fold")
-    table.add_column("probability", justify="right")
+    table.add_column(measure, justify="right")
     for rank, (item, probability) in enumerate(ranked, 1):
         cells = [str(item)] if titles is None else [str(item), titles.get(item, "")]
         mark = "bold green" if item in answers else None

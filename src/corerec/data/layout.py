@@ -18,6 +18,7 @@ USUAL_NAMES = {  # in lower case and without what is neither letter nor digit, t
     "rating": "rating ratings stars overall score",
     "time": "timestamp time datetime date eventtime createdat unixreviewtime ts",
     "title": "title name itemtitle itemname movietitle moviename productname",
+    "group": "category categoryid group groupid genre department brand class type",
 }
 DATE_NAMES, CLOCK_NAMES = ("date", "day", "eventdate"), ("time", "timeofday", "hour", "clock", "eventtime")
 WITHOUT_HEADER = {2: ("user", "item"), 3: ("user", "item"), 4: ("user", "item", "rating", "time")}

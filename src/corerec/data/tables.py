@@ -159,6 +159,37 @@ def read_titles(
         return dict(zip(titled["item"].astype(str), titled["title"].astype(str), strict=True))
 
 
+def read_ids(path: str | Path, role: str, column: str | None = None) -> list[Any]:
+    """The distinct ids of a table's column, in order of appearance.
+
+    Args:
+        role: "user" or "item": whose ids they are.
+        column: its name or place; None guesses. A table of one column needs none.
+    Raises:
+        FileNotFoundError, DataError: as `read_events`.
+    """
+    table = _read_roles(path, {role: column}, (role,))
+    return table[role].dropna().drop_duplicates().tolist()
+
+
+def read_groups(path: str | Path, item_column: str | None = None, group_column: str | None = None) -> dict[Any, Any]:
+    """Item id -> group, from a table of products; items without a group are left out.
+
+    Raises:
+        FileNotFoundError, DataError: as `read_events`.
+    """
+    table = _read_roles(path, {"item": item_column, "group": group_column}, ("item", "group")).dropna()
+    return dict(zip(table["item"].tolist(), table["group"].tolist(), strict=True))
+
+
+def _read_roles(path: str | Path, wanted: dict[str, str | None], roles: tuple[str, ...]) -> pd.DataFrame:
+    with duckdb.connect() as database, ExitStack() as stack:
+        source = _open(database, stack, path, TextFormat(), wanted.values(), None)
+        only = wanted if len(source.names) > 1 or len(roles) > 1 else dict.fromkeys(roles, "1")
+        found = find_columns(source.name, source.names, source.has_header, only, roles, roles)
+        return _read(database, source, found, None, False)
+
+
 def ids_like(texts: Iterable[Any], known: Vocabulary) -> list[Any]:
     """Ids that were read elsewhere (typed by hand, or from another file) in the kind that `known` has them in.
 
