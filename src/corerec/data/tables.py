@@ -185,7 +185,9 @@ def read_groups(path: str | Path, item_column: str | None = None, group_column: 
 def _read_roles(path: str | Path, wanted: dict[str, str | None], roles: tuple[str, ...]) -> pd.DataFrame:
     with duckdb.connect() as database, ExitStack() as stack:
         source = _open(database, stack, path, TextFormat(), wanted.values(), None)
-        only = wanted if len(source.names) > 1 or len(roles) > 1 else dict.fromkeys(roles, "1")
+        only: dict[str, str | None] = dict(wanted)
+        if len(source.names) == len(roles) == 1:
+            only = dict.fromkeys(roles, "1")
         found = find_columns(source.name, source.names, source.has_header, only, roles, roles)
         return _read(database, source, found, None, False)
 
