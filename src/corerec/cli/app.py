@@ -1,4 +1,4 @@
-"""The command line: corerec demo | fit | update | evaluate | recommend | similar | embed | serve | events | ...
+"""The command line: corerec demo | fit | tune | update | evaluate | recommend | similar | embed | serve | events | ...
 
 Results go to stdout, everything else to stderr. Commands import torch when they run, so `--help` comes in a fifth of
 the time.
@@ -25,6 +25,7 @@ from corerec.cli.plot import plot
 from corerec.cli.recommend import recommend
 from corerec.cli.serve import serve
 from corerec.cli.similar import similar
+from corerec.cli.tune import tune
 from corerec.cli.update import update
 from corerec.errors import CorerecError, DataWarning, TrainingInterrupted
 
@@ -61,7 +62,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (demo, fit, update, evaluate, recommend, similar, embed, serve, info, plot, export):
+for command in (demo, fit, tune, update, evaluate, recommend, similar, embed, serve, info, plot, export):
     app.command()(command)
 app.add_typer(events, name="events")
 

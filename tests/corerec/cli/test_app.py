@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from corerec.cli.app import app
 from cr_learn import DatasetUnavailableError, ml_100k
 
-COMMANDS = ("demo", "fit", "evaluate", "recommend", "serve", "info", "export")
+COMMANDS = ("demo", "fit", "tune", "evaluate", "recommend", "similar", "embed", "serve", "info", "export")
 SMALL = ("--epochs", "1", "--hidden-dim", "8", "--max-seq-len", "8")
 
 
