@@ -25,6 +25,10 @@ class DivergedError(CorerecError, ArithmeticError):
     """A training's loss, gradients or weights are no longer finite."""
 
 
+class DistributedError(CorerecError, RuntimeError):
+    """Another process of a shared training ended, did not answer in time, or was started with something else."""
+
+
 class TrainingInterrupted(CorerecError, KeyboardInterrupt):  # noqa: N818  # as KeyboardInterrupt
     """A signal stopped a training whose state was written first."""
 

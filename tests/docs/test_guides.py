@@ -63,12 +63,13 @@ def free_port() -> int:
 
 
 def run_bash(block: Block, page: Path, folder: Path, port: int) -> None:
-    program = folder / "bin" / "corerec"  # of this interpreter and this source, whatever is installed
-    program.parent.mkdir(exist_ok=True)
-    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m corerec "$@"\n')
-    program.chmod(0o755)
+    programs = folder / "bin"  # of this interpreter and this source, whatever is installed
+    programs.mkdir(exist_ok=True)
+    for name, module in (("corerec", "corerec"), ("torchrun", "torch.distributed.run")):
+        (programs / name).write_text(f'#!/bin/sh\nexec "{sys.executable}" -m {module} "$@"\n')
+        (programs / name).chmod(0o755)
     environment = os.environ | {
-        "PATH": f"{program.parent}{os.pathsep}{os.environ['PATH']}",
+        "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}",
         "PYTHONPATH": str(Path(corerec.__file__).parents[1]),
         "OMP_NUM_THREADS": "1",
         "COLUMNS": "120",

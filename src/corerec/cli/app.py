@@ -6,6 +6,7 @@ the time.
 
 from __future__ import annotations
 
+import os
 import warnings
 from importlib import metadata
 from typing import Annotated, Any
@@ -36,11 +37,16 @@ class Commands(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         with warnings.catch_warnings():
             warnings.simplefilter("always", DataWarning)
-            warnings.showwarning = lambda message, *_: say(f"warning: {message}", style="yellow")
+            rank = os.environ.get("RANK", "0") if "WORLD_SIZE" in os.environ else "0"  # of the processes of a training
+            if rank == "0":
+                warnings.showwarning = lambda message, *_: say(f"warning: {message}", style="yellow")
+            else:
+                warnings.showwarning = lambda *_: None
             try:
                 return super().invoke(ctx)
             except TrainingInterrupted as error:
-                say(str(error).replace("the same call", "the same command"), style="yellow")
+                if rank == "0":
+                    say(str(error).replace("the same call", "the same command"), style="yellow")
                 raise typer.Exit(128 + error.signal_number) from None
             except KeyboardInterrupt:
                 say("interrupted")
@@ -48,7 +54,7 @@ class Commands(TyperGroup):
             except BrokenPipeError:  # whoever read our output has seen enough
                 raise
             except (CorerecError, OSError) as error:
-                say(f"error: {error}", style="red")
+                say(f"error{'' if rank == '0' else f' in rank {rank}'}: {error}", style="red")
                 raise typer.Exit(2) from None
 
 

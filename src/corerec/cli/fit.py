@@ -73,13 +73,19 @@ def fit(
       corerec fit shop.sqlite -o shop.model --query "SELECT user_id, sku AS item_id, at AS time FROM orders"
       zcat clicks.csv.gz | corerec fit - -o shop.model
       corerec fit clicks.parquet -o shop.model --until 2024-05-01
+      torchrun --nproc-per-node 2 -m corerec fit clicks.parquet -o shop.model
     """
     from corerec.data.splitting import leave_one_out
     from corerec.engines.bert4rec import Bert4Rec
+    from corerec.engines.bert4rec.distributed import rank, world_size
     from corerec.tensor_file import begins_as_one
 
     use_threads(threads)
-    check_writable(model_file, inputs=log_files)
+    if world_size() > 1 and Path("-") in log_files:
+        raise DataError("several processes cannot share standard input; write the log to a file and name that")
+    quiet = quiet or rank() > 0
+    if rank() == 0:
+        check_writable(model_file, inputs=log_files)
     if model_file.is_file() and model_file.stat().st_size and not begins_as_one(model_file):
         raise DataError(f"{model_file} is there already and is no model; name another file, or move it away")
     given = {

@@ -56,9 +56,12 @@ def update(
       corerec update movies.model movies.model.events.sqlite -o movies.model
     """
     from corerec.engines.bert4rec import Bert4Rec
+    from corerec.engines.bert4rec.distributed import rank
 
     use_threads(threads)
-    check_writable(output, inputs=log_files)
+    quiet = quiet or rank() > 0
+    if rank() == 0:
+        check_writable(output, inputs=log_files)
     model = Bert4Rec.load(model_file, device=device, verbose=not quiet)
     had_moments = model.fitted.moments is not None
     log = read_log(log_files, log_options, quiet).interactions()

@@ -5,8 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
+import numpy as np
+import torch
+
 from corerec.data.splitting import Holdout
+from corerec.engines.bert4rec.distributed import ALONE, Ranks
 from corerec.engines.bert4rec.encoding import NetworkScorer
+from corerec.engines.bert4rec.model import Bert4RecNetwork
 from corerec.engines.bert4rec.plan import TrainPlan
 from corerec.engines.bert4rec.training import EpochResult, StepResult
 from corerec.engines.bert4rec.training_state import BestEpoch, TrainingState
@@ -20,11 +25,13 @@ def train_with_early_stopping(
     results: Iterator[TrainPlan | StepResult | EpochResult],
     valid: Holdout,
     patience: int,
+    ranks: Ranks = ALONE,
 ) -> Iterator[TrainPlan | StepResult | EpochResult]:
     """Pass training results on, each EpochResult with its validation NDCG@10, until none was better for `patience`.
 
-    The network is left with the weights of the best epoch, wherever the caller stops.
+    The network is left with the weights of the best epoch, wherever the caller stops. Several ranks share the users.
     """
+    valid = valid.sample(MOST_USERS, seed=0)
     try:
         if state.best is not None and state.epoch - 1 - state.best.epoch >= patience:
             return  # it had stopped before it was resumed
@@ -32,7 +39,7 @@ def train_with_early_stopping(
             if not isinstance(result, EpochResult):
                 yield result
                 continue
-            score = evaluate(NetworkScorer(state.network), valid, max_users=MOST_USERS).value("NDCG", 10)
+            score = _mean_ndcg(state.network, valid, ranks)
             is_best = state.best is None or score > state.best.score
             if is_best:
                 weights = {name: tensor.clone() for name, tensor in state.network.state_dict().items()}
@@ -45,3 +52,12 @@ def train_with_early_stopping(
         if state.best is not None:
             state.ema.use_average()
             state.network.load_state_dict(state.best.weights)
+
+
+def _mean_ndcg(network: Bert4RecNetwork, valid: Holdout, ranks: Ranks) -> float:
+    """NDCG@10 over all users, each asked by one rank; the same number on all ranks."""
+    own = valid.select(np.arange(len(valid))[ranks.rows(len(valid))])
+    score = evaluate(NetworkScorer(network), own).value("NDCG", 10) if len(own) else 0.0
+    total = torch.tensor(score * (len(own) / len(valid)), dtype=torch.float64)
+    ranks.sum(total)
+    return float(total)

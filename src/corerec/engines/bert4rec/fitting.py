@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator
 from dataclasses import replace
 from datetime import UTC, datetime
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -21,17 +22,26 @@ from corerec.data.splitting import Holdout, hold_out_last
 from corerec.data.vocabulary import Vocabulary
 from corerec.engines.bert4rec.calibration import calibrate, hold_out_for_calibration
 from corerec.engines.bert4rec.config import ModelConfig, TrainConfig
+from corerec.engines.bert4rec.distributed import Ranks, training_ranks
 from corerec.engines.bert4rec.early_stopping import train_with_early_stopping
 from corerec.engines.bert4rec.encoding import NetworkScorer, next_states, score_states
 from corerec.engines.bert4rec.fitted import FittedModel
 from corerec.engines.bert4rec.item_encoder import ItemContent, new_item_rate
 from corerec.engines.bert4rec.model import Bert4RecNetwork
+from corerec.engines.bert4rec.plan import TrainPlan
 from corerec.engines.bert4rec.progress import with_progress
 from corerec.engines.bert4rec.time_encoding import GapScale
 from corerec.engines.bert4rec.training import EpochResult, StepResult, build_network, train_epochs
-from corerec.engines.bert4rec.training_checkpoint import TrainingCheckpoint, deferred_interrupts
+from corerec.engines.bert4rec.training_checkpoint import (
+    PARTS,
+    TrainingCheckpoint,
+    deferred_interrupts,
+    differences,
+    identity,
+    interrupted,
+)
 from corerec.engines.bert4rec.training_state import TrainingState, moments_of, seed_for
-from corerec.errors import DataError
+from corerec.errors import DataError, DistributedError
 from corerec.evaluation.evaluate import evaluate
 
 MOST_PROBES = 1024
@@ -66,6 +76,7 @@ def fit_model(
         CheckpointError: the checkpoint is of another training.
         TrainingInterrupted: a signal stopped the training, and the checkpoint was written.
         DivergedError: the loss or the gradients are not finite.
+        DistributedError: of several processes, one ended, or was started with another log or other settings.
     """
     train = log.sequences
     if train_config.patience is not None and valid is None:
@@ -173,29 +184,56 @@ def run_training(
     checkpoint: TrainingCheckpoint | None = None,
     verbose: bool = False,
 ) -> tuple[EpochResult, ...]:
-    """Run a training to its end, or until `on_event` stops it; the network is left with its best averaged weights."""
-    training_log = [] if checkpoint is None else list(checkpoint.restore(state))
-    results = train_epochs(state, train)
-    if state.config.patience is not None:
-        assert valid is not None
-        results = train_with_early_stopping(state, results, valid, state.config.patience)
-    if verbose:
-        results = with_progress(results, name)
-    with deferred_interrupts(checkpoint is not None) as interruption:
-        for result in results:
-            if isinstance(result, EpochResult):
-                training_log.append(result)
-            if on_event is not None and isinstance(result, StepResult | EpochResult) and on_event(result):
-                break
-            if checkpoint is not None:
-                if interruption.signal is not None:
-                    checkpoint.write(state, training_log)
-                    raise interruption.error(checkpoint, state)
-                checkpoint.write_if_due(state, training_log)
-    if checkpoint is not None:
-        checkpoint.write(state, training_log)
-    if isinstance(results, Generator):
-        results.close()
-    if state.best is None:
-        state.ema.use_average()
+    """Run a training to its end, or until `on_event` stops it; the network is left with its best averaged weights.
+
+    Where several processes were started for it, they share the work and all are left with the same weights.
+    """
+    with training_ranks(state.network.device) as ranks:
+        training_log = _begin(state, checkpoint, ranks)
+        results = train_epochs(state, train, ranks)
+        if state.config.patience is not None:
+            assert valid is not None
+            results = train_with_early_stopping(state, results, valid, state.config.patience, ranks)
+        if verbose and ranks.is_first:
+            results = with_progress(results, name)
+        with deferred_interrupts(checkpoint is not None) as interruption:
+            for result in results:
+                if isinstance(result, TrainPlan):
+                    continue
+                if isinstance(result, EpochResult):
+                    training_log.append(result)
+                stops = on_event is not None and bool(on_event(result))
+                stops, signal_number = ranks.largest(stops, interruption.signal or 0)
+                if stops:
+                    break
+                if checkpoint is not None and signal_number:
+                    if ranks.is_first:
+                        checkpoint.write(state, training_log)
+                    raise interrupted(signal_number, checkpoint, state)
+                if checkpoint is not None and ranks.is_first:
+                    checkpoint.write_if_due(state, training_log)
+        if checkpoint is not None and ranks.is_first:
+            checkpoint.write(state, training_log)
+        if isinstance(results, Generator):
+            results.close()
+        if state.best is None:
+            state.ema.use_average()
     return tuple(training_log)
+
+
+def _begin(state: TrainingState, checkpoint: TrainingCheckpoint | None, ranks: Ranks) -> list[EpochResult]:
+    """Put all ranks where rank 0 stands, which alone reads the checkpoint; returns the epochs done so far."""
+    own = identity(state)
+    differing = differences(ranks.broadcast(own), own)
+    if max(ranks.largest(len(differing))):
+        raise DistributedError(
+            "the processes of this training were not started with the same log and settings"
+            + (f"; of rank 0 and rank {ranks.rank}: {'; '.join(differing)}" if differing else "")
+        )
+    training_log = list(checkpoint.restore(state)) if checkpoint is not None and ranks.is_first else []
+    if ranks.world_size > 1:
+        mine = state.state_dict()
+        first: dict[str, Any] = {part: ranks.broadcast_tensors(mine[part]) for part in PARTS}
+        first |= ranks.broadcast_tensors({"loss_sum": mine["loss_sum"]})
+        state.load_state_dict(first | {"values": ranks.broadcast(mine["values"])})
+    return ranks.broadcast(training_log)

@@ -320,6 +320,7 @@ class Dropout(nn.Module):
         self._blocks: list[Tensor] = []  # bool, what is kept
         self._noise: dict[tuple[torch.device, torch.dtype], Tensor] = {}
         self._starts = np.random.default_rng(0)
+        self._first_row, self._num_rows = 0, None
 
     def seed_epoch(self, seed: np.random.SeedSequence) -> None:
         """Forget the noise; that of this seed is drawn at the next call."""
@@ -330,15 +331,22 @@ class Dropout(nn.Module):
     def seed_step(self, seed: np.random.SeedSequence) -> None:
         """Decide where the calls of one step start."""
         self._starts = np.random.default_rng(seed)
+        self._first_row, self._num_rows = 0, None
+
+    def take_rows(self, first: int, num_rows: int) -> None:
+        """Until the next step, drop what a batch of `num_rows` rows would lose in those from `first` on."""
+        self._first_row, self._num_rows = first, num_rows
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or self.p == 0:
             return x
-        room = max(self.BLOCK, 2 * x.numel())
+        row = x.shape[1:].numel()
+        whole = row * (self._num_rows or len(x))
+        room = max(self.BLOCK, 2 * whole)
         noise = self._noise.get((x.device, x.dtype))
         if noise is None or len(noise) < room:
             noise = self._noise[x.device, x.dtype] = self._drawn(room).to(x.device, x.dtype) / (1 - self.p)
-        start = int(self._starts.integers(room - x.numel() + 1))
+        start = int(self._starts.integers(room - whole + 1)) + row * self._first_row
         return x * noise[start : start + x.numel()].view_as(x)
 
     def _drawn(self, length: int) -> Tensor:

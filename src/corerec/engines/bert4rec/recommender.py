@@ -19,6 +19,7 @@ from corerec.data.splitting import Holdout
 from corerec.data.vocabulary import Vocabulary
 from corerec.engines.bert4rec import checkpoint as model_file
 from corerec.engines.bert4rec.answering import Answering
+from corerec.engines.bert4rec.distributed import rank
 from corerec.engines.bert4rec.encoding import NetworkScorer
 from corerec.engines.bert4rec.fitted import FittedModel
 from corerec.engines.bert4rec.fitting import OnEvent, fit_model
@@ -62,6 +63,9 @@ class Bert4Rec(Settings, Answering):
     ) -> Bert4Rec:
         """Learn from a log of events, one row each; forgets what was learned before.
 
+        Processes that torchrun started, or that are in one torch.distributed group, share the training when all of
+        them make this call with the same log. All are left with the same model.
+
         Args:
             user_ids, item_ids: any hashable ids: lists, NumPy, pandas, polars or Arrow columns of one length.
             ratings: finite numbers, or None. With two values or more, `predict` answers on their scale; what is
@@ -82,6 +86,7 @@ class Bert4Rec(Settings, Answering):
             DivergedError: the loss is no longer finite.
             CheckpointError: the checkpoint is that of another log, other settings or another version.
             TrainingInterrupted: Ctrl-C or SIGTERM stopped the training, and the checkpoint was written.
+            DistributedError: of several processes that share the training, one ended or has another log.
         """
         if timestamps is None:
             warnings.warn(
@@ -322,6 +327,8 @@ class Bert4Rec(Settings, Answering):
     def save(self, path: str | os.PathLike[str], *, histories: bool = True, training_state: bool = False) -> None:
         """Write everything to one safetensors file, whatever its suffix, whole or not at all; with what was observed.
 
+        Of several processes that share a training, rank 0 alone writes; the call does nothing in the others.
+
         Args:
             histories: False leaves users and their events out: the file then answers for raw histories only. How often
                 which item followed which stays in it.
@@ -331,6 +338,8 @@ class Bert4Rec(Settings, Answering):
             NotFittedError: there is nothing to save.
             DataError: an id is neither text nor a number.
         """
+        if rank() > 0:
+            return
         model_file.save(self.fitted, path, name=self.name, histories=histories, training_state=training_state)
         if self._checkpoint is not None:
             self._checkpoint.remove()

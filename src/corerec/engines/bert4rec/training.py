@@ -15,6 +15,7 @@ from torch import Tensor
 from corerec.data.sequences import SequenceStore
 from corerec.engines.bert4rec.batches import Batch, epoch_batches, rounded_length
 from corerec.engines.bert4rec.config import MASK, ModelConfig, TrainConfig
+from corerec.engines.bert4rec.distributed import ALONE, Ranks, local_rank, world_size
 from corerec.engines.bert4rec.loss import sample_items
 from corerec.engines.bert4rec.model import Bert4RecNetwork
 from corerec.engines.bert4rec.objectives import IGNORE, cloze_mask, next_item_targets
@@ -76,7 +77,9 @@ def copy_of(network: Bert4RecNetwork) -> Bert4RecNetwork:
     return twin
 
 
-def train_epochs(state: TrainingState, store: SequenceStore) -> Iterator[TrainPlan | StepResult | EpochResult]:
+def train_epochs(
+    state: TrainingState, store: SequenceStore, ranks: Ranks = ALONE
+) -> Iterator[TrainPlan | StepResult | EpochResult]:
     """Train in place: yields the plan it follows, a StepResult after each step, an EpochResult after each epoch.
 
     With each EpochResult the network holds the averaged weights, to be validated, kept or copied. Training goes on from
@@ -86,8 +89,10 @@ def train_epochs(state: TrainingState, store: SequenceStore) -> Iterator[TrainPl
     Args:
         state: where to begin: a fresh `TrainingState.start`, or one that was saved after any step.
         store: training sequences, those that the state was started with; rows of a single event count too.
+        ranks: processes that share each batch. All make the same updates and yield the same losses.
     Raises:
         DivergedError: the loss or the gradients are not finite.
+        DistributedError: another rank was lost; the state is that after the last step.
     """
     network, config, plan, device = state.network, state.config, state.plan, state.network.device
     yield plan
@@ -115,11 +120,12 @@ def train_epochs(state: TrainingState, store: SequenceStore) -> Iterator[TrainPl
             share = config.next_item_share * fading(state.step / plan.num_steps, plan.next_item_until)
             causal = batch.items.shape[1] > 1 and bool(torch.rand((), generator=masks) < share)
             with mixed_precision(device, config.bfloat16):
-                loss = batch_loss(network, batch, config, causal, masks, plan.num_negatives, shares)
+                loss = batch_loss(network, batch, config, causal, masks, plan.num_negatives, shares, ranks)
             state.optimizer.zero_grad()
             loss.backward()
+            loss = ranks.sum_gradients(network, loss.detach())
             norm = torch.nn.utils.clip_grad_norm_(network.parameters(), config.gradient_clip)
-            all_finite &= torch.isfinite(norm.detach() + loss.detach())
+            all_finite &= torch.isfinite(norm.detach() + loss)
             if (device.type == "cpu" or state.step % CHECK_EVERY == 0) and not all_finite:
                 raise _diverged(state, rate)
             state.optimizer.step()
@@ -127,10 +133,10 @@ def train_epochs(state: TrainingState, store: SequenceStore) -> Iterator[TrainPl
             state.batch += 1
             if state.step % EMA_EVERY == 0:
                 state.ema.update()
-            state.loss_sum += loss.detach()
+            state.loss_sum += loss
             state.num_events += int(torch.count_nonzero(batch.items))
             state.seconds = time.perf_counter() - started
-            yield StepResult(state.epoch, state.step, plan.num_steps, loss.detach(), state.num_events)
+            yield StepResult(state.epoch, state.step, plan.num_steps, loss, state.num_events)
         if not all_finite:
             raise _diverged(state, rate)
         state.ema.update()
@@ -158,10 +164,12 @@ def batch_loss(
     generator: torch.Generator,
     num_negatives: int | None = None,
     shares: Tensor | None = None,
+    ranks: Ranks = ALONE,
 ) -> Tensor:
     """The mean loss of one batch, which is on the CPU: every next item if `causal`, a cloze otherwise.
 
-    `shares`, float32 (V + 1,), is each item's share of the events: needed where the loss takes negatives.
+    `shares`, float32 (V + 1,), is each item's share of the events: needed where the loss takes negatives. Of several
+    ranks, each computes its rows' part of that mean: all draw for the whole batch, and then take their rows.
     """
     items, hidden, gaps, knows_next = batch.items, None, None, True
     if causal:
@@ -180,18 +188,25 @@ def batch_loss(
         most = rounded_length(int(hidden.sum(1).max()), items.shape[1])
         positions = (~hidden).byte().argsort(dim=1, stable=True)[:, :most]
         targets = targets.gather(1, positions)
-    device = network.device
+    device, sampled = network.device, None
     if network.item_encoder is not None:
         network.item_encoder.drop_ids(generator)
     if network.time_encoder is not None and batch.times is not None:
         gaps, knows_next = training_gaps(batch.times, items != 0, hidden, generator)
-        gaps = gaps.to(device)
-    positions = None if positions is None else positions.to(device)
-    states = network(inputs.to(device), positions, causal=causal, gaps=gaps, knows_next=knows_next)
-    if num_negatives is None:
-        return network.loss(states, targets.to(device))
-    assert shares is not None
-    return network.loss(states, targets.to(device), sample_items(targets, shares, num_negatives, generator).to(device))
+    if num_negatives is not None:
+        assert shares is not None
+        sampled = sample_items(targets, shares, num_negatives, generator).to(device)
+    rows, is_target = ranks.rows(len(items)), targets > 0
+    weight = int(is_target[rows].sum()) / max(1, int(is_target.sum()))
+    if rows.start == rows.stop:
+        # Without a row of its own a rank repeats the first with weight 0, so that the same weights get gradients.
+        rows = slice(0, 1)
+    network.dropout.take_rows(rows.start, len(items))
+    inputs, targets = inputs[rows].to(device), targets[rows].to(device)
+    positions = None if positions is None else positions[rows].to(device)
+    gaps = None if gaps is None else gaps[rows].to(device)
+    states = network(inputs, positions, causal=causal, gaps=gaps, knows_next=knows_next)
+    return network.loss(states, targets, sampled) * weight
 
 
 def learning_rate_factor(step: int, num_steps: int, warmup_steps: int) -> float:
@@ -220,12 +235,17 @@ def mixed_precision(device: torch.device, bfloat16: bool) -> contextlib.Abstract
 def choose_device(device: str | torch.device) -> torch.device:
     """ "auto" takes a CUDA GPU, else Apple's, else the CPU; anything else is taken at its word.
 
+    Of several processes on a machine, "auto" gives each the next CUDA GPU, or all the CPU.
+
     Raises:
         ConfigError: the device does not exist on this machine.
     """
     if device == "auto":
         if torch.cuda.is_available():
-            return torch.device("cuda")
+            shared = world_size() > 1
+            return torch.device(f"cuda:{local_rank() % torch.cuda.device_count()}" if shared else "cuda")
+        if world_size() > 1:
+            return torch.device("cpu")
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
         chosen = torch.device(device)

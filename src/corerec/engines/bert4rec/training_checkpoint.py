@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from corerec.engines.bert4rec.distributed import rank
 from corerec.engines.bert4rec.training import EpochResult
 from corerec.engines.bert4rec.training_state import TrainingState
 from corerec.errors import CheckpointError, TrainingInterrupted
@@ -29,7 +30,7 @@ VERSIONS = {"corerec": metadata.version("corerec-bert4rec"), "torch": torch.__ve
 
 
 class TrainingCheckpoint:
-    """Where a training is kept while it runs."""
+    """Where a training is kept while it runs. Of several ranks, rank 0 alone reads and writes it."""
 
     def __init__(self, path: AnyPath, every_s: float = 60.0) -> None:
         """Args:
@@ -38,7 +39,8 @@ class TrainingCheckpoint:
             OSError, DataError: a file cannot be written there.
         """
         self.path, self._every_s = Path(path), every_s
-        check_writable(path)
+        if rank() == 0:
+            check_writable(path)
         self._next_write = time.monotonic() + every_s
 
     def restore(self, state: TrainingState) -> tuple[EpochResult, ...]:
@@ -53,7 +55,7 @@ class TrainingCheckpoint:
             return ()
         texts, tensors = read_tensors(self.path, self._check_format)
         values = json.loads(texts["values"])
-        differing = _differences(values | {"versions": json.loads(texts["versions"])}, _identity(state))
+        differing = differences(values | {"versions": json.loads(texts["versions"])}, identity(state))
         if differing:
             raise CheckpointError(
                 f"{self.path} is the checkpoint of another training: {'; '.join(differing)}; remove the file to begin "
@@ -98,13 +100,14 @@ class Interruption:
 
     signal: signal.Signals | None = None
 
-    def error(self, checkpoint: TrainingCheckpoint, state: TrainingState) -> TrainingInterrupted:
-        assert self.signal is not None
-        return TrainingInterrupted(
-            f"training was interrupted in epoch {state.epoch} after {state.step:,} of {state.plan.num_steps:,} steps; "
-            f"its state is in {checkpoint.path}, and the same call goes on from there",
-            self.signal,
-        )
+
+def interrupted(signal_number: int, checkpoint: TrainingCheckpoint, state: TrainingState) -> TrainingInterrupted:
+    """The error of a training that a signal stopped after its checkpoint was written."""
+    return TrainingInterrupted(
+        f"training was interrupted in epoch {state.epoch} after {state.step:,} of {state.plan.num_steps:,} steps; "
+        f"its state is in {checkpoint.path}, and the same call goes on from there",
+        signal_number,
+    )
 
 
 @contextmanager
@@ -134,8 +137,8 @@ def deferred_interrupts(is_on: bool) -> Iterator[Interruption]:
         restore()
 
 
-def _identity(state: TrainingState) -> dict[str, Any]:
-    """What has to be equal for a training to go on."""
+def identity(state: TrainingState) -> dict[str, Any]:
+    """What has to be equal for a training to go on, and on all of its ranks."""
     return {
         "log_digest": state.log_digest,
         "config": asdict(state.config),
@@ -145,7 +148,7 @@ def _identity(state: TrainingState) -> dict[str, Any]:
     }
 
 
-def _differences(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
+def differences(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """What differs, in words."""
     words = []
     if then["log_digest"] != now["log_digest"]:

@@ -1,0 +1,194 @@
+"""Data-parallel training: the ranks of torch.distributed share each global batch and add up their gradients.
+
+All ranks read the same log and draw the same batch, masks, dropout noise and sampled items, as these depend on the
+seed and the step alone. Each computes its share of the batch's rows, and then all make the same update. There is no
+launcher here: torchrun, Ray Train or Slurm starts the processes.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from corerec.errors import ConfigError, DistributedError
+
+TIMEOUT_S = 60.0  # for each exchange between ranks; COREREC_TIMEOUT_S in the environment changes it
+MEETING = 10  # times as long to meet at the start: one machine may read the log more slowly than another
+
+
+def world_size() -> int:
+    """How many processes share a training: 1 where this one is alone."""
+    return dist.get_world_size() if _is_initialized() else _from_environment("WORLD_SIZE", 1)
+
+
+def rank() -> int:
+    """This process's number, 0..world_size - 1; rank 0 alone prints and writes files."""
+    return dist.get_rank() if _is_initialized() else _from_environment("RANK", 0)
+
+
+def local_rank() -> int:
+    """This process's number on its machine, which tells it its GPU."""
+    return _from_environment("LOCAL_RANK", rank())
+
+
+def timeout_s() -> float:
+    """Seconds that a rank waits for the others in one exchange."""
+    text = os.environ.get("COREREC_TIMEOUT_S", str(TIMEOUT_S))
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < 1e9:
+        raise ConfigError(f"COREREC_TIMEOUT_S must be a number of seconds above 0, not {text!r}")
+    return seconds
+
+
+class Ranks:
+    """The processes of one training, as one of them sees them. Without a group, it is alone."""
+
+    def __init__(self, rank: int = 0, world_size: int = 1, group: dist.ProcessGroup | None = None) -> None:
+        self.rank, self.world_size, self._group = rank, world_size, group
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is the rank that prints and writes files."""
+        return self.rank == 0
+
+    def rows(self, count: int) -> slice:
+        """This rank's share of the rows of a batch; empty where there are fewer rows than ranks.
+
+        All rows of a batch are padded to one width, so equal numbers of rows are equal work.
+
+        >>> [Ranks(rank, 3).rows(8) for rank in range(3)]
+        [slice(0, 2, None), slice(2, 5, None), slice(5, 8, None)]
+        """
+        return slice(count * self.rank // self.world_size, count * (self.rank + 1) // self.world_size)
+
+    def sum_gradients(self, network: nn.Module, loss: Tensor) -> Tensor:
+        """Replace each gradient by its sum over the ranks, in one exchange; returns the sum of the losses."""
+        if self._group is None:
+            return loss
+        graded = [parameter for parameter in network.parameters() if parameter.grad is not None]
+        flat = torch.cat([*(p.grad.flatten() for p in graded if p.grad is not None), loss[None]])
+        self.sum(flat)
+        *parts, total = flat.split([*(parameter.numel() for parameter in graded), 1])
+        for parameter, part in zip(graded, parts, strict=True):
+            parameter.grad = part.view_as(parameter)
+        return total[0]
+
+    def sum(self, tensor: Tensor) -> None:
+        """Add a tensor up over the ranks, in place: all get the same bits."""
+        if self._group is not None:
+            with _typed_errors():
+                dist.all_reduce(tensor, group=self._group)
+
+    def largest(self, *values: int) -> list[int]:
+        """The largest of each number over the ranks: what one of them wants, all do."""
+        if self._group is None:
+            return list(values)
+        tensor = torch.tensor(values, dtype=torch.int64)
+        with _typed_errors():
+            dist.all_reduce(tensor, dist.ReduceOp.MAX, group=self._group)
+        return tensor.tolist()
+
+    def broadcast(self, value: Any) -> Any:
+        """The value of rank 0, small and of plain types."""
+        if self._group is None:
+            return value
+        values = [value]
+        with _typed_errors():
+            dist.broadcast_object_list(values, group=self._group, group_src=0, device=torch.device("cpu"))
+        return values[0]
+
+    def broadcast_tensors(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The named tensors of rank 0, on the CPU; they are sent one by one."""
+        kinds = self.broadcast({name: (tensor.shape, tensor.dtype) for name, tensor in tensors.items()})
+        received = {}
+        for name, (shape, dtype) in kinds.items():
+            received[name] = tensors[name].cpu().contiguous() if self.is_first else torch.empty(shape, dtype=dtype)
+            with _typed_errors():
+                dist.broadcast(received[name], group=self._group, group_src=0)
+        return received
+
+    def close(self) -> None:
+        """Leave: ranks that still wait for this one end with an error."""
+        group, self._group = self._group, None
+        if group is not None:
+            dist.destroy_process_group(group)
+
+
+ALONE = Ranks()
+
+
+@contextmanager
+def training_ranks(device: torch.device) -> Iterator[Ranks]:
+    """The ranks of a training on this device, once all are there: one where no others were started.
+
+    Raises:
+        ConfigError: RANK and WORLD_SIZE are set without an address to meet at, or the device cannot be shared.
+        DistributedError: another rank did not come.
+    """
+    if world_size() == 1:
+        yield ALONE
+        return
+    if device.type not in ("cpu", "cuda"):
+        raise ConfigError(f"several processes train on CPUs or CUDA GPUs, not on {device.type!r}: choose cpu")
+    own_gpus = device.type == "cuda" and _from_environment("LOCAL_WORLD_SIZE", 1) <= torch.cuda.device_count()
+    # Numbers that ranks agree on stay on the CPU, so that no step waits for the GPU.
+    backend = "cpu:gloo,cuda:nccl" if own_gpus else "gloo"
+    limit = timedelta(seconds=timeout_s())
+    with _typed_errors():
+        if not _is_initialized():
+            _join(backend, MEETING * limit)
+        # A group of its own: its timeout is ours, and leaving it tells the others at once.
+        group = dist.new_group(timeout=limit, backend=backend)
+        assert isinstance(group, dist.ProcessGroup)
+        ranks = Ranks(dist.get_rank(), dist.get_world_size(), group)
+        del group  # or the traceback of an error would keep it open
+    try:
+        yield ranks
+    finally:
+        ranks.close()
+
+
+def _join(backend: str, limit: timedelta) -> None:
+    """Meet the other processes at the address in the environment."""
+    missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+    if missing:
+        raise ConfigError(
+            f"WORLD_SIZE is {world_size()}, but {' and '.join(missing)} is not set; start the processes with torchrun, "
+            "or unset WORLD_SIZE to train in this one alone"
+        )
+    dist.init_process_group(backend, timeout=limit)
+    atexit.register(lambda: dist.destroy_process_group() if dist.is_initialized() else None)
+
+
+@contextmanager
+def _typed_errors() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        raise DistributedError(
+            f"rank {rank()} lost another process of this training: it ended, or gave no answer for {timeout_s():g} s. "
+            "What it said before tells why. Start all processes again: with a checkpoint the training goes on from the "
+            f"last one. torch.distributed said: {str(error).splitlines()[0]}"
+        ) from error
+
+
+def _is_initialized() -> bool:
+    return dist.is_available() and dist.is_initialized()
+
+
+def _from_environment(name: str, default: int) -> int:
+    text = os.environ.get(name, str(default))
+    if not text.isascii() or not text.isdigit():
+        raise ConfigError(f"{name} in the environment must be a whole number, not {text!r}")
+    return int(text) if dist.is_available() else default
