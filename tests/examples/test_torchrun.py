@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
+import corerec
+
 SCRIPT = Path(__file__).parents[2] / "examples" / "torchrun.sh"
 
 
@@ -16,10 +18,12 @@ def test_two_processes_write_one_model_and_speak_once(tmp_path):
     rows = [f"{user},{(user + step) % 12},{step}" for user in range(40) for step in range(6)]
     (tmp_path / "log.csv").write_text("\n".join(["user_id,item_id,timestamp", *rows]))
     small = ["--epochs", "2", "--hidden-dim", "8", "--num-heads", "2", "--max-seq-len", "6", "--device", "cpu"]
+    source = str(Path(corerec.__file__).parents[1])  # of this checkout, whatever is installed
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     ran = subprocess.run(
         ["sh", str(SCRIPT), "log.csv", "m.model", "2", *small],
         cwd=tmp_path,
-        env=os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1"},
+        env=os.environ | {"PATH": path, "PYTHONPATH": source, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
     )

@@ -49,7 +49,8 @@ class Commands(TyperGroup):
                     say(str(error).replace("the same call", "the same command"), style="yellow")
                 raise typer.Exit(128 + error.signal_number) from None
             except KeyboardInterrupt:
-                say("interrupted")
+                if rank == "0":
+                    say("interrupted")
                 raise typer.Exit(130) from None
             except BrokenPipeError:  # whoever read our output has seen enough
                 raise

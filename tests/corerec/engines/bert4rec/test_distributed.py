@@ -1,7 +1,7 @@
 """Two gloo processes against one, on a tiny log; each process runs `main` below.
 
 Tolerance: float32 sums in another order differ by 1e-7 of a value, and AdamW magnifies that where a gradient is almost
-nothing, so weights are compared with how far the training moved them: at most 0.1% in the norm.
+nothing, so weights are compared with how far the training moved them: at most 0.5% in the norm (0.06% measured).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ USERS = np.repeat(np.arange(90), LENGTHS)
 ITEMS = RANDOM.integers(0, 60, len(USERS))
 SETTINGS = {"epochs": 4, "hidden_dim": 8, "num_heads": 2, "max_seq_len": 8, "dropout": 0.2, "bfloat16": False}
 SETTINGS |= {"batch_size": 16, "learning_rate": 0.003, "device": "cpu"}
-TOLERANCE = 1e-3  # of the distance that the training moved the weights
+TOLERANCE = 5e-3  # of the distance that the training moved the weights; without the shift of dropout it is 0.96
 
 
 def fit(settings, checkpoint=None, stop_at=None, act=lambda event: None):
@@ -130,6 +130,7 @@ def assert_equal(answers, settings, steps=24):
     [
         {},  # next-item steps that fade into the cloze, every item competing
         {"num_negatives": 4, "next_item_until": 0.0},  # sampled softmax, cloze steps alone
+        {"batch_size": 1, "epochs": 1},  # rank 0 never has a row of its own
         {"num_negatives": 4, "next_item_until": 1.0, "bert_replacement": True, "patience": 9},
     ],
 )
