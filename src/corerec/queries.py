@@ -65,7 +65,7 @@ class Query:
 
 @dataclass(frozen=True)
 class Recommendations:
-    """The answer to one query: items, best first, and what they were chosen from.
+    """The answer to one query: items and their scores, best first, and whether history or popularity decided.
 
     >>> answer = Recommendations(["a", "b"], [0.5, 0.25], "history", user_id="ann")
     >>> list(answer), answer.pairs()

@@ -280,7 +280,11 @@ class TransitionModel:
         return Boosts(rows, self.items[at].astype(np.int64), amounts)
 
     def pad(self) -> tuple[np.ndarray, np.ndarray]:
-        """Rows of one width F, the longest's: numbers int32 (V + 1, F), 0 from where a row has ended; `discounted`."""
+        """Pad each item's row of successors to the width F of the longest row.
+
+        Returns:
+            the successors' numbers, int32 (V + 1, F), 0 as padding, and their `discounted`, float32 (V + 1, F).
+        """
         counts = np.diff(self.offsets)
         rows = np.repeat(np.arange(len(counts)), counts)
         places = np.arange(len(rows)) - self.offsets[rows]

@@ -133,8 +133,8 @@ class Histories:
         Args:
             user_ids: (events,) ids, known or new.
             items: int (events,) item numbers.
-            timestamps: (events,) as fit takes them, in the log's own unit; None, or None in a list, means now: the
-                newest time met so far. A log without times takes events in the order they come, whatever their times.
+            timestamps: (events,) as fit takes them, in the log's own unit; None, or None in a list, stands for the
+                newest time seen so far. A log without times takes events in the order they come, whatever their times.
             ratings: (events,) finite numbers; None, or None in a list, where there is none (NaN in the store). Not
                 kept where the log had none.
         Returns:
@@ -190,7 +190,7 @@ class Histories:
         return np.where(given, times, reached)
 
     def moment(self, value: Any) -> float:
-        """A moment to ask about in the unit of the log's times, from a number of that unit or a date.
+        """Convert the time of a query, a number or a date, to the unit of the log's times.
 
         NaN for None, and where the log has no times.
 

@@ -175,7 +175,7 @@ def by_length(
     item_counts: np.ndarray | None = None,
     **settings: Any,
 ) -> list[Report]:
-    """Whom does a scorer serve well? `evaluate` of each group of questions whose histories are about equally long.
+    """`evaluate` a scorer on each group of questions whose histories are about equally long.
 
     Other users stand in each group, so its rows show who the users are as much as what their histories tell;
     `by_history` asks all of them at every length.

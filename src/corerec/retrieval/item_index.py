@@ -14,8 +14,8 @@ scores, no item of those groups can be among the k best, nor tie with the last o
 because many groups nearly tie, the state is searched block by block. Bounds do not pay where the normalizers are
 wanted as well, since these need every score.
 
-Boosts only raise scores. So the best items are among the best without boosts and the boosted ones: these are scored
-apart and merged, unless all scores lie in one block.
+A boost (`score_edits.Boosts`) can raise an item's score and never lowers it. So the best items are among the best
+without boosts and the boosted ones: these are scored apart and merged, unless all scores lie in one block.
 
 Answers are exact up to the rounding of float32: where the scores of two items differ by less than about
 D 2**-23 |state| |vector|, either may come first.

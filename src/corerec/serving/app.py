@@ -255,7 +255,7 @@ async def user(
 
 @router.post("/v1/similar", tags=["recommendations"], responses=problems(*BODY, 404, 503))
 async def similar(asked: schemas.SimilarRequest, request: Request) -> schemas.SimilarItems:
-    """The items whose embeddings point most nearly the same way as one item's, best first."""
+    """Return the items most similar to one item by the cosine of their embeddings, best first."""
     return await _similar(asked.item_id, asked.top_k, request)
 
 

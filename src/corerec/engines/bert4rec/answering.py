@@ -350,7 +350,7 @@ class Answering:
         return reasons(given, weights, followed)[:top]
 
     def similar_items(self, item_id: Hashable, top_k: int = 10, *, with_scores: bool = False) -> Ranked:
-        """The items whose embeddings point most nearly the same way (cosine), best first, without the item itself.
+        """Return the items most similar to one item by the cosine of their embeddings, best first, without that item.
 
         Raises:
             UnknownIdError: the item was never seen.

@@ -1,4 +1,4 @@
-"""Histories -> states -> scores of the whole catalogue, many at once, for whoever asks.
+"""Encode histories as hidden states, and score the whole catalogue from them, in batches.
 
 B histories, D hidden_dim, V items.
 """

@@ -256,8 +256,9 @@ class Bert4Rec(Settings, Answering):
         Args:
             user_ids, item_ids: columns as `fit` takes them. New users get a history.
             timestamps: in the unit of the fitted log, dates where it had dates. A late event takes its place in time,
-                behind others of the same time. None, or None inside a list, means now: the newest time met so far. A
-                model fitted without timestamps takes events in the order they come, whatever their times.
+                behind others of the same time. None, or None inside a list, stands for the newest time that the
+                model has seen so far. A model fitted without timestamps takes events in the order they come, whatever
+                their times.
             ratings: finite numbers; None, or None inside a list, where there is none. Kept if the fitted log had some.
             on_unknown: what becomes of events of items that `fit` never saw; as in `recommend`.
         Returns:
