@@ -147,7 +147,10 @@ async def answers(app: Any) -> list[tuple[str, str, dict[str, Any], Any, Any]]:
 
     found = []
     transport = httpx.ASGITransport(app)
-    async with app.router.lifespan_context(app), httpx.AsyncClient(transport=transport, base_url="http://app") as http:
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=transport, base_url="http://localhost") as http,
+    ):
         schema = (await http.get("/openapi.json")).json()
         for method, path, operation, body in operations(schema):
             url = path + QUERIES.get(path, "")

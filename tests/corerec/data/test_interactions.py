@@ -332,7 +332,7 @@ def test_joined_stores_lie_one_after_another():
     raw = SequenceStore.from_lists([[], [7]])
     concatenate = SequenceStore.concatenate([one, raw, one])
     assert [concatenate.row(row).tolist() for row in range(4)] == [[5, 6], [], [7], [5, 6]]
-    assert concatenate.times is None  # raw has none
+    np.testing.assert_array_equal(concatenate.times, [1, 2, np.nan, 1, 2])  # raw has none
     np.testing.assert_array_equal(concatenate.ratings, np.array([4, 5, np.nan, 4, 5], np.float32))
     assert SequenceStore.concatenate([one, one]).times.tolist() == [1, 2, 1, 2]
     assert SequenceStore.concatenate([raw, raw]).ratings is None

@@ -41,7 +41,7 @@ RING = {"hidden_dim": 16, "max_seq_len": 8, "dropout": 0.0, "batch_size": 8, "le
 
 @pytest.fixture(scope="module")
 def model(cycle_log):
-    return Bert4Rec(epochs=60, **RING).fit_interactions(cycle_log)
+    return Bert4Rec(epochs=60, seed=1, **RING).fit_interactions(cycle_log)
 
 
 # user 0 has seen "a" to "h"
