@@ -5,7 +5,7 @@
 
 The data goes to a hidden folder `.corerec-<16 hex digits>.partial` beside the file, is flushed to the disk and renamed
 into place. A process that is killed leaves that folder behind. The folder holds a lock, which the system releases when
-its process dies, so the next write beside it removes abandoned folders and never one in use, also on another machine.
+its process dies. So the next write beside it removes abandoned folders, and never one in use, also on another machine.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Requests for recommendations: one in ids as it is asked, and many in numbers as they are scored together.
+"""Queries and answers: a Query in ids, a QueryBatch in item numbers, and Recommendations.
 
 B queries.
 """
@@ -22,8 +22,8 @@ from corerec.retrieval.reranking import Reranking
 
 ItemId = Any
 OnUnknown = Literal["raise", "skip", "warn"]
-"""What becomes of an id that `fit` never saw: an UnknownIdError; left out without a word; or left out with one warning
-for all, the default everywhere. An id of a type that no fitted one has is a mistake, and always an error.
+"""What becomes of an id that `fit` never saw: an UnknownIdError; skipped silently; or skipped with one warning for all,
+the default everywhere. An id of a type that no fitted one has is always an error.
 """
 Basis = Literal["history", "popularity"]
 WITHOUT_USERS = "this model was saved without histories, so it knows no users; pass history=[item ids] to recommend"
@@ -78,7 +78,7 @@ class Recommendations:
     basis: Basis
     """Whether the history decided, or, where it holds no known item, popularity."""
     unknown_items: list[ItemId] = field(default_factory=list)
-    """Items of the query that `fit` never saw; they were left out."""
+    """Items of the query that `fit` never saw; they were skipped."""
     user_id: Hashable = None
     """None where a history was given."""
 

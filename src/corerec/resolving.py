@@ -43,8 +43,8 @@ def resolve(
     Args:
         well_rated: (user number or 0, min_rating, item numbers or None) -> those of them whose rating reaches it.
     Returns:
-        the good queries, in order; the error of each bad one, by its place in the list (with `return_errors`); and
-        the unknown items of each good query, which were left out.
+        the good queries, in order; the error of each bad one, by its place in the list (with `return_errors`); and the
+        unknown items of each good query, which were skipped.
     Raises:
         CorerecError: the first bad query's, without `return_errors`.
     """

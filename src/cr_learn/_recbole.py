@@ -1,7 +1,8 @@
 """MovieLens 100K out of the RecBole wheel, for machines that reach a Python package index but not GroupLens.
 
-The wheel ships the data set as an example, in RecBole's own "atomic file" format: a header line, tab-separated fields,
-UTF-8, the year of a movie in a column of its own. Compared with GroupLens's files: ratings and users are theirs byte
+The wheel ships the data set as an example, in RecBole's own "atomic file" format. A file has a header line and
+tab-separated fields in UTF-8, and a movie's year has its own column.
+Compared with GroupLens's files: ratings and users are theirs byte
 for byte, in the same order; movies keep id, title, year and genres; release dates and URLs are gone.
 """
 

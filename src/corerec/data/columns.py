@@ -1,4 +1,4 @@
-"""Any one-dimensional column (list, array, series, tensor) -> a pandas Series; ratings -> checked float32."""
+"""Columns: any list, array, series or tensor of one dimension -> a pandas Series; ratings -> checked float32."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What each user did: the log of fit, and what was observed since. Readers never wait, and see whole histories.
+"""Users' histories: the fitted log, and the events observed since. Readers never wait, and see whole histories.
 
 Fit leaves one immutable SequenceStore. A user of whom something was observed gets a row beside it that counts instead;
 when such rows become many, all are written into a new store.
@@ -39,7 +39,7 @@ class _View(NamedTuple):
     rows: dict[int, _Row]
 
     def select(self, at: np.ndarray) -> SequenceStore:
-        """The rows int64 (rows,) in the order asked; without a loop over those of the store."""
+        """The given rows, int64 (rows,), in their order; without a loop over those of the store."""
         store, changed, rows = self
         own = np.flatnonzero(changed[at])
         if not len(own):
@@ -117,7 +117,7 @@ class Histories:
         return store.row(user - 1) if row is None else row.items[: row.length]
 
     def select(self, users: np.ndarray) -> SequenceStore:
-        """The histories of the user numbers, in the order asked."""
+        """The histories of the user numbers, in their order."""
         return self._view.select(np.asarray(users, np.int64) - 1)
 
     def snapshot(self) -> tuple[Vocabulary, SequenceStore]:
@@ -267,8 +267,8 @@ class Histories:
         return _Row(len(store.items[here]), store.items[here], times, ratings)
 
     def _fold(self) -> None:
-        """Write the rows beside the store into a new one once they are a quarter of it: so few times that each
-        observed event costs a few copies of a history, not of the store.
+        """Write the rows beside the store into a new store once they are a quarter of it. That happens seldom, so an
+        observed event costs a few copies of its history, not of the store.
         """
         if len(self._view.rows) >= self._rows_to_fold():
             whole = self.select(np.arange(1, len(self.users) + 1))

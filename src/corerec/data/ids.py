@@ -108,8 +108,8 @@ def number_ids(values: Any, name: str) -> tuple[np.ndarray, np.ndarray]:
     Returns:
         int32 (rows,), from 0; and the distinct ids as `id_column` gives them.
     Raises:
-        DataError: as `id_column`; or an id cannot be saved: it is neither text nor a finite number, is text that means
-            "missing" (NaN, NULL, None or nothing), or is not valid Unicode.
+        DataError: as `id_column`; or an id cannot be saved. Such an id is neither text nor a finite number, or is text
+            that means "missing" (NaN, NULL, None or nothing), or is not valid Unicode.
     """
     column = as_series(values, name)
     if isinstance(column.dtype, pd.CategoricalDtype | pd.StringDtype) or pd.api.types.is_string_dtype(column.dtype):

@@ -81,7 +81,7 @@ class SequenceStore:
         return self.items[self.offsets[row] : self.offsets[row + 1]]
 
     def select(self, rows: np.ndarray) -> SequenceStore:
-        """The rows asked for, in the order asked."""
+        """The given rows, in the given order."""
         chosen = self.ranges(self.offsets[rows], self.offsets[np.asarray(rows) + 1])
         return chosen if self.asked_at is None else replace(chosen, asked_at=self.asked_at[rows])
 

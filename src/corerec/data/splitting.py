@@ -1,4 +1,4 @@
-"""Splits of a log into what trains, what validates and what tests: leave-one-out, or at moments in time."""
+"""Splits of a log into training, validation and test: leave-one-out, or at moments in time."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Holdout:
         targets: one row a question; the items that did follow, at least one. Number 0 is an item without a number.
         users: int64 (questions,), the user number behind each question.
         user_vocabulary, item_vocabulary: the ids behind the numbers; None where a store without ids was split.
-        num_newcomers: users of a period who are not asked about it, since nothing is known of them before.
+        num_newcomers: users of a period without any event before it; they have no query.
     """
 
     history: SequenceStore
@@ -47,7 +47,7 @@ class Holdout:
         return len(self.history)
 
     def select(self, rows: np.ndarray) -> Holdout:
-        """The questions asked for, in the order asked."""
+        """The given queries, in the given order."""
         return replace(
             self, history=self.history.select(rows), targets=self.targets.select(rows), users=self.users[rows]
         )
@@ -134,7 +134,7 @@ def leave_one_out(log: Log) -> Split[Log]:
     """The last event of each user is the test target, the one before it the validation target; the rest trains.
 
     When testing, the validation item is part of the history. A user with two events has no training event before the
-    validation target, so only users of three or more events are asked; the others train with all they have.
+    validation target. Only users of three or more events have targets; the others train with all their events.
 
         [a b c d]  ->  train [a b]   valid [a b] -> c   test [a b c] -> d
 
@@ -167,8 +167,8 @@ def by_time(
 ) -> Split[Log]:
     """The global time split: events before `valid_from` train, those up to `test_from` validate, those after it test.
 
-    No event of the periods is trained on, whoever's it is; leave-one-out, in contrast, trains on what other users did
-    after a question was asked.
+    No event of the periods is trained on, whoever's it is. Leave-one-out, in contrast, trains on events of other users
+    that are later than a target.
 
     Args:
         valid_from, test_from: the first moments of the periods: in the unit of the log's times, or dates.

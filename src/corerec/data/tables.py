@@ -3,8 +3,8 @@
     ratings.csv, events.parquet, days/*.jsonl, log.sqlite, - ...  ->  EventTable  ->  Interactions
 
 CSV, TSV, plain text, JSON lines and RecBole's .inter (gzip and zstd, too), Parquet, DuckDB and SQLite, read by DuckDB.
-Rows keep the order of the files. Ids of a text file become whole numbers where every one of them is written as one
-("7" or "7.0", but not "007"), and stay text otherwise; those of other files keep their kind.
+Rows keep the order of the files. Ids of a text file become whole numbers where every one of them is written as one ("7"
+or "7.0", but not "007"). Otherwise they stay text. Ids of other files keep their type.
 """
 
 from __future__ import annotations

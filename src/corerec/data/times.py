@@ -33,9 +33,9 @@ def time_column(values: Any, day_first: bool | None = None) -> np.ndarray:
     Args:
         day_first: whether 05/03/2023 is the fifth of March; None decides by the column, and warns where it cannot.
     Raises:
-        DataError: a time is missing, infinite, does not read in the column's format, is a duration or a time of day,
-            counts another unit than the others, or is a date that nanoseconds in 64 bits do not reach; the first such
-            row is named.
+        DataError: a time is missing, infinite, a duration or a time of day. Or it does not read in the column's format,
+            counts another unit than the others, or is a date outside 64 bits of nanoseconds. The first such row is
+            named.
     """
     column = as_series(values, "timestamps")
     if isinstance(column.dtype, pd.CategoricalDtype):

@@ -55,17 +55,17 @@ def evaluate(
 ) -> Report:
     """Rank the catalogue for every question and measure where the answers stand.
 
-    By default the whole catalogue competes except the user's own history, as in the published figures; an answer
-    that stands in its history competes all the same, and an answer that came more than once counts once. Ties count
+    By default the whole catalogue competes except the user's own history, as in the published figures. A target that is
+    in its history competes all the same. A target that occurs more than once counts once. Ties count
     against the answer; an answer of number 0, an item unknown to the scorer, is a miss.
 
         split = leave_one_out(log)                      # log: Interactions
         model = Bert4Rec().fit_interactions(split.train)
         evaluate(model, split.test).value("NDCG", 10)
 
-    A model is asked in its own item numbers, whatever log the holdout is of, and one that was trained on answers is
-    told of: a warning, and `Report.seen_answers`. A scorer is asked in the holdout's numbers, and nothing is known of
-    its training.
+    A model is evaluated in its own item numbers, whatever log the holdout is of. A model that was trained on targets is
+    reported by a warning and `Report.seen_answers`. A scorer is evaluated in the holdout's numbers, and nothing is
+    known of its training.
 
     Args:
         scorer: a fitted model, or a scorer.
@@ -140,7 +140,7 @@ def by_history(
 ) -> list[Report]:
     """How much history does a good answer need? `evaluate` with only the newest events of each history visible.
 
-    Every question is asked at every length, so the rows compare; a history shorter than the length is visible whole.
+    Every row has the same queries, so the rows compare; a history shorter than the length is visible whole.
     The filter of seen items knows the visible events alone, as a server would that was told no more: what the user
     met before them competes, for every scorer alike.
 

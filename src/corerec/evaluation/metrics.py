@@ -1,4 +1,4 @@
-"""Ranking metrics: pure functions of the 1-based ranks of the relevant items, one value a question.
+"""Ranking metrics: pure functions of the 1-based ranks of the relevant items, one value per query.
 
 Every function takes `ranks`, int (relevant items,), all questions one after another, and `offsets`, int
 (questions + 1,), question q owning ranks[offsets[q]:offsets[q + 1]]; without offsets each question has one relevant

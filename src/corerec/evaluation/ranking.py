@@ -1,7 +1,7 @@
-"""One pass over the questions: the rank of every answer in the whole catalogue, and how often each item is named.
+"""Ranking: the rank of every target in the whole catalogue, and how often each item is recommended, in one pass.
 
-B histories, V items. What is kept lies in arrays that are made once: small results between large blocks of scores
-would keep the blocks' memory from being used again (it had grown to 8.7 GB for 872,000 users).
+B histories, V items. Results are kept in arrays that are allocated once. Small arrays between large blocks of scores
+would fragment the heap, which had grown to 8.7 GB for 872,000 users.
 """
 
 from __future__ import annotations

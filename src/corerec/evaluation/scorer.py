@@ -1,4 +1,4 @@
-"""The Scorer protocol: whatever ranks a catalogue can be evaluated; and what it may offer to be ranked faster."""
+"""The Scorer protocol: what a model needs to be evaluated, and what it may offer to be ranked faster."""
 
 from __future__ import annotations
 

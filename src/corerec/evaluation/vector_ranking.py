@@ -1,4 +1,4 @@
-"""Ranks of answers block of items by block of items: memory stays level whatever the size of the catalogue.
+"""Ranks of targets, one block of items at a time: memory does not depend on the size of the catalogue.
 
 B histories, V items, D the width of a state, T answers.
 """
@@ -106,8 +106,8 @@ def _count_lower(
 ) -> tuple[dict[Seen, Tensor], Tensor]:
     """How many items score lower than each answer, padding among them, int64 (T,); and the k best items, int64 (B, k).
 
-    Two passes over the items: the first for the answers' own scores, which come from the same products as those that
-    they are compared with, so that ties stay ties; and for the sums that boosts are shares of.
+    There are two passes over the items. The first computes the targets' own scores, by the same products as the scores
+    that they are compared with, so that ties stay ties. It also computes the sums that boosts are shares of.
     """
     target_rows = np.repeat(np.arange(len(targets)), targets.lengths)
     answers = _Cells.of(target_rows, targets.items)

@@ -15,8 +15,8 @@ SCORES_AT_ONCE = 2**19  # 2 MB, near a CPU's cache
 class BlockTopK:
     """The best items of one block after another, from the lowest numbers to the highest.
 
-    Those of several blocks are written into one piece of memory: a small piece for each, lying between the large ones
-    that come and go, would keep these from being used again (that cost 200 MB in a catalogue of a million items).
+    The best of several blocks are written into one array. A small array for each block would fragment the heap between
+    the large blocks, which cost 200 MB in a catalogue of a million items.
     """
 
     def __init__(self, states: Tensor, most: int) -> None:

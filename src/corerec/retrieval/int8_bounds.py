@@ -25,8 +25,8 @@ class QuantizedTable:
         weights: int8 (G GROUP, D); zeros beyond the table.
         biases: float32 (G GROUP,), in units of their group's scale.
         scales: float32 (G,).
-        longest, lost, rounded: float32 (G,), factors of |h - h'|, |h| and 1 in a bound (`bounds`): a group's
-            greatest |e'|; its greatest |e - e'| and what float32 may lose of products; and what it may lose of biases.
+        longest, lost, rounded: float32 (G,), factors of |h - h'|, |h| and 1 in a bound (`bounds`). They are a group's
+            greatest |e'|, its greatest |e - e'| with float32's rounding of products, and the rounding of biases.
     """
 
     weights: Tensor

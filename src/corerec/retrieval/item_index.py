@@ -9,10 +9,9 @@ A score is state @ vector + bias. There are three ways to the best ones, and eac
     by bounds         a large catalogue, where the processor is fast at int8: a fifth of the time
 
 The bounds come from an int8 copy of the table (the quantized table): each limits the scores of a group of items. The
-groups with the highest bounds are scored in float32. Where every other group's bound is below the k-th best of these
-scores, no item of those groups can be among the k best, nor tie with the last of them. Where a bound is not below,
-because many groups nearly tie, the state is searched block by block. Bounds do not pay where the normalizers are
-wanted as well, since these need every score.
+groups with the highest bounds are scored in float32. If every other group's bound is below the k-th best of these
+scores, no item of those groups can be among the k best. Otherwise, which happens where many groups nearly tie, the
+state is searched block by block. Bounds do not pay where normalizers are computed, since these need every score.
 
 A boost (`score_edits.Boosts`) can raise an item's score and never lowers it. So the best items are among the best
 without boosts and the boosted ones: these are scored apart and merged, unless all scores lie in one block.

@@ -1,4 +1,4 @@
-"""Top-k, the filter of seen items, and ties: decided here and nowhere else.
+"""Top-k, the filter of seen items, and ties: their rules are in this file only.
 
 B rows (users), V item numbers 1..V; scores are float (B, V + 1) with column 0 for padding, which never ranks.
 """

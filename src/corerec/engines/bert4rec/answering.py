@@ -1,4 +1,4 @@
-"""Answering: what a fitted model is asked, ids in and ids out; `Bert4Rec` is one."""
+"""Answering: every query to a fitted model, ids in and ids out; `Bert4Rec` inherits it."""
 
 from __future__ import annotations
 
@@ -174,8 +174,8 @@ class Answering:
             as_frame: return a DataFrame of the columns user_id, item_id, rank and score.
         Raises:
             UnknownIdError: the user was never seen, or an item as `on_unknown` says.
-            DataError: both or neither of user_id and history given; top_k below 1; a rule out of its range or without
-                the groups it needs; or `at` is no time of the log, or goes with a history.
+            DataError: both or neither of user_id and history given; top_k below 1; or a rule out of its range or
+                without the groups it needs. Or `at` is no time of the log, or goes with a history.
             NotFittedError: neither fit nor loaded.
         """
         query = Query(
@@ -283,7 +283,7 @@ class Answering:
         """What most likely stood at each blank (None) of a history, seen from both sides.
 
         All blanks are asked at once, each as if the others were unknown too; the network alone answers. In a history
-        longer than max_seq_len, each blank is asked from the events around it.
+        longer than max_seq_len, each blank is filled from the events around it.
 
         Args:
             history: item ids, oldest first, None at each blank.

@@ -30,8 +30,8 @@ POOL_GROWTH = 4  # of the lists that are re-ranked, where groups leave too few i
 class Answers(NamedTuple):
     """The best items of B queries, in numbers.
 
-    `numbers` int64 (B, k), best first, 0 from the place on where a row has ended; `probabilities` float (B, k), NaN
-    where they were not wanted; `has_history` bool (B,), False where popularity answered.
+    `numbers`: int64 (B, k), best first, 0 after the end of a row. `probabilities`: float (B, k), NaN where they were
+    not requested. `has_history`: bool (B,), False where popularity answered.
     """
 
     numbers: np.ndarray
@@ -157,8 +157,8 @@ def fill_blanks(
 class RankedItems(NamedTuple):
     """The best items of B states.
 
-    `numbers` int64 (B, k), best first, 0 from the place on where a row has ended; `scores` float32 (B, k), which are
-    log-probabilities once `log_normalizers`, float32 (B,), are taken off; NaN among these where they were not needed.
+    `numbers`: int64 (B, k), best first, 0 after the end of a row. `scores`: float32 (B, k). `log_normalizers`: float32
+    (B,), NaN where they were not needed. Scores minus normalizers are log-probabilities.
     The normalizers are the network's own, also where transitions are blended in: these scores are shifted to suit.
     """
 

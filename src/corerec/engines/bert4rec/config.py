@@ -110,7 +110,8 @@ class TrainConfig:
     """Passes over all events; the learning rate's cosine ends with the last. None: 40 where users have 50 events or
     more on average; 20 with fewer, as more would learn a sparse log by heart."""
     batch_size: int | None = None
-    """Windows in a step, at most: a log too small for 200 steps an epoch takes fewer. None: as hold 4,096 events."""
+    """Windows in a step, at most: a log too small for 200 steps an epoch takes fewer. None: enough windows for about
+    4,096 events."""
     learning_rate: float = 0.001
     """Peak of AdamW's learning rate."""
     warmup_steps: int | None = None
@@ -137,13 +138,14 @@ class TrainConfig:
     whole_history: bool = True
     """Windows over all of a longer history; False trains on its newest max_seq_len events only."""
     num_negatives: int | None = None
-    """Items, besides the answers of its step, that an answer competes with in the loss, drawn anew each step. None: the
+    """Sampled softmax: items that compete in the loss besides the targets of the step, drawn anew each step. None: the
     whole catalogue up to 20,000 items, 2,048 above."""
     bfloat16: bool = True
     """Matrix products in bfloat16 where the hardware multiplies in it; False has all of them in float32."""
     clock: bool | None = None
-    """Read the time between events, and to the moment asked about. None: where the log has timestamps, and held-out
-    events are then ranked better, or as well; up to 1,024 users' last events are held out of the training for that."""
+    """Read the time between events, and from the last event to the query. None: read it where the log has timestamps
+    and held-out events are ranked as well or better with it. Up to 1,024 users' last events are held out of the
+    training to decide that."""
     patience: int | None = None
     """Epochs without a better validation NDCG@10 before stopping, the best weights being kept; None: no validation."""
     seed: int = 0

@@ -41,14 +41,14 @@ TIME_INPUTS = "gaps", "asked_gaps"
 def export_onnx(model: Bert4Rec, folder: str | os.PathLike[str]) -> list[Path]:
     """Write what a server without torch needs: the graph, the ids behind its numbers, and how to call it.
 
-    model.onnx takes `histories`, int64 (B, L), both axes free: item numbers 1..V, oldest first, left-padded with 0. It
-    cuts them to the newest max_seq_len - 1 events and sets the blank to fill after them itself; how many there were
-    counts, too, in the weight of what followed the last item in the fitted log (`TransitionModel`). It gives
-    `log_probabilities`, float32 (B, V + 1): column n is the logarithm of the probability that item n comes next, as
-    `Bert4Rec.recommend` has it, also for a history without items; column 0 is -inf. Padding changes no row's answer.
+    model.onnx takes `histories`, int64 (B, L), both axes free: item numbers 1..V, oldest first, left-padded with 0. The
+    graph cuts them to the newest max_seq_len - 1 events and appends the blank. Their number also decides the weight of
+    the transitions from the last item (`TransitionModel`). It gives `log_probabilities`, float32 (B, V + 1). Column n
+    is the logarithm of the probability that item n comes next, as `Bert4Rec.recommend` has it, also for a history
+    without items. Column 0 is -inf. Padding changes no row's answer.
 
-    Of a model that reads time it also takes `gaps`, float32 (B, L), the time of each event since the one before, and
-    `asked_gaps`, float32 (B,), from the last event to the moment asked about; below 0 where one is not known.
+    The graph of a model that reads time also takes `gaps`, float32 (B, L): the time since the event before. It takes
+    `asked_gaps`, float32 (B,): the time from the last event to the query. A negative gap is unknown.
 
     items.json lists the ids of the numbers 1..V in their order, whole numbers and texts as they are. metadata.json
     says all this to whoever finds the folder. Weights of more than 1.5 GB stand beside the graph in model.onnx.data.

@@ -1,4 +1,4 @@
-"""A log -> a FittedModel: train, validate, stop, then count and rate; what `Bert4Rec.fit` does."""
+"""Fitting: a log -> a FittedModel. Trains, validates and stops, then fits transitions and ratings."""
 
 from __future__ import annotations
 

@@ -283,9 +283,8 @@ def _training_part(
 ) -> SequenceStore:
     """What the update trains on: the new events with what came right before them, and a part of the old log.
 
-    One row for each user with new events, from max_seq_len - 1 events before the first new one, without the events
-    held out; and windows of the others and of what lies before, chosen at random until they hold `replay` of the old
-    events.
+    There is one row for each user with new events, which begins max_seq_len - 1 events before the first new one. Events
+    held out are not in it. Random windows of the rest of the log follow, until they hold `replay` of the old events.
     """
     store = merged.sequences
     starts, ends = store.offsets[:-1].copy(), store.offsets[1:].copy()

@@ -1,11 +1,11 @@
-"""Item content: features of items as vectors beside those of their ids, so that items never met can be ranked.
+"""Item content: features of items as vectors beside those of their ids, so that items without events can be ranked.
 
 B batch, L sequence length, D hidden_dim, V items, K codes an item, C codes in all, T values of dense features.
 
     vector of an item = n / (n + h) * id vector + content vector,     n its events, h learned
 
-In training the id vectors of some items are left out at random, wherever these stand, so that content learns to do
-without (DropoutNet, Volkovs et al. 2017). An item never met has n = 0: content alone.
+In training, the id vectors of random items are dropped, so that content learns to stand alone (DropoutNet, Volkovs et
+al. 2017). An item without events has n = 0: content alone.
 """
 
 from __future__ import annotations

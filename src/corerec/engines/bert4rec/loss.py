@@ -1,6 +1,6 @@
-"""Which items the answers of a step compete with when the catalogue is too large for all of it.
+"""Sampled softmax with logQ correction, for catalogues above 20,000 items; cross-entropy in chunks of logits.
 
-V items, T distinct answers of a step, C items drawn.
+V items, T distinct targets of a step, C items sampled.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ ROUND_TO = 512  # matrix libraries keep prepared code for every size they meet: 
 
 @dataclass(frozen=True)
 class SampledItems:
-    """A step's share of the catalogue.
+    """The part of the catalogue that the targets of one step compete with.
 
     Attributes:
         items: int64 (C,), distinct item numbers, every answer of the step among them.
-        log_q: float32 (C,), the logarithm of each item's chance of being drawn: taken off its logit, it makes
+        log_q: float32 (C,), the logarithm of each item's chance of being drawn. Subtracted from the logits, it makes
             the sum over C an unbiased estimate of the sum over the catalogue (Horvitz & Thompson 1952).
     """
 
@@ -33,10 +33,11 @@ class SampledItems:
 
 
 def sample_items(targets: Tensor, shares: Tensor, count: int, generator: torch.Generator) -> SampledItems:
-    """The answers of a step, which come as often as items are popular, and at least `count` other items, uniformly.
+    """Sample the targets of a step, which are as frequent as items are popular, and `count` or more other items,
+    uniformly.
 
     Args:
-        targets: int64 (any shape), item numbers; below 1 where a place asks nothing.
+        targets: int64 (any shape), item numbers; below 1 where there is no target.
         shares: float32 (V + 1,), each item number's share of the training events.
         count: other items wanted; C is rounded up, and never above V.
         generator: a CPU generator.

@@ -1,4 +1,4 @@
-"""The two training questions: a cloze (hide random items), and next items. Pure functions; randomness is passed in.
+"""The two training objectives: cloze (masked items) and next items. Pure functions; randomness is passed in.
 
 B batch, L sequence length.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-IGNORE = -100  # a target that asks nothing
+IGNORE = -100  # the target of a place without one
 
 
 def cloze_mask(
@@ -21,8 +21,8 @@ def cloze_mask(
 ) -> tuple[Tensor, Tensor]:
     """Hide random items for the model to recover (BERT4Rec, arXiv:1904.06690, section 3.6).
 
-    Exactly round(mask_prob * items) of each row are hidden, at least one, as the authors' own code does it: rows of
-    a batch ask about equally much.
+    Exactly round(mask_prob * items) of each row are hidden, at least one, as the authors' own code does it. So every
+    row contributes a similar number of targets.
 
         items   [[0, 5, 6, 7, 8]]  ->  inputs [[0, 5, M, 7, 8]], targets [[-, -, 6, -, -]]
 
@@ -31,8 +31,8 @@ def cloze_mask(
         mask_number: what stands for a hidden item.
         mask_prob: share, in (0, 1], of a row's items that is hidden. Padding never is.
         generator: a CPU generator.
-        num_items: V, to show 80% of the hidden places as the mask, 10% as a random item of 1..V and 10% as they were
-            (BERT); None shows the mask at all of them.
+        num_items: V, for BERT's replacement: 80% of the hidden places show the mask, 10% a random item of 1..V, and 10%
+            their own item. None shows the mask at all of them.
     Returns:
         inputs: int64 (B, L), `items` with the hidden places replaced.
         targets: int64 (B, L), the hidden items; IGNORE elsewhere.
@@ -57,7 +57,7 @@ def cloze_mask(
 
 
 def next_item_targets(items: Tensor) -> tuple[Tensor, Tensor]:
-    """Ask at every place but the last for the item that follows it; needs causal attention.
+    """The target of every place but the last is the item that follows it; needs causal attention.
 
         items   [[0, 5, 6, 7]]  ->  inputs [[0, 5, 6, 7]], targets [[-, 6, 7, -]]
 

@@ -1,4 +1,4 @@
-"""What a TrainConfig leaves open, chosen from the log: here and nowhere else."""
+"""TrainPlan: the settings that a TrainConfig leaves open, chosen from the log: here and nowhere else."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The settings of a `Bert4Rec`: its constructor, and what scikit-learn's tools and notebooks ask of it."""
+"""The settings of a `Bert4Rec`: its constructor, scikit-learn's parameter interface, and representations."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The states of the users asked about lately, kept for their next question.
+"""A cache of the hidden states of recently queried users.
 
 B users, D values of a state.
 """
@@ -17,8 +17,8 @@ class StateCache:
 
     A state is what one history leads the model to expect: enough to score any item in a microsecond. Its log total is
     the logarithm of the sum over the catalogue of the exponentiated scores, NaN as long as nobody asked for a
-    probability. Whoever asks says how many events the user's history has now: histories only grow, so a state from
-    before the last of them is no answer, nor can a slow thread put such a one in the place of a newer. A state that
+    probability. A caller says how many events the user's history has now. Histories only grow, so a state of fewer
+    events is stale and is not returned. A slow thread cannot replace a newer state by a stale one. A state that
     depends on the moment asked about is kept with that moment, a number; only one moment of a user is kept.
 
     They are rows of arrays: Python's garbage collector looks through small objects again and again.

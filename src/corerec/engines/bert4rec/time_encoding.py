@@ -1,4 +1,4 @@
-"""Time encoding: the gaps between events, and from the last event to the moment asked about, as inputs of the network.
+"""Time encoding: the gaps between events, and from the last event to the query's time, as inputs of the network.
 
 B batch, L sequence length, D hidden_dim, G buckets.
 
@@ -99,7 +99,7 @@ def training_gaps(
 
 
 def history_gaps(histories: SequenceStore, rows: np.ndarray, width: int) -> Tensor | None:
-    """The gaps of some histories, left-padded, and behind each that to the moment asked about: float32 (B, width + 1).
+    """The gaps of some histories, left-padded, each followed by the gap to the query's time: float32 (B, width + 1).
 
     None where the histories have no times.
     """
@@ -116,7 +116,7 @@ def history_gaps(histories: SequenceStore, rows: np.ndarray, width: int) -> Tens
 
 
 def asked_buckets(histories: SequenceStore, scale: GapScale | None) -> np.ndarray:
-    """int64 (B,): the bucket of the gap from each history's last event to the moment asked about; 0: not known.
+    """int64 (B,): the bucket of the gap from each history's last event to the query's time; 0: not known.
 
     Two moments of one bucket have the same answer.
     """

@@ -1,7 +1,7 @@
 """TrainingState: everything that the next training step needs, so that a training can stop after any step and go on.
 
-There is no random state in it: the order of an epoch, and the masks, dropout and sampled items of a step, are drawn
-from seeds that depend on the seed, the purpose and the number of the epoch or step alone (`seed_for`).
+It holds no random state. The order of an epoch, and the masks, dropout and sampled items of a step, each have a seed of
+their own. That seed depends on the model's seed, the purpose and the number of the epoch or step alone (`seed_for`).
 """
 
 from __future__ import annotations
@@ -123,8 +123,8 @@ class TrainingState:
 class EmaWeights:
     """An exponential moving average of a network's weights (Polyak & Juditsky 1992; Morales-Brotons et al. 2024).
 
-    The average approximates where the weights settle once the learning rate has decayed: in the middle of a training
-    it ranks as well as plain weights do much later (`benchmarks/LAB.md`), and no worse at the end.
+    The average approximates where the weights settle once the learning rate has decayed. In the middle of a training it
+    ranks as well as plain weights do much later (`benchmarks/LAB.md`), and no worse at the end.
     """
 
     def __init__(self, network: Bert4RecNetwork, num_steps: int) -> None:
