@@ -122,7 +122,11 @@ def command_line() -> str:
 
 # ----------------------------------------------------------------------------------------------------- HTTP API
 
-QUERIES = {"/v1/items": "?q=star&limit=2"}
+URLS = {  # the example of each route without a body that takes something
+    "/v1/items": "/v1/items?q=star&limit=2",
+    "/v1/similar": "/v1/similar?item_id=50&top_k=3",
+    "/v1/users/{user_id}": "/v1/users/1?limit=3",
+}
 TITLES = {
     "50": "Star Wars (1977)",
     "172": "The Empire Strikes Back (1980)",
@@ -141,8 +145,8 @@ def http_api() -> str:
         return "\n\n".join(_route(*answered) for answered in asyncio.run(answers(example_app(Path(folder)))))
 
 
-async def answers(app: Any) -> list[tuple[str, str, dict[str, Any], Any, Any]]:
-    """(method, URL, operation, example body or None, response) of each route of an app; none is refused."""
+async def answers(app: Any) -> list[tuple[str, str, str, dict[str, Any], Any, Any]]:
+    """(method, path, URL, operation, example body or None, response) of each route of an app; none is refused."""
     import httpx
 
     found = []
@@ -153,11 +157,11 @@ async def answers(app: Any) -> list[tuple[str, str, dict[str, Any], Any, Any]]:
     ):
         schema = (await http.get("/openapi.json")).json()
         for method, path, operation, body in operations(schema):
-            url = path + QUERIES.get(path, "")
+            url = path if body is not None else URLS.get(path, path)
             answer = await http.request(method, url, json=body)
             if answer.status_code != 200:
                 raise RuntimeError(f"the example of {method} {path} was answered {answer.status_code}: {answer.text}")
-            found.append((method, url, operation, body, answer))
+            found.append((method, path, url, operation, body, answer))
     return found
 
 
@@ -179,8 +183,7 @@ def operations(schema: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any
             yield method.upper(), path, operation, body
 
 
-def _route(method: str, url: str, operation: dict[str, Any], body: Any, answer: Any) -> str:
-    path = url.partition("?")[0]
+def _route(method: str, path: str, url: str, operation: dict[str, Any], body: Any, answer: Any) -> str:
     command = f"curl -s {'-X POST ' if method == 'POST' and body is None else ''}'http://127.0.0.1:8000{url}'"
     if body is not None:
         command += f" \\\n  -H 'content-type: application/json' \\\n  -d '{json.dumps(body)}'"
