@@ -230,7 +230,7 @@ def test_unknown_items_of_a_history_are_warned_of(model_file):
         (("fit", "LOG"), "--output"),
         (("evaluate", "LOG", "LOG"), "is no safetensors file"),
         (("evaluate", "MODEL", "LOG", "-k", "0"), "ks must be whole numbers from 1"),
-        (("recommend", "MODEL"), "either --user ID or --history"),
+        (("recommend", "MODEL"), "give one of --user ID, --history"),
         (("recommend", "MODEL", "--user", "99"), "error: user 99 is not among the 20 fitted users"),
         (("recommend", "MODEL", "--user", "ann"), "fitted ids are of type int"),
         (("info", "nothing"), "error: no model at nothing"),

@@ -286,9 +286,9 @@ def test_patience_stops_and_keeps_the_best_weights(cycle_log, monkeypatch):
 def test_patience_validates_on_events_it_does_not_train_on(cycle_log, monkeypatch):
     trained_on = []
 
-    def watch(state, store):
+    def watch(state, store, *rest):
         trained_on.append(store.num_events)
-        return train_epochs(state, store)
+        return train_epochs(state, store, *rest)
 
     monkeypatch.setattr("corerec.engines.bert4rec.fitting.train_epochs", watch)
     model = Bert4Rec(patience=1, **TINY).fit_interactions(cycle_log)
