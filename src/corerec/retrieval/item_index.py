@@ -11,7 +11,8 @@ A score is state @ vector + bias. There are three ways to the best ones, and eac
 The bounds come from an int8 copy of the table (the quantized table): each limits the scores of a group of items. The
 groups with the highest bounds are scored in float32. If every other group's bound is below the k-th best of these
 scores, no item of those groups can be among the k best. Otherwise, which happens where many groups nearly tie, the
-state is searched block by block. Bounds do not pay where normalizers are computed, since these need every score.
+state is searched block by block. Normalizers need every score: where they are computed, too, a few states are searched
+block by block, and many get their normalizers first.
 
 A boost (`score_edits.Boosts`) can raise an item's score and never lowers it. So the best items are among the best
 without boosts and the boosted ones: these are scored apart and merged, unless all scores lie in one block.
@@ -106,10 +107,13 @@ class ItemIndex:
         unknown = log_normalizers is None and (with_normalizers or len(edits.boosts) > 0)
         if allowed is not None:
             allowed = np.unique(allowed).astype(np.int64)  # rising: of equal scores the lower number comes first
-            if unknown:  # the normalizers are of the whole catalogue
-                log_normalizers, unknown = self.log_normalizers(states), False
+        bounds_pay = allowed is None and len(states) > 0 and self._bounds_pay(k)
+        # The normalizers are of the whole catalogue, whatever is allowed. For many states a pass for them and one for
+        # bounds take less time than to rank every item.
+        if unknown and (allowed is not None or (bounds_pay and len(states) >= FEWEST_STATES)):
+            log_normalizers, unknown = self.log_normalizers(states), False
+        by_bounds = bounds_pay and not unknown
         columns = self.num_items + 1 if allowed is None else len(allowed)
-        by_bounds = allowed is None and not unknown and len(states) > 0 and self._bounds_pay(k)
         at_once = STATES_AT_ONCE if by_bounds else states_at_once(k, columns)
 
         if len(states) <= at_once:
