@@ -119,7 +119,7 @@ def grow(
         model.network, np.concatenate([[0], old_number]), merged.sequences, model.train_config.seed
     )
     held_out, queries = _newest_events(merged, model.train_config.seed)
-    before = _ndcg(model.network, _in_old_numbers(queries, old_number)) if len(queries) else np.zeros(0)
+    before = _ndcg(model.network, queries.numbered_by(model.items)) if len(queries) else np.zeros(0)
     config = replace(
         model.train_config,
         epochs=epochs or EPOCHS,
@@ -275,7 +275,9 @@ def _newest_events(merged: MergedLog, seed: int) -> tuple[np.ndarray, Holdout]:
     count = min(MOST_ASKED, int(np.ceil(ASKED_SHARE * len(users)))) if len(users) > 1 else 0
     users = np.sort(np.random.default_rng(seed_for(seed, "measure")).choice(users, count, replace=False))
     starts, ends = store.offsets[users], store.offsets[users + 1]
-    return last[users], Holdout(store.ranges(starts, ends - 1), store.ranges(ends - 1, ends), users + 1)
+    return last[users], Holdout(
+        store.ranges(starts, ends - 1), store.ranges(ends - 1, ends), users + 1, item_vocabulary=merged.items
+    )
 
 
 def _training_part(
@@ -337,15 +339,6 @@ def _train(
         with torch.no_grad():  # exactly as they were, also where weight decay reached them
             network.item_embedding[kept], network.item_bias[kept] = before
     return training_log, moments_of(state.optimizer, network)
-
-
-def _in_old_numbers(queries: Holdout, old_number: np.ndarray) -> Holdout:
-    """The same queries to the model before: without the items that it does not know, whose targets are misses."""
-    numbers = np.concatenate([[0], old_number]).astype(np.int32)
-    history = numbers[queries.history.items]
-    kept = np.concatenate([[0], np.cumsum(history > 0)])
-    targets = SequenceStore(numbers[queries.targets.items], queries.targets.offsets)
-    return Holdout(SequenceStore(history[history > 0], kept[queries.history.offsets]), targets, queries.users)
 
 
 def _ndcg(network: Bert4RecNetwork, queries: Holdout) -> np.ndarray:
