@@ -84,6 +84,7 @@ def main(
     warnings.simplefilter("ignore")
     machine = describe()
     log = read_events(data, Columns(user_column, item_column, None, time_column)).interactions()
+    assert log.sequences.times is not None
     times = np.sort(log.sequences.times)
     cuts = [int(len(times) * (first_part + (1 - first_part) * step / periods)) for step in range(periods)]
     bounds = [*(times[cut] for cut in cuts), times[-1] + 1]

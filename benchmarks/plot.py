@@ -23,7 +23,7 @@ def main(
 ) -> None:
     figure, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
     titles = set()
-    for path, colour in zip(results, plt.get_cmap("tab10").colors, strict=False):
+    for path, colour in zip(results, plt.rcParams["axes.prop_cycle"].by_key()["color"], strict=False):
         record = json.loads(path.read_text())
         titles.add(record["data"])
         for run in record["runs"]:

@@ -54,8 +54,8 @@ def splits(folder: Path, folds: list[int]) -> dict[str, tuple[pd.DataFrame, pd.D
     out = {}
     for fold in folds:
         test = read(folder, f"u{fold}.test")
-        keys = pd.MultiIndex.from_frame(test[["user", "item"]])
-        out[f"u{fold}"] = log[~pd.MultiIndex.from_frame(log[["user", "item"]]).isin(keys)], test
+        keys = pd.MultiIndex.from_arrays([test["user"], test["item"]])
+        out[f"u{fold}"] = log[~pd.MultiIndex.from_arrays([log["user"], log["item"]]).isin(keys)], test
     shuffled = np.random.RandomState(42).permutation(len(log))  # as sklearn's train_test_split(random_state=42)
     cut = len(log) // 5
     out[RANDOM] = log.iloc[shuffled[cut:]], log.iloc[shuffled[:cut]]

@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import duckdb
 import numpy as np
@@ -83,7 +83,7 @@ def make(data: str, users: str, items: str, max_seq_len: str, hidden_dim: str, m
     rng = np.random.default_rng(0)
     log = read_events(data, header=False).interactions()
     num_items = int(items)
-    shape = {"max_seq_len": int(max_seq_len), "hidden_dim": int(hidden_dim)}
+    shape: dict[str, Any] = {"max_seq_len": int(max_seq_len), "hidden_dim": int(hidden_dim)}
     model = Bert4Rec(epochs=1, **shape)
     everything = np.arange(1, num_items + 1)
     model.fit(np.ones(num_items, np.int64), everything, timestamps=everything, on_event=lambda _: True)
@@ -100,6 +100,7 @@ def load(model_file: str, threads: str) -> dict[str, float]:
     """What a process holds that only loads the model and answers once."""
     torch.set_num_threads(int(threads))
     model = Bert4Rec.load(model_file, device="cpu")
+    assert model.users is not None
     model.batch_recommend(model.users.ids[:1], 20)
     return {"peak_kb": _peak_kb()}
 

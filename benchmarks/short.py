@@ -16,7 +16,7 @@ from typing import Annotated
 import torch
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 import paper
 import quality
@@ -37,9 +37,7 @@ def main(
     if threads:
         torch.set_num_threads(threads)
     warnings.simplefilter("ignore")
-    table = Table(title="The short form")
-    for column, justify in (("", "left"), ("measured", "right"), ("beside it", "left")):
-        table.add_column(column, justify=justify)
+    table = Table("", Column("measured", justify="right"), "beside it", title="The short form")
     console = Console()
     beside = [peer, peer_script] if peer and peer_script else []
 

@@ -68,7 +68,7 @@ def epoch_seconds(
     store: SequenceStore, config: ModelConfig, next_item: bool, batch_size: int | None
 ) -> tuple[float, int]:
     """Seconds and events of the second epoch: the first one prepares the kernels."""
-    settings = {"next_item_share": 1.0, "next_item_until": 1.0} if next_item else {"next_item_until": 0.0}
+    settings: dict[str, Any] = {"next_item_share": 1.0, "next_item_until": float(next_item)}
     # Next-item steps fade within the epochs of a run: a run of many epochs keeps the second all but free of fading.
     train = TrainConfig(epochs=1000, batch_size=batch_size, whole_history=False, **settings)
     for result in train_epochs(TrainingState.start(build_network(config, seed=0), store, train), store):
@@ -100,7 +100,7 @@ def measure(
     lengths = np.minimum(split.train.lengths, max_seq_len)
     lengths = lengths[lengths > 0]
     hidden = np.maximum(1, np.rint(lengths * TrainConfig().mask_prob))
-    negatives = TrainPlan.of(TrainConfig(), config, split.train).negatives
+    negatives = TrainPlan.of(TrainConfig(), config, split.train).num_negatives
     work = {
         "cloze": useful_operations(lengths, config, hidden, negatives, causal=False),
         "next item": useful_operations(lengths - 1, config, lengths - 1, negatives, causal=True),
