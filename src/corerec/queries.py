@@ -207,7 +207,7 @@ def numbers_or_zero(ids: Any, known: Vocabulary, on_unknown: OnUnknown) -> tuple
     """As `known_numbers`, with a number for each id of a list or a column: 0 for those left out."""
     if on_unknown not in ("raise", "skip", "warn"):
         raise ConfigError(f'on_unknown must be "raise", "skip" or "warn", not {on_unknown!r}')
-    numbers = known.encode(ids)
+    numbers = known.encode(ids) if len(ids) else np.zeros(0, np.int64)
     if numbers.all():
         return numbers, []
     unknown = np.flatnonzero(numbers == 0)

@@ -226,7 +226,7 @@ class TransitionModel:
         """theta of histories of so many events, float64 (B,), or of one."""
         level, slope = self.concentration
         logs = level + slope * (np.log(np.maximum(lengths, 1)) - TYPICAL_LOG_LENGTH)
-        return np.clip(np.exp(logs), MIN_CONCENTRATION, MAX_CONCENTRATION)
+        return np.minimum(np.maximum(np.exp(logs), MIN_CONCENTRATION), MAX_CONCENTRATION)
 
     def weights(self, lengths: Any, last: Any) -> Any:
         """w of histories, float64 (B,), or of one.

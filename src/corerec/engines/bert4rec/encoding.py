@@ -103,6 +103,8 @@ def keep_states(
     new: np.ndarray,
 ) -> None:
     """Keep the `new`, int64 (places,), of what `encode` gave, once their log normalizers are known."""
+    if not len(new):
+        return
     moments = asked_buckets(histories, network.gap_scale)
     cache.keep(users[new], histories.lengths[new], states[new], log_normalizers[new], moments[new])
 

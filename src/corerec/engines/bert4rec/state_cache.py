@@ -66,8 +66,9 @@ class StateCache:
         with self._lock:
             rows = np.array([self._rows.get(user, -1) for user in users.tolist()], np.int64)
             found = np.flatnonzero(rows >= 0)
-            wanted = np.broadcast_to(moments, users.shape)[found]
-            found = found[(self._num_events[rows[found]] == num_events[found]) & (self._moments[rows[found]] == wanted)]
+            moments = np.broadcast_to(moments, users.shape) if isinstance(moments, int) else moments
+            kept = rows[found]
+            found = found[(self._num_events[kept] == num_events[found]) & (self._moments[kept] == moments[found])]
             for user in users[found].tolist():
                 self._rows.move_to_end(user)
             return found, self._states[rows[found]], self._log_totals[rows[found]]
