@@ -2,7 +2,7 @@
 
     python benchmarks/fuzz_files.py --mutants 100000 --json-out benchmarks/results/fuzz_files.json
 
-A mutant is one of five model files with one kind of damage, drawn by its number, so that it can be made again
+A mutant is one of six model files with one kind of damage, drawn by its number, so that it can be made again
 (`--only NUMBER`). Two kinds of damage:
 
     accidents   bits, bytes, cuts, zeroed and swapped stretches, edited headers: the digest no longer matches
@@ -41,6 +41,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
+import pandas as pd
 import torch
 import typer
 from rich.console import Console
@@ -68,7 +69,9 @@ class Hang(BaseException):
 
 
 def make_models(folder: Path) -> None:
-    """Five honest files: ids as numbers and as text, with and without ratings, times and histories; one large."""
+    """Six honest files: ids as numbers and as text, with and without ratings, times and histories; one with all that a
+    file can hold (clock, item features, optimizer moments, retired items), and one large.
+    """
     rng = np.random.default_rng(0)
     small: dict[str, Any] = {"epochs": 1, "hidden_dim": 8, "max_seq_len": 8, "num_layers": 1, "num_heads": 2}
     users, items, times = rng.integers(0, 40, 300), rng.integers(0, 30, 300), rng.permutation(300)
@@ -80,6 +83,10 @@ def make_models(folder: Path) -> None:
     Bert4Rec("texts", **small).fit(text_users, text_items, None, times + 0.5).save(folder / "texts")
     sinusoidal = Bert4Rec("sinusoidal", **{**small, "positions": "sinusoidal", "num_layers": 2})
     sinusoidal.fit(text_users, items, ratings, times).save(folder / "sinusoidal")
+    features = pd.DataFrame({"item_id": np.arange(35), "kind": ["a", "b", "c", "d", None] * 7, "size": np.arange(35.0)})
+    everything = Bert4Rec("everything", **small, clock=True).fit(users, items, ratings, times, items=features)
+    everything.fit_more(users[:40], items[:40], ratings[:40], times[:40] + 300, epochs=1, retire=[3])
+    everything.save(folder / "everything", training_state=True)
     many = 12_000
     wide: dict[str, Any] = {**small, "hidden_dim": 256, "epochs": 1, "num_negatives": 16, "batch_size": 2_000}
     large = Bert4Rec(LARGE, **wide)
@@ -370,7 +377,7 @@ def load_one(path: Path) -> tuple[str, str, Bert4Rec | None]:
 
 def judge(model: Bert4Rec, tensors: dict[str, Tensor], is_lie: bool) -> str:
     """Why a loaded model is not what it has to be; nothing where it is."""
-    held, _ = checkpoint.contents(model.fitted, name=model.name)
+    held, _ = checkpoint.contents(model.fitted, name=model.name, training_state=True)
     if held.keys() != tensors.keys():
         return f"holds other tensors: {sorted(held.keys() ^ tensors.keys())}"
     for name, tensor in tensors.items():
@@ -445,7 +452,7 @@ def main(
         folder = Path(name)
         torch.set_num_threads(1)
         make_models(folder)
-        print(f"five honest files after {time.perf_counter() - started:.0f} s", flush=True)
+        print(f"six honest files after {time.perf_counter() - started:.0f} s", flush=True)
         sizes = {path.name: path.stat().st_size for path in folder.iterdir()}
         if only is not None:
             console.print(load_mutants(folder, [only]))

@@ -96,6 +96,8 @@ class EventFingerprint:
         """Raises:
         ValueError, KeyError: the tensors do not fit together.
         """
+        if more := tensors.keys() - {"offsets", "remainders"}:
+            raise ValueError(f"a fingerprint with the parts {', '.join(sorted(more))}")
         offsets, stored = tensors["offsets"].numpy(), tensors["remainders"].numpy()
         if stored.dtype != np.int32:
             raise ValueError(f"a fingerprint of {stored.dtype}")

@@ -30,6 +30,7 @@ FORMAT_VERSION = 3
 SAVABLE_IDS = (str, int, float, bool)
 LARGEST_WEIGHT = 1e4  # trained ones stay below 100; far beyond, float32 overflows within a few blocks
 MOST_SINUSOIDS = 2**24  # values
+MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # of AdamW
 
 
 def save(model: FittedModel, path: AnyPath, *, name: str, histories: bool = True, training_state: bool = False) -> None:
@@ -181,10 +182,12 @@ def _moments(moments: dict[str, Tensor], weights: dict[str, Tensor]) -> dict[str
     """Raises:
     ValueError: they are not of these weights, or not finite.
     """
-    for name, moment in moments.items():
-        weight = weights.get(name.rpartition("/")[0])
-        if weight is None or moment.shape not in (weight.shape, ()) or not bool(moment.isfinite().all()):
-            raise ValueError(f"no moments of the weights: {name}")
+    for key, moment in moments.items():
+        name, _, part = key.rpartition("/")
+        shape = () if part == "step" else weights[name].shape if name in weights else None
+        known = part in MOMENTS and moment.dtype == torch.float32 and moment.shape == shape
+        if not known or not bool(moment.isfinite().all()) or (part != "exp_avg" and bool((moment < 0).any())):
+            raise ValueError(f"no moments of the weights: {key}")
     return moments or None
 
 

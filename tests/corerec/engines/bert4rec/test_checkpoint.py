@@ -211,6 +211,7 @@ LIES = {
     ),
     "histories of another type": tensor("histories.items", torch.Tensor.long),
     "transitions to an item that there is not": value("transitions.items", 0, 13),
+    "a fingerprint of more parts": lambda _, tensors: tensors.update({"fingerprint.more": torch.ones(1)}),
 }
 
 
@@ -240,6 +241,28 @@ def test_ratings_that_do_not_hold_together_are_a_typed_error(tmp_path, lie):
     rewritten(path, lambda *_: None)
     Bert4Rec.load(path)
     rewritten(path, RATING_LIES[lie])
+    with pytest.raises(CheckpointError, match=r"model\.pkl"):
+        Bert4Rec.load(path)
+
+
+MOMENT_LIES = {
+    "moments of no weight": lambda _, tensors: tensors.update({"moments.more/exp_avg": torch.ones(8)}),
+    "moments of another optimizer": lambda _, tensors: tensors.update({"moments.head.bias/momentum": torch.ones(8)}),
+    "moments of another type": tensor("moments.head.bias/exp_avg", torch.Tensor.double),
+    "moments of another shape": tensor("moments.head.bias/exp_avg", lambda _: torch.ones(())),
+    "a step for each weight": tensor("moments.head.bias/step", lambda _: torch.ones(8)),
+    "a negative square": value("moments.head.bias/exp_avg_sq", 0, -1),
+    "a moment that is no number": value("moments.head.bias/exp_avg", 0, NAN),
+}
+
+
+@pytest.mark.parametrize("lie", MOMENT_LIES)
+def test_moments_that_do_not_hold_together_are_a_typed_error(model, tmp_path, lie):
+    path = tmp_path / "model.pkl"
+    model.save(path, training_state=True)
+    rewritten(path, lambda *_: None)
+    Bert4Rec.load(path)
+    rewritten(path, MOMENT_LIES[lie])
     with pytest.raises(CheckpointError, match=r"model\.pkl"):
         Bert4Rec.load(path)
 
