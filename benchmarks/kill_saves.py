@@ -26,7 +26,7 @@ from corerec.engines.bert4rec.recommender import Bert4Rec
 from corerec.errors import CheckpointError
 from machine import describe
 
-LONGEST_LIFE_S = 0.1
+LONGEST_LIFE_S = 0.3  # some saves of a file of 1.2 MB on a busy machine
 
 
 def main(
