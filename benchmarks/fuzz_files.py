@@ -248,7 +248,9 @@ def lie_about_values(tensors: dict[str, Tensor], rng: random.Random) -> None:
             flat[at] = rng.randrange(256)
         else:
             wild = [-1, 0, 1, 10**6, 2**31 - 1, int(flat[at]) + 1, int(flat[at]) - 1]
-            flat[at] = rng.choice([*wild, 2**62 if tensor.dtype == torch.int64 else 5])
+            limits = torch.iinfo(tensor.dtype)
+            value = rng.choice([*wild, 2**62 if tensor.dtype == torch.int64 else 5])
+            flat[at] = min(max(value, limits.min), limits.max)
     if rng.random() < 0.1:
         flat[:] = flat[torch.tensor(rng.sample(range(len(flat)), len(flat)))] if len(flat) < 1000 else flat.flip(0)
     tensors[name] = tensor
@@ -311,7 +313,10 @@ def load_mutants(folder: Path, numbers: list[int]) -> Tally:
         rng = random.Random(number)
         small = sorted(file.name for file in folder.iterdir() if "." not in file.name and file.name != LARGE)
         source = folder / (LARGE if rng.random() < LARGE_SHARE else rng.choice(small))
-        damage, truth = make_mutant(source, path, rng)
+        try:
+            damage, truth = make_mutant(source, path, rng)
+        except Exception as error:
+            raise RuntimeError(f"mutant {number} could not be made: {error!r}") from error
         signal.alarm(LONGEST_S)
         try:
             before = _reset_peak_kb()
@@ -324,6 +329,8 @@ def load_mutants(folder: Path, numbers: list[int]) -> Tally:
                 outcome = "other" if why else "equal"
         except Hang:
             seconds, memory, outcome, why = LONGEST_S, 0.0, "other", "took too long"
+        except Exception as error:
+            seconds, memory, outcome, why = 0.0, 0.0, "other", f"could not be judged: {error!r}"[:300]
         finally:
             signal.alarm(0)
         if source.name == LARGE and memory > tally.memory:
@@ -468,6 +475,9 @@ def main(
                 except BrokenProcessPool:
                     total.others.append(f"{tasks[task][0]}...: a process died, or was waiting when one did")
                     total.outcomes["any", "other"] += 1
+                except RuntimeError as error:
+                    pool.shutdown(wait=False, cancel_futures=True)
+                    raise SystemExit(str(error)) from error
                 done += len(tasks[task])
                 if time.perf_counter() - said > 15:
                     said = time.perf_counter()

@@ -1,4 +1,4 @@
-"""A fingerprint of training data: which (user, item) events a model was fitted on, in under 5 bytes an event.
+"""A fingerprint of training data: which (user, item) events a model was fitted on, in under 10 bytes an event.
 
     evaluate: did the model see the answers that it is asked for?
 
@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.lib.stride_tricks import sliding_window_view
 from torch import Tensor
 
 from corerec.data.interactions import Interactions
@@ -25,62 +26,46 @@ from corerec.data.vocabulary import Vocabulary
 from corerec.errors import DataError
 
 EVENTS_AT_ONCE = 2**20  # bounds the working memory: about 40 MB
-EVENTS_A_BUCKET = 16  # one false alarm in 2**32 / 16 questions, whatever the size of the log
+HASHES_A_BUCKET = 16  # one false alarm in 2**32 / 16 questions, whatever the size of the log
+WINDOW = 5  # items in a row that hardly two users share
+RENAMED = 0.1  # of the questions of users with new ids
+PARTS = ("events", "windows")
 WHOLE_NUMBER = re.compile(r"0|-?[1-9]\d{0,18}")
 
 
 @dataclass(frozen=True)
-class EventFingerprint:
-    """The set of hashes of all (user id, item id, n) where the user met the item n times or more.
+class HashSet:
+    """A set of 64-bit hashes in 4.5 bytes each.
 
-    The order of the events does not matter, nor do other events: a log with rows added, removed or reordered shares
-    the hashes of the events that both have. Ids are hashed as text, so that 7 and "7" are the same.
-
-    Of each 64-bit hash, the highest bits choose a bucket and the next 32 are stored (quotienting, Bender et al. 2012,
-    arXiv:1208.0290): 4.5 bytes an event. A question is wrongly called known once in 268 million.
+    Of each hash, the highest bits choose a bucket and the next 32 are stored (quotienting, Bender et al. 2012,
+    arXiv:1208.0290). A question is wrongly called known once in 268 million.
 
     Attributes:
         offsets: int64 (a power of 2, + 1): bucket b owns remainders offsets[b] .. offsets[b + 1].
-        remainders: uint32 (events,), rising within a bucket.
+        remainders: uint32 (hashes,), rising within a bucket.
     """
 
     offsets: np.ndarray
     remainders: np.ndarray
 
     @classmethod
-    def of(cls, log: Interactions) -> EventFingerprint:
-        """The fingerprint of every event of a log; 8 bytes an event while it is made."""
-        users, items, store = id_hashes(log.users), id_hashes(log.items), log.sequences
-        hashes = np.empty(store.num_events, np.uint64)
-        for first, end in row_blocks(store, EVENTS_AT_ONCE):
-            events = slice(store.offsets[first], store.offsets[end])
-            rows = np.repeat(np.arange(first + 1, end + 1), store.lengths[first:end])
-            pairs = _pair_hashes(users[rows], items[store.items[events]])
-            pairs.sort()
-            hashes[events] = _event_hashes(pairs, _places_in_runs(pairs))
+    def of(cls, hashes: np.ndarray) -> HashSet:
+        """Args:
+        hashes: uint64 (hashes,), which are sorted in place.
+        """
         hashes.sort()
-        bits = max(0, len(hashes) // EVENTS_A_BUCKET).bit_length()
+        bits = max(0, len(hashes) // HASHES_A_BUCKET).bit_length()
         buckets = _bucket_of(hashes, bits)
         offsets = np.searchsorted(buckets, np.arange(2**bits + 1, dtype=np.uint64))
         return cls(offsets.astype(np.int64), _remainder_of(hashes, bits))
 
-    @property
-    def num_events(self) -> int:
-        return len(self.remainders)
-
-    def knows(self, users: np.ndarray, items: np.ndarray, occurrences: np.ndarray) -> np.ndarray:
-        """Whether users met items so many times or more in the training data, bool (events,).
-
-        Args:
-            users, items: uint64 (events,), `id_hashes`.
-            occurrences: int (events,), from 1.
-        """
+    def contains(self, hashes: np.ndarray) -> np.ndarray:
+        """uint64 (questions,) -> bool (questions,)."""
         bits = (len(self.offsets) - 1).bit_length() - 1
-        wanted = _event_hashes(_pair_hashes(users, items), occurrences)
-        buckets, remainders = _bucket_of(wanted, bits).astype(np.int64), _remainder_of(wanted, bits)
-        found = np.zeros(len(wanted), bool)
-        for first in range(0, len(wanted), EVENTS_AT_ONCE // EVENTS_A_BUCKET):
-            here = slice(first, first + EVENTS_AT_ONCE // EVENTS_A_BUCKET)
+        buckets, remainders = _bucket_of(hashes, bits).astype(np.int64), _remainder_of(hashes, bits)
+        found = np.zeros(len(hashes), bool)
+        for first in range(0, len(hashes), EVENTS_AT_ONCE // HASHES_A_BUCKET):
+            here = slice(first, first + EVENTS_AT_ONCE // HASHES_A_BUCKET)
             at, offsets = flat_ranges(self.offsets[buckets[here]], self.offsets[buckets[here] + 1])
             owners = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
             found[here.start + owners[self.remainders[at] == remainders[here][owners]]] = True
@@ -92,31 +77,94 @@ class EventFingerprint:
         return {"offsets": torch.from_numpy(self.offsets), "remainders": torch.from_numpy(remainders)}
 
     @classmethod
-    def of_tensors(cls, tensors: dict[str, Tensor]) -> EventFingerprint:
+    def of_tensors(cls, tensors: dict[str, Tensor]) -> HashSet:
         """Raises:
         ValueError, KeyError: the tensors do not fit together.
         """
-        if more := tensors.keys() - {"offsets", "remainders"}:
-            raise ValueError(f"a fingerprint with the parts {', '.join(sorted(more))}")
         offsets, stored = tensors["offsets"].numpy(), tensors["remainders"].numpy()
         if stored.dtype != np.int32:
             raise ValueError(f"a fingerprint of {stored.dtype}")
         remainders = stored.view(np.uint32)
         if offsets.dtype != np.int64 or offsets.ndim != 1 or remainders.ndim != 1:
-            raise ValueError(f"a fingerprint of offsets {offsets.dtype} {offsets.shape} and {remainders.shape} events")
+            raise ValueError(f"a fingerprint of offsets {offsets.dtype} {offsets.shape} and {remainders.shape} hashes")
         buckets = len(offsets) - 1
         if buckets < 1 or buckets & (buckets - 1) or offsets[0] != 0 or offsets[-1] != len(remainders):
-            raise ValueError(f"a fingerprint of {len(remainders):,} events in {buckets:,} buckets")
+            raise ValueError(f"a fingerprint of {len(remainders):,} hashes in {buckets:,} buckets")
         if (np.diff(offsets) < 0).any():
             raise ValueError("a fingerprint whose buckets do not rise")
         return cls(offsets, remainders)
+
+
+@dataclass(frozen=True)
+class EventFingerprint:
+    """What a training log held, as two sets of hashes; ids are hashed as text, so that 7 and "7" are the same.
+
+    Attributes:
+        events: of all (user id, item id, n) where the user met the item n times or more. The order of the events does
+            not matter, nor do other events.
+        windows: of every WINDOW consecutive items of a user, in order, without the user: they recognise users who
+            were given other ids.
+    """
+
+    events: HashSet
+    windows: HashSet
+
+    @classmethod
+    def of(cls, log: Interactions) -> EventFingerprint:
+        """The fingerprint of every event of a log; 16 bytes an event while it is made."""
+        users, items, store = id_hashes(log.users), id_hashes(log.items), log.sequences
+        hashes = np.empty(store.num_events, np.uint64)
+        windows = []
+        for first, end in row_blocks(store, EVENTS_AT_ONCE):
+            events = slice(store.offsets[first], store.offsets[end])
+            rows = np.repeat(np.arange(first + 1, end + 1), store.lengths[first:end])
+            of_items = items[store.items[events]]
+            pairs = _pair_hashes(users[rows], of_items)
+            pairs.sort()
+            hashes[events] = _event_hashes(pairs, _places_in_runs(pairs))
+            windows.append(_window_hashes(of_items)[rows[WINDOW - 1 :] == rows[: max(0, len(rows) - WINDOW + 1)]])
+        return cls(HashSet.of(hashes), HashSet.of(np.concatenate([np.zeros(0, np.uint64), *windows])))
+
+    @property
+    def num_events(self) -> int:
+        return len(self.events.remainders)
+
+    def knows(self, users: np.ndarray, items: np.ndarray, occurrences: np.ndarray) -> np.ndarray:
+        """Whether users met items so many times or more in the training data, bool (events,).
+
+        Args:
+            users, items: uint64 (events,), `id_hashes`.
+            occurrences: int (events,), from 1.
+        """
+        return self.events.contains(_event_hashes(_pair_hashes(users, items), occurrences))
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What a file needs; `of_tensors` reads it back."""
+        parts = {"events": self.events, "windows": self.windows}
+        return {f"{part}.{field}": tensor for part, of in parts.items() for field, tensor in of.tensors().items()}
+
+    @classmethod
+    def of_tensors(cls, tensors: dict[str, Tensor]) -> EventFingerprint:
+        """Raises:
+        ValueError, KeyError: the tensors do not fit together.
+        """
+        if more := tensors.keys() - {f"{part}.{field}" for part in PARTS for field in ("offsets", "remainders")}:
+            raise ValueError(f"a fingerprint with the parts {', '.join(sorted(more))}")
+        return cls(
+            *(
+                HashSet.of_tensors({field: tensors[f"{part}.{field}"] for field in ("offsets", "remainders")})
+                for part in PARTS
+            )
+        )
 
 
 def seen_answers(fingerprint: EventFingerprint, holdout: Holdout) -> np.ndarray:
     """How many of each question's answers were in the training data, int64 (questions,).
 
     An answer that is the user's n-th event with the item, after those of the visible history, was seen if the training
-    data had n such events or more. So neither the order of the rows matters, nor rows of other items.
+    data had n such events or more. So neither the order of the rows matters, nor rows of other items. A question of a
+    user whose id is new was seen if its newest items and its first answer stand side by side in the training data, and
+    so do those of RENAMED or more of such questions: fewer may be chance.
 
     Args:
         holdout: with vocabularies: split from an `Interactions`, in the numbers of that log.
@@ -126,13 +174,21 @@ def seen_answers(fingerprint: EventFingerprint, holdout: Holdout) -> np.ndarray:
     if holdout.user_vocabulary is None or holdout.item_vocabulary is None:
         raise DataError("this holdout does not know the ids behind its numbers: split the Interactions of the log")
     users, items = id_hashes(holdout.user_vocabulary), id_hashes(holdout.item_vocabulary)
-    counts = np.zeros(len(holdout), np.int64)
+    counts, renamed, are_new = np.zeros((3, len(holdout)), np.int64)
     for first, end in row_blocks(holdout.history, EVENTS_AT_ONCE):
         part = holdout.select(np.arange(first, end))
         rows, numbers, occurrences = _occurrences(part.history, part.targets, len(items))
         known = fingerprint.knows(users[part.users[rows]], items[numbers], occurrences) & (numbers > 0)
         counts[first:end] = np.bincount(rows, known, end - first)
-    return counts
+        long = np.flatnonzero((part.history.lengths >= WINDOW - 1) & (part.targets.lengths > 0))
+        newest = part.history.offsets[1:][long, None] + np.arange(1 - WINDOW, 0)
+        window = np.column_stack([part.history.items[newest], part.targets.items[part.targets.offsets[:-1][long]]])
+        oldest, ones = part.history.items[part.history.offsets[:-1][long]], np.ones(len(long), np.int64)
+        is_old = [fingerprint.knows(users[part.users[long]], items[met], ones) for met in (oldest, window[:, -2])]
+        are_new[first:end][long] = ~(is_old[0] | is_old[1])
+        renamed[first:end][long] = fingerprint.windows.contains(_window_hashes(items[window]).ravel())
+    renamed &= are_new
+    return np.maximum(counts, renamed) if renamed.sum() >= RENAMED * max(1, are_new.sum()) else counts
 
 
 def _occurrences(
@@ -190,6 +246,15 @@ def _pair_hashes(users: np.ndarray, items: np.ndarray) -> np.ndarray:
 
 def _event_hashes(pairs: np.ndarray, occurrences: np.ndarray) -> np.ndarray:
     return _mixed(pairs + occurrences.astype(np.uint64) * np.uint64(0xD1B54A32D192ED03))
+
+
+def _window_hashes(items: np.ndarray) -> np.ndarray:
+    """uint64 (..., N) hashes of items in order -> (..., N - WINDOW + 1): one for each WINDOW of them."""
+    windows = sliding_window_view(items, WINDOW, axis=-1) if items.shape[-1] >= WINDOW else items[..., :0, None]
+    hashes = np.full(windows.shape[:-1], WINDOW, np.uint64)
+    for place in range(windows.shape[-1]):
+        hashes = _mixed(hashes ^ windows[..., place])
+    return hashes
 
 
 def _places_in_runs(rising: np.ndarray) -> np.ndarray:

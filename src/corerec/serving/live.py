@@ -247,8 +247,8 @@ def histories_of(model: Bert4Rec) -> Histories | None:
 
 def _digest(model: Bert4Rec) -> str:
     digest = hashlib.blake2b(digest_size=8)
-    digest.update(model.fingerprint.offsets.tobytes())
-    digest.update(model.fingerprint.remainders.tobytes())
+    digest.update(model.fingerprint.events.offsets.tobytes())
+    digest.update(model.fingerprint.events.remainders.tobytes())
     return digest.hexdigest()
 
 

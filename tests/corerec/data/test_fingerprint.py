@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from corerec.data import fingerprint
-from corerec.data.fingerprint import EventFingerprint, id_hashes, seen_answers
+from corerec.data.fingerprint import EventFingerprint, HashSet, id_hashes, seen_answers
 from corerec.data.interactions import Interactions
 from corerec.data.sequences import SequenceStore
 from corerec.data.splitting import Holdout, before, hold_out_last, hold_out_period, leave_one_out
@@ -51,8 +51,8 @@ def test_an_event_is_known_up_to_the_times_it_happened(rows, asked):
 def test_the_order_of_the_rows_does_not_matter():
     rows = random_rows(500)
     one, other = (EventFingerprint.of(log_of(order)) for order in (rows, rows[::-1]))
-    assert np.array_equal(one.offsets, other.offsets)
-    assert np.array_equal(one.remainders, other.remainders)
+    assert np.array_equal(one.events.offsets, other.events.offsets)
+    assert np.array_equal(one.events.remainders, other.events.remainders)
 
 
 def test_blocks_do_not_matter(monkeypatch):
@@ -61,14 +61,15 @@ def test_blocks_do_not_matter(monkeypatch):
     counts = seen_answers(whole, split.test)
     monkeypatch.setattr(fingerprint, "EVENTS_AT_ONCE", 32)
     blocks = EventFingerprint.of(log)
-    assert np.array_equal(whole.remainders, blocks.remainders)
+    assert np.array_equal(whole.events.remainders, blocks.events.remainders)
+    assert np.array_equal(whole.windows.remainders, blocks.windows.remainders)
     assert np.array_equal(seen_answers(whole, split.test), counts)
 
 
-def test_an_event_takes_less_than_five_bytes():
+def test_an_event_takes_less_than_ten_bytes():
     log = log_of(random_rows(50_000, users=3000, items=900))
     tensors = EventFingerprint.of(log).tensors()
-    assert sum(tensor.numel() * tensor.element_size() for tensor in tensors.values()) < 5 * log.sequences.num_events
+    assert sum(tensor.numel() * tensor.element_size() for tensor in tensors.values()) < 10 * log.sequences.num_events
 
 
 def test_no_stranger_is_known():
@@ -88,7 +89,7 @@ def test_the_hashes_are_those_of_files_written_before():
     ]
     assert id_hashes(Vocabulary([7]))[1] == ids[4]
     log = Interactions.from_columns(["ann", "ann", "ann"], [7, 9, 7])
-    assert EventFingerprint.of(log).remainders.tolist() == [140966659, 2325539374, 3786814985]
+    assert EventFingerprint.of(log).events.remainders.tolist() == [140966659, 2325539374, 3786814985]
 
 
 @pytest.mark.parametrize("ids", [[3, -4, 2**62], ["3", "-4", str(2**62)], [3.0, "-4", str(2**62)]])
@@ -99,8 +100,9 @@ def test_ids_of_another_kind_are_the_same(ids):
 def test_tensors_read_back():
     one = EventFingerprint.of(log_of(random_rows(500)))
     other = EventFingerprint.of_tensors(one.tensors())
-    assert np.array_equal(one.offsets, other.offsets)
-    assert np.array_equal(one.remainders, other.remainders)
+    for part, read in ((one.events, other.events), (one.windows, other.windows)):
+        assert np.array_equal(part.offsets, read.offsets)
+        assert np.array_equal(part.remainders, read.remainders)
     assert other.num_events == 500
 
 
@@ -111,13 +113,44 @@ def test_tensors_read_back():
 )
 def test_tensors_that_do_not_fit_are_refused(offsets):
     with pytest.raises(ValueError, match="a fingerprint"):
-        EventFingerprint.of_tensors({"offsets": torch.tensor(offsets), "remainders": torch.zeros(3, dtype=torch.int32)})
+        HashSet.of_tensors({"offsets": torch.tensor(offsets), "remainders": torch.zeros(3, dtype=torch.int32)})
 
 
 # --- answers that were seen. Each log is split as an evaluation would split it; the model was trained on another.
 
 ROWS = random_rows(600)
 LOG = log_of(ROWS)
+
+
+def renamed(rows: Rows) -> Rows:
+    return [(f"new {user}", item) for user, item in rows]
+
+
+def test_users_with_new_ids_are_recognised_by_their_newest_items():
+    wide = random_rows(600, items=200)
+    questions = leave_one_out(log_of(renamed(wide))).test
+    assert (seen_answers(EventFingerprint.of(log_of(wide)), questions) == 1)[questions.history.lengths >= 4].all()
+    fewer = leave_one_out(log_of(renamed(wide[100:]))).test
+    assert (seen_answers(EventFingerprint.of(log_of(wide)), fewer) == 1)[fewer.history.lengths >= 4].all()
+
+
+def test_users_with_new_ids_whose_answers_were_held_out_are_not_accused():
+    trained = leave_one_out(log_of(random_rows(600, items=200))).train
+    assert not seen_answers(
+        EventFingerprint.of(trained), leave_one_out(log_of(renamed(random_rows(600, items=200)))).test
+    ).any()
+
+
+def test_a_few_equal_windows_of_new_users_are_chance():
+    same, others = [("u", item) for item in range(5)], random_rows(400, items=200)
+    questions = leave_one_out(log_of([("v", item) for item in range(5)] + renamed(others))).test
+    assert not seen_answers(EventFingerprint.of(log_of([*same, *random_rows(400, seed=5)])), questions).any()
+
+
+def test_users_who_do_the_same_as_others_are_not_accused():
+    rows = [(user, item) for item in range(6) for user in range(20)]
+    split = leave_one_out(log_of([*rows, *(("u", item) for item in range(8))]))
+    assert not seen_answers(EventFingerprint.of(split.train), split.test).any()
 
 
 def test_what_was_held_out_was_not_seen():

@@ -26,7 +26,7 @@ from corerec.files import AnyPath
 from corerec.tensor_file import read_tensors, write_tensors
 
 FORMAT = "corerec.bert4rec"
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 SAVABLE_IDS = (str, int, float, bool)
 LARGEST_WEIGHT = 1e4  # trained ones stay below 100; far beyond, float32 overflows within a few blocks
 MOST_SINUSOIDS = 2**24  # values

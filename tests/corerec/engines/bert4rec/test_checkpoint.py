@@ -133,7 +133,7 @@ def rewritten(path, change):
 
 @pytest.mark.parametrize(
     ("version", "way_on"),
-    [("99", "install a newer"), ("2", "fit the model again"), ("9" * 5000, "install a newer"), ("²", "install")],
+    [("99", "install a newer"), ("3", "fit the model again"), ("9" * 5000, "install a newer"), ("²", "install")],
 )
 def test_another_format_says_what_to_do(saved, version, way_on):
     rewritten(saved, lambda about, _: about.update(format_version=version))
