@@ -10,6 +10,7 @@ figures. The traffic stays on loopback and is bounded by these numbers.
     bodies    four clients that send 1.6 MB of unknown keys
     explain   four clients that ask explain with top_k=1000
     copies    200 times `cp` over the served file, and half copies, each with a reload
+    browsers  requests that a page of another site can make a browser send; the figures are the statuses
 """
 
 from __future__ import annotations
@@ -135,6 +136,28 @@ def copies(server: Served, model: Path, times: int) -> dict[str, Any]:
     return {"reloads": statuses, "asked": len(failed), "failed": bad, "exit": server.process.poll()}
 
 
+def browsers(server: Served) -> dict[str, str]:
+    """DNS rebinding, cross-site writes and frames: the status of each, and of the page's header against frames."""
+    rebound = {"Host": f"attacker.example:{server.port}"}
+    elsewhere = {"Origin": "https://attacker.example", "Sec-Fetch-Site": "cross-site"}
+    requests = {
+        "read by another host name": ("GET", "/v1/model", rebound),
+        "write by another host name": ("POST", "/v1/reload", rebound),
+        "write by another site": ("POST", "/v1/reload", elsewhere),
+        "frame": ("GET", "/docs", {}),
+    }
+    statuses = {}
+    for name, (method, path, headers) in requests.items():
+        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
+        with contextlib.closing(connection):
+            connection.request(method, path, headers=headers)
+            response = connection.getresponse()
+            response.read()
+            framed = response.getheader("X-Frame-Options") or "no X-Frame-Options"
+            statuses[name] = str(response.status) if name != "frame" else framed
+    return statuses
+
+
 def main(
     seconds: Annotated[float, typer.Option(help="Length of each attack.")] = 10,
     times: Annotated[int, typer.Option(help="Whole copies, and half ones, over the served file.")] = 200,
@@ -155,6 +178,7 @@ def main(
             "bodies": lambda server: bodies(server, seconds),
             "explain": lambda server: explain(server, seconds),
             "copies": lambda server: copies(server, model, times),
+            "browsers": browsers,
         }
         for name, attack in attacks.items():
             resource.setrlimit(resource.RLIMIT_NOFILE, (1024, hard))
@@ -175,6 +199,7 @@ def main(
         )
     console.print(table)
     console.print(f"copies over the served file: {figures['copies']}")
+    console.print(f"requests of a page of another site: {figures['browsers']}")
     if json_out:
         json_out.write_text(json.dumps(figures, indent=2) + "\n")
 
