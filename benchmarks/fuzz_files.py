@@ -471,7 +471,10 @@ def main(
             done, said = 0, time.perf_counter()
             for task in as_completed(tasks):
                 try:
-                    total.add(task.result())
+                    part = task.result()
+                    for other in part.others:
+                        print(f"other: {other}", flush=True)
+                    total.add(part)
                 except BrokenProcessPool:
                     total.others.append(f"{tasks[task][0]}...: a process died, or was waiting when one did")
                     total.outcomes["any", "other"] += 1

@@ -30,6 +30,7 @@ FORMAT_VERSION = 4
 SAVABLE_IDS = (str, int, float, bool)
 LARGEST_WEIGHT = 1e4  # trained ones stay below 100; far beyond, float32 overflows within a few blocks
 MOST_SINUSOIDS = 2**24  # values
+NONE_RETIRED = np.zeros(0, np.int64)
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # of AdamW
 
 
@@ -140,9 +141,7 @@ def _model(tensors: dict[str, Tensor], texts: dict[str, str], device: torch.devi
     rated = _take(tensors, "ratings.")
     ratings = RatingModel.of(rated, config.num_items) if rated else None
     fingerprint = EventFingerprint.of_tensors(_take(tensors, "fingerprint."))
-    retired = tensors.pop("retired", torch.zeros(0, dtype=torch.int64)).numpy()
-    if retired.dtype != np.int64 or (len(retired) and not 1 <= retired.min() <= retired.max() <= config.num_items):
-        raise ValueError(f"retired items that are not among {config.num_items:,}")
+    retired = _retired(tensors.pop("retired").numpy(), config.num_items) if "retired" in tensors else NONE_RETIRED
     moments = _moments(_take(tensors, "moments."), weights)
     content = _content(_take(tensors, "content."), texts["content"], config) if "content" in texts else None
     if tensors:
@@ -176,6 +175,17 @@ def _content(weights: dict[str, Tensor], text: str, config: ModelConfig) -> Item
     encoder.load_state_dict(weights, assign=True)
     _check_weights(weights)
     return ItemContent(table, encoder, float(values["bias"]))
+
+
+def _retired(numbers: np.ndarray, num_items: int) -> np.ndarray:
+    """Raises:
+    ValueError: they are no item numbers in rising order.
+    """
+    if numbers.dtype != np.int64 or numbers.ndim != 1 or not len(numbers) or (np.diff(numbers) <= 0).any():
+        raise ValueError("retired items that are no rising numbers")
+    if numbers[0] < 1 or numbers[-1] > num_items:
+        raise ValueError(f"retired items that are not among {num_items:,}")
+    return numbers
 
 
 def _moments(moments: dict[str, Tensor], weights: dict[str, Tensor]) -> dict[str, Tensor] | None:

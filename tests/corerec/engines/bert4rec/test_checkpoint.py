@@ -211,6 +211,9 @@ LIES = {
     ),
     "histories of another type": tensor("histories.items", torch.Tensor.long),
     "transitions to an item that there is not": value("transitions.items", 0, 13),
+    "no retired item": lambda _, tensors: tensors.update(retired=torch.zeros(0, dtype=torch.int64)),
+    "an item retired twice": lambda _, tensors: tensors.update(retired=torch.tensor([2, 2])),
+    "a retired item that there is not": lambda _, tensors: tensors.update(retired=torch.tensor([2, 13])),
     "a fingerprint of more parts": lambda _, tensors: tensors.update({"fingerprint.more": torch.ones(1)}),
 }
 
