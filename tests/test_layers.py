@@ -14,7 +14,7 @@ LAYERS = [  # from the ground up; a module may import from its own layer and fro
     {"evaluation"},
     {"basic"},
     {"engines"},
-    {"batch", "tuning"},
+    {"batch", "hub", "tuning"},
     {"serving", "cli", "__main__", "__init__"},
 ]
 ONLY = {"torch.ops.mkldnn": {"kernels.py"}, "_int_mm": {"kernels.py"}, "torch.onnx._internal": {"export.py"}}

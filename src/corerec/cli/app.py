@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from corerec.cli.card import card
 from corerec.cli.console import out, say
 from corerec.cli.demo import demo
 from corerec.cli.embed import embed
@@ -69,7 +70,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (demo, fit, tune, update, evaluate, recommend, similar, embed, serve, info, plot, export):
+for command in (demo, fit, tune, update, evaluate, recommend, similar, embed, serve, info, plot, export, card):
     app.command()(command)
 app.add_typer(events, name="events")
 

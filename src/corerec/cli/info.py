@@ -30,9 +30,10 @@ def info(model_file: ModelFile) -> None:
     from safetensors import safe_open
 
     from corerec.engines.bert4rec import Bert4Rec
+    from corerec.engines.bert4rec.checkpoint import file_of
 
     model = Bert4Rec.load(model_file, device="cpu")
-    with safe_open(model_file, framework="numpy") as file:
+    with safe_open(file_of(model_file), framework="numpy") as file:
         about = file.metadata()
     parameters = sum(parameter.numel() for parameter in model.scorer.network.parameters())
     rows = {
@@ -41,7 +42,7 @@ def info(model_file: ModelFile) -> None:
         "items": f"{len(model.items):,}",
         "events": f"{model.num_events:,}",
         "parameters": f"{parameters:,}",
-        "file size": file_size(model_file),
+        "file size": file_size(file_of(model_file)),
         "format": f"{about['format']} {about['format_version']}",
         "written by": f"corerec-bert4rec {about['corerec_version']}",
     }

@@ -23,7 +23,9 @@ LogFile = Annotated[Path, typer.Argument(metavar="LOG", help=f"{KINDS}; a folder
 LogFiles = Annotated[
     list[Path], typer.Argument(metavar="LOG", help=f"{KINDS}; a folder or glob of such, or - for stdin.")
 ]
-ModelFile = Annotated[Path, typer.Argument(metavar="MODEL", help="A file written by `corerec fit`.")]
+ModelFile = Annotated[
+    Path, typer.Argument(metavar="MODEL", help="A file of `corerec fit`, or a folder of `corerec card`.")
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but the result.")]
 Device = Annotated[str, typer.Option(help='"auto" takes a GPU where there is one; or such as "cpu", "cuda:1".')]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads; all cores when left out.")]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from importlib import metadata
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -27,6 +28,7 @@ from corerec.tensor_file import read_tensors, write_tensors
 
 FORMAT = "corerec.bert4rec"
 FORMAT_VERSION = 4
+MODEL_FILE = "model.safetensors"  # of a folder for the Hugging Face Hub (`hub.py`)
 SAVABLE_IDS = (str, int, float, bool)
 LARGEST_WEIGHT = 1e4  # trained ones stay below 100; far beyond, float32 overflows within a few blocks
 MOST_SINUSOIDS = 2**24  # values
@@ -93,21 +95,32 @@ def contents(
 
 
 def load(path: AnyPath, device: torch.device | str = "cpu") -> FittedModel:
-    """Read what `save` wrote. No random weight is drawn: the network is built without memory, and filled.
+    """Read what `save` wrote, or a folder for the Hub.
+
+    No random weight is drawn: the network is built without memory, and filled.
 
     Raises:
         FileNotFoundError: there is no such file.
         CheckpointError: the file was cut short or changed, is no model of ours, or was written by another format.
     """
     try:
-        texts, tensors = read_tensors(path, lambda texts: _check_format(path, texts))
+        file = file_of(path)
+        texts, tensors = read_tensors(file, lambda texts: _check_format(file, texts))
     except FileNotFoundError:
+        if Path(path).is_dir():
+            raise FileNotFoundError(f"no model in the folder {path}: it has no {MODEL_FILE}; name a model") from None
         raise FileNotFoundError(f"no model at {path}; write one with model.save({str(path)!r})") from None
     try:
         return _model(tensors, texts, device)
     except (LookupError, TypeError, ValueError, RuntimeError, ArithmeticError, AttributeError) as error:
         why = f"it lacks {error}" if isinstance(error, KeyError) else error
         raise CheckpointError(f"{path} does not hold together as a Bert4Rec model ({why}); save it again") from None
+
+
+def file_of(path: AnyPath) -> Path:
+    """The file that a path of a model stands for: a folder for the Hub has it inside."""
+    path = Path(path)
+    return path / MODEL_FILE if path.is_dir() else path
 
 
 def _model(tensors: dict[str, Tensor], texts: dict[str, str], device: torch.device | str) -> FittedModel:

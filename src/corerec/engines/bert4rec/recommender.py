@@ -350,6 +350,9 @@ class Bert4Rec(Settings, Answering):
     def load(cls, path: str | os.PathLike[str], *, device: str = "auto", verbose: bool = False) -> Bert4Rec:
         """Read what `save` wrote. Runs no code from the file; needs no data set.
 
+        Args:
+            path: a file, or a folder that `corerec.hub.write_folder` or `corerec card` wrote. A model of the Hugging
+                Face Hub is `Bert4Rec.load(huggingface_hub.snapshot_download("owner/name"))`.
         Raises:
             FileNotFoundError: there is no such file.
             CheckpointError: the file is cut short, is no model of ours, or was written by another format.
