@@ -31,6 +31,7 @@ UNPRUNED_TRIALS, UNPRUNED_EPOCHS = 4, 3
 PATIENCE = 10  # epochs; a search can name another
 WIDTHS, MOST_LAYERS = (32, 64, 128, 256), 4
 STUDY_NAME, LOG_DIGEST, BEST_EPOCH, EPOCHS_DONE = "corerec", "log digest", "best epoch", "epochs done"
+REASON = "reason"  # of a failure
 OnTrial = Callable[["optuna.trial.FrozenTrial", "optuna.Study"], None]
 
 
@@ -95,12 +96,18 @@ def tune(
     train, valid = _split(log, valid_from, test_from)
     space = SearchSpace.of(base, train, fixed)
     found = _study(optuna, study, train, base.train_config.seed)
-    if not found.get_trials(deepcopy=False):
+    if not any(_is_default(trial, space.default) for trial in found.get_trials(deepcopy=False)):
         found.enqueue_trial(space.default)
     deadline = None if minutes is None else time.monotonic() + 60 * minutes
 
     def objective(trial: optuna.Trial) -> float:
-        return _validated(optuna, trial, base, space.suggest(trial), train, valid, deadline)
+        try:
+            return _validated(optuna, trial, base, space.suggest(trial), train, valid, deadline)
+        except optuna.TrialPruned:
+            raise
+        except Exception as error:
+            trial.set_user_attr(REASON, f"{type(error).__name__}: {error}")
+            raise
 
     try:
         found.optimize(
@@ -261,9 +268,16 @@ def _default_ndcg(done: list[Any], default: dict[str, Any]) -> float | None:
     return next((trial.value for trial in done if trial.params == default), None)
 
 
+def _is_default(trial: Any, default: dict[str, Any]) -> bool:
+    """Whether a trial has, or will have, the default settings; not one that failed, as by Ctrl-C."""
+    waiting = trial.system_attrs.get("fixed_params")
+    return trial.state.name != "FAIL" and default in (trial.params, waiting)
+
+
 def _last_error(study: optuna.Study) -> str:
-    reasons = [trial.state.name.lower() for trial in study.get_trials(deepcopy=False)]
-    return f"they were: {', '.join(sorted(set(reasons)))}; fit once with the default settings to see why"
+    trials = study.get_trials(deepcopy=False)
+    reasons = [trial.user_attrs[REASON] for trial in trials if REASON in trial.user_attrs]
+    return f"the last failed with {reasons[-1]}" if reasons else "all were interrupted; run it for longer"
 
 
 def _optuna() -> Any:

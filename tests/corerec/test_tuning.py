@@ -54,9 +54,10 @@ def test_a_failed_trial_does_not_end_the_study(cycle_log, monkeypatch):
     monkeypatch.setattr(Bert4Rec, "fit_interactions", second_fails)
     tuned = tuning.tune(cycle_log, trials=3, settings=SMALL)
     assert sorted(tuned.trials["state"]) == ["complete", "complete", "fail"]
+    assert tuned.study.trials[1].user_attrs[tuning.REASON] == "RuntimeError: out of memory"
 
     monkeypatch.setattr(Bert4Rec, "fit_interactions", lambda *_, **__: 1 / 0)
-    with pytest.raises(CorerecError, match="none of the 2 trials"):
+    with pytest.raises(CorerecError, match=r"none of the 2 trials.*ZeroDivisionError"):
         tuning.tune(cycle_log, trials=2, settings=SMALL)
 
 
@@ -69,6 +70,25 @@ def test_a_study_goes_on_where_it_ended(cycle_log, tmp_path, tiny_log):
     assert tuned.study.trials[0].params != tuned.study.trials[1].params
     with pytest.raises(DataError, match="is of another log"):
         tuning.tune(tiny_log, trials=1, study=storage, settings=SMALL)
+
+
+def test_the_default_settings_are_tried_again_after_an_interruption(cycle_log, tmp_path, monkeypatch):
+    storage, plain, calls = f"sqlite:///{tmp_path}/study.db", Bert4Rec.fit_interactions, []
+
+    def ctrl_c_at_first(self, *args, **kwargs):
+        calls.append(1)
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+        return plain(self, *args, **kwargs)
+
+    monkeypatch.setattr(Bert4Rec, "fit_interactions", ctrl_c_at_first)
+    with pytest.raises(KeyboardInterrupt):
+        tuning.tune(cycle_log, trials=1, study=storage, settings=SMALL)
+    tuned = tuning.tune(cycle_log, trials=2, study=storage, settings=SMALL)
+    states = [trial.state.name for trial in tuned.study.trials]
+    assert states == ["FAIL", "COMPLETE", "COMPLETE"]
+    assert tuned.study.trials[0].params == tuned.study.trials[1].params != tuned.study.trials[2].params
+    assert tuned.default_ndcg is not None
 
 
 @pytest.fixture

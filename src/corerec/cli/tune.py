@@ -114,10 +114,14 @@ def tune(
 
 def _say_trial(trial: optuna.trial.FrozenTrial, study: optuna.Study) -> None:
     """A line a trial, on stderr."""
+    from corerec.tuning import REASON
+
     done = [each for each in study.get_trials(deepcopy=False) if each.state.name == "COMPLETE"]
     best = max(done, key=lambda each: each.value or 0.0, default=None)
     seconds = 0.0 if trial.duration is None else trial.duration.total_seconds()
     figure = f"NDCG@10 {trial.value:.4f}" if trial.state.name == "COMPLETE" else trial.state.name.lower()
+    if REASON in trial.user_attrs:
+        figure += f" ({trial.user_attrs[REASON]})"
     leader = "" if best is None else f" (best {best.value:.4f}, trial {best.number})"
     say(f"trial {trial.number}  {figure}{leader}  {seconds:.1f} s  {_settings(trial.params)}")
 
