@@ -108,7 +108,7 @@ def load(path: AnyPath, device: torch.device | str = "cpu") -> FittedModel:
         texts, tensors = read_tensors(file, lambda texts: _check_format(file, texts))
     except FileNotFoundError:
         if Path(path).is_dir():
-            raise FileNotFoundError(f"no model in the folder {path}: it has no {MODEL_FILE}; name a model") from None
+            raise CheckpointError(f"no model in the folder {path}: it has no {MODEL_FILE}; name a model") from None
         raise FileNotFoundError(f"no model at {path}; write one with model.save({str(path)!r})") from None
     try:
         return _model(tensors, texts, device)
