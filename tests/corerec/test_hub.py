@@ -120,7 +120,7 @@ def test_a_folder_that_cannot_be_written_whole_is_not_written(model, tmp_path, m
 def test_what_is_no_model_is_refused(tmp_path):
     with pytest.raises(NotFittedError):
         hub.write_folder(Bert4Rec(), tmp_path / "ring")
-    with pytest.raises(FileNotFoundError, match=r"it has no model\.safetensors"):
+    with pytest.raises(CheckpointError, match=r"it has no model\.safetensors"):
         Bert4Rec.load(tmp_path)
     (tmp_path / "model.safetensors").write_text("no model, though longer than nine bytes")
     with pytest.raises(CheckpointError, match=r"model\.safetensors is no safetensors file"):
