@@ -160,8 +160,7 @@ class Histories:
                 user_id: len(self.users) + at
                 for at, user_id in enumerate(dict.fromkeys(user_list[u] for u in unknown), 1)
             }
-            for user_id in new:
-                self.users.number_or_zero(user_id)  # raises at one of a foreign type
+            self.users.check_new(list(new))
             numbers[unknown] = [new[user_list[at]] for at in unknown]
             store = self._view.store
             times = None if store.times is None else self._on_the_clock(asked_times, len(user_list), store.times.dtype)

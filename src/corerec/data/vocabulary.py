@@ -189,8 +189,19 @@ class Vocabulary:
         """
         if an_id in self or not self.is_alike(an_id):
             return self.number(an_id)
-        check_savable([an_id], f"{self.kind}_ids")
+        self.check_new([an_id])
         return 0
+
+    def check_new(self, ids: list[Any]) -> None:
+        """Unknown ids that are to become new ones.
+
+        Raises:
+            UnknownIdError: one is of a type that no known id has.
+            DataError: one is missing, or one that a file could not hold.
+        """
+        for an_id in ids:
+            self.check_alike(an_id)
+        check_savable(ids, f"{self.kind}_ids")
 
     def require(self, column: Any) -> np.ndarray:
         """As `encode`, but every id has to be known.

@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import compress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -183,7 +184,8 @@ class LiveModel:
         """Let the model observe events that are in the log, or take them out of it again."""
         model = self.now.model
         try:
-            _observe(model, [event for _, event in rows if event.item_id in model.items])
+            events = [event[:4] for _, event in rows if event.item_id in model.items]
+            _observe(model, [list(column) for column in zip(*events, strict=True)])
         except CorerecError as error:
             try:
                 self._events.remove([number for number, _ in rows])
@@ -218,9 +220,8 @@ class LiveModel:
                 skipped += len(columns)
                 continue
             is_known = np.zeros(len(columns), bool) if known_events is None else known_events.find(columns)
-            events = [LoggedEvent(*row) for row in zip(*columns[1:], strict=True)]
-            wanted = np.flatnonzero(~is_known & (model.items.encode(list(columns.item_ids)) > 0))
-            done = _observe_most(model, [events[at] for at in wanted.tolist()])
+            wanted = ~is_known & (model.items.encode(list(columns.item_ids)) > 0)
+            done = _observe_most(model, [list(compress(column, wanted.tolist())) for column in columns[1:5]])
             known += int(is_known.sum())
             taken += done
             skipped += len(columns) - int(is_known.sum()) - done
@@ -252,27 +253,29 @@ def _digest(model: Bert4Rec) -> str:
     return digest.hexdigest()
 
 
-def _observe(model: Bert4Rec, events: Sequence[LoggedEvent]) -> None:
-    if not events:
-        return
-    users, items, times, ratings, _ = zip(*events, strict=True)
-    model.observe_events(list(users), list(items), _column(times), _column(ratings))
+def _observe(model: Bert4Rec, columns: list[list[Any]]) -> None:
+    """Columns: user ids, item ids, times and ratings; none of no events."""
+    if columns and columns[0]:
+        users, items, times, ratings = columns
+        model.observe_events(users, items, _column(times), _column(ratings))
 
 
-def _observe_most(model: Bert4Rec, events: Sequence[LoggedEvent]) -> int:
+def _observe_most(model: Bert4Rec, columns: list[list[Any]]) -> int:
     """Observe all events that the model can; how many those were."""
+    count = len(columns[0])
     try:
-        _observe(model, events)
-        return len(events)
-    except CorerecError:  # events of another model are among them: halves of the list find out which
-        if len(events) == 1:
+        _observe(model, columns)
+        return count
+    except CorerecError:  # events of another model are among them: halves of the columns find out which
+        if count == 1:
             return 0
-        middle = len(events) // 2
-        return _observe_most(model, events[:middle]) + _observe_most(model, events[middle:])
+        middle = count // 2
+        halves = [column[:middle] for column in columns], [column[middle:] for column in columns]
+        return sum(_observe_most(model, half) for half in halves)
 
 
-def _column(values: Sequence[Any]) -> list[Any] | None:
-    return None if all(value is None for value in values) else list(values)
+def _column(values: list[Any]) -> list[Any] | None:
+    return None if all(value is None for value in values) else values
 
 
 def _is_too_large(number: Any) -> bool:
