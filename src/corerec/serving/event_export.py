@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import sqlite3
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ import pandas as pd
 
 from corerec.data.times import unit_of
 from corerec.errors import DataError
+from corerec.files import atomic_path
 from corerec.serving.events import COLUMNS, ROWS_AT_ONCE, EventColumns, check, read_columns
 
 SALVAGED_AT_ONCE = 50
@@ -43,6 +43,8 @@ def read_all(path: Path, after: int = 0) -> tuple[EventColumns, DataError | None
             parts = _forward(database, path, after, is_damaged=damage is not None)
             if damage is not None:
                 parts += _backward(database, parts[-1].numbers[-1] if parts else after)
+                if not parts:
+                    raise DataError(f"{damage}, and no event of it can be read; bring back a copy of the file")
             return _together(parts), damage
     except sqlite3.Error as error:
         raise DataError(f"{path} cannot be read as an event log ({error})") from None
@@ -112,17 +114,13 @@ def write_table(columns: EventColumns, path: Path) -> None:
     form = next((form for suffix, form in FORMATS.items() if path.name.endswith(suffix)), None)
     if form is None:
         raise DataError(f"{path} has none of the suffixes {', '.join(FORMATS)}; name one of these")
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with duckdb.connect() as database:
+        with atomic_path(path) as unfinished, duckdb.connect() as database:
             database.register("events", as_frame(columns))
             literal = str(unfinished).replace("'", "''")
             database.execute(f"COPY (SELECT * FROM events) TO '{literal}' ({form})")
-        os.replace(unfinished, path)
     except duckdb.Error as error:
         raise OSError(f"{path} cannot be written: {error}") from None
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def as_frame(columns: EventColumns) -> pd.DataFrame:
