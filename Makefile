@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+IN_PARALLEL := -n logical --maxprocesses 4 --dist loadgroup --no-loadscope-reorder
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 READY := $(VENV)/.ready
 DOCS_READY := $(VENV)/.docs-ready
@@ -12,7 +13,7 @@ demo: $(READY)
 	$(BIN)/corerec demo
 
 test: $(READY)
-	$(BIN)/pytest
+	$(BIN)/pytest $(IN_PARALLEL)
 
 check: $(READY)
 	$(BIN)/ruff check .

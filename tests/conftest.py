@@ -1,6 +1,8 @@
 import os
 from pathlib import Path
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the programs that tests start, too: see below
+
 import pytest
 import torch
 
@@ -10,6 +12,26 @@ from corerec.data.sequences import SequenceStore
 DATA = Path(os.environ.get("COREREC_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
 torch.set_num_threads(1)  # tiny matrices: a second thread only waits, and badly on a busy machine
+pytest.register_assert_rewrite("command_line", "scorer_contract")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """With `pytest -n`: one process runs all tests of a file, as they share models; each slow one goes alone, first."""
+    if not hasattr(config, "workerinput"):
+        return
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+    for item in items:
+        if item.get_closest_marker("slow") is None:
+            item.add_marker(pytest.mark.xdist_group(item.path.relative_to(config.rootpath).as_posix()))
+
+
+@pytest.fixture(scope="module", params=["private operations", "plain"])
+def kernels(request):
+    """Both ways through `corerec.kernels`: with PyTorch's private operations where they work, and without."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COREREC_PLAIN_KERNELS", "1" if request.param == "plain" else "0")
+        yield request.param
 
 
 @pytest.fixture(scope="session")

@@ -31,7 +31,6 @@ def wheel(tmp_path_factory):
         return {name: zipped.read(name) for name in zipped.namelist()}
 
 
-@pytest.mark.slow
 def test_the_wheel_has_every_file_of_the_packages(wheel):
     source = {
         path.relative_to(ROOT / "src").as_posix()
@@ -43,7 +42,6 @@ def test_the_wheel_has_every_file_of_the_packages(wheel):
     assert source - wheel.keys() == set()
 
 
-@pytest.mark.slow
 def test_the_wheel_has_the_program_and_the_licence_and_nothing_but_the_packages(wheel):
     about = next(name.partition("/")[0] for name in wheel if ".dist-info/" in name)
     assert b"corerec = corerec.cli.app:main" in wheel[f"{about}/entry_points.txt"]

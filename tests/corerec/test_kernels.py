@@ -9,13 +9,7 @@ import corerec
 from corerec import kernels
 
 CPU = torch.device("cpu")
-
-
-@pytest.fixture(params=["private operations", "plain"])
-def way(request, monkeypatch):
-    """Both ways through each door: with the environment's switch and without."""
-    monkeypatch.setenv("COREREC_PLAIN_KERNELS", "1" if request.param == "plain" else "0")
-    return request.param
+BOTH_WAYS = pytest.mark.usefixtures("kernels")
 
 
 @pytest.fixture
@@ -36,7 +30,8 @@ def layer(rows):
 
 @pytest.mark.parametrize("gelu", [False, True])
 @pytest.mark.parametrize("rows", [2, kernels.ONEDNN_FROM // 64])
-def test_linear_is_torch_s_own(way, rows, gelu):
+@BOTH_WAYS
+def test_linear_is_torch_s_own(rows, gelu):
     x, weight, bias = layer(rows)
     expected = F.linear(x, weight, bias)
     with torch.no_grad():
@@ -44,7 +39,8 @@ def test_linear_is_torch_s_own(way, rows, gelu):
     torch.testing.assert_close(result, F.gelu(expected) if gelu else expected, atol=1e-5, rtol=1e-5)
 
 
-def test_linear_has_gradients(way):
+@BOTH_WAYS
+def test_linear_has_gradients():
     x, weight, bias = layer(kernels.ONEDNN_FROM // 64)
     kernels.linear(x, weight.requires_grad_(), bias, gelu=True).sum().backward()
     assert weight.grad is not None
@@ -52,7 +48,8 @@ def test_linear_has_gradients(way):
 
 
 @pytest.mark.parametrize("dim", [16, 64, 1024, 2048])
-def test_products_of_int8_are_exact(way, dim):
+@BOTH_WAYS
+def test_products_of_int8_are_exact(dim):
     generator = torch.Generator().manual_seed(0)
     a = torch.randint(-128, 128, (5, dim), generator=generator).to(torch.int8)
     b = torch.randint(-128, 128, (24, dim), generator=generator).to(torch.int8)

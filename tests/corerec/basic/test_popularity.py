@@ -1,10 +1,12 @@
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from corerec.basic.popularity import Popularity
 from corerec.data.sequences import SequenceStore
 from corerec.queries import QueryBatch
+from scorer_contract import PROMISES
 
 COUNTS = np.array([0, 2, 5, 0, 2, 1])
 few_items = st.lists(st.integers(1, 5), max_size=7)
@@ -33,3 +35,13 @@ def test_the_most_popular_items_are_those_of_a_plain_sort(asked_for):
         expected = sorted(named, key=lambda number: (-COUNTS[number], number))[:top_k]
         assert numbers[row][numbers[row] > 0].tolist() == expected
         assert shares[row][: len(expected)].tolist() == [COUNTS[number] / 10 for number in expected]
+
+
+def test_the_scores_are_the_shares_whatever_the_history():
+    scores = Popularity(np.array([0, 3, 2, 2, 0])).score(SequenceStore.from_lists([[1, 2], []]))
+    assert scores.tolist() == [pytest.approx([0, 3 / 7, 2 / 7, 2 / 7, 0])] * 2
+
+
+@pytest.mark.parametrize("promise", PROMISES)
+def test_keeps_what_every_scorer_promises(promise):
+    promise(Popularity(COUNTS))

@@ -9,14 +9,19 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from corerec.basic.transitions import MAX_SUCCESSORS, TransitionModel, leave_one_out_fit
+from corerec.basic.popularity import Popularity
+from corerec.basic.transitions import MAX_SUCCESSORS, LastItemMarkov, TransitionModel, leave_one_out_fit
 from corerec.data.interactions import Interactions
 from corerec.data.sequences import SequenceStore, last_items
+from corerec.data.splitting import leave_one_out
 from corerec.engines.bert4rec import Bert4Rec, Query
 from corerec.engines.bert4rec.answers import rank_states
 from corerec.engines.bert4rec.encoding import NetworkScorer
+from corerec.evaluation.evaluate import evaluate
 from corerec.queries import QueryBatch
 from corerec.retrieval.item_index import ItemIndex
+from cr_learn import sample
+from scorer_contract import PROMISES
 
 V = 6
 LOG = [[1, 2, 1, 3], [1, 2], [], [4], [5, 5]]  # of 6 items; nothing follows 3, 4 or 6
@@ -142,10 +147,6 @@ def test_rows_padded_to_one_width_end_in_zeros(transitions):
     assert numbers.tolist() == [[0, 0], [2, 3], [1, 0], [0, 0], [0, 0], [5, 0], [0, 0]]
     np.testing.assert_allclose(discounted[:3], [[0, 0], [0.9, 0.4], [0.4, 0]], rtol=1e-6)
     assert TransitionModel.none(np.zeros(V + 1, int)).pad()[0].shape == (V + 1, 0)
-
-
-def test_last_items_are_0_where_a_history_is_empty():
-    assert last_items(SequenceStore.from_lists([[], [3, 4], [], [5]])).tolist() == [0, 4, 0, 5]
 
 
 # ----------------------------------------------------------------------------------------------------------- blending
@@ -340,3 +341,79 @@ def test_transitions_that_do_not_fit_are_refused(transitions, damage):
     damage(tensors)
     with pytest.raises((ValueError, KeyError), match=r"transitions|discounts|concentration|offsets"):
         TransitionModel.of_tensors(tensors, transitions.item_counts)
+
+
+# ----------------------------------------------------------------------------------- LastItemMarkov, the baseline
+
+# Items 1, 2, 3 have 3, 2 and 2 events, item 4 none; 1 -> 2 twice, 1 -> 3 and 2 -> 3 once.
+TRAIN = SequenceStore.from_lists([[1, 2, 3], [1, 2], [], [1, 3]])
+POPULAR = [0, 3 / 7, 2 / 7, 2 / 7, 0]
+
+
+@pytest.mark.parametrize("promise", PROMISES)
+def test_markov_keeps_what_every_scorer_promises(promise):
+    promise(LastItemMarkov(TRAIN, num_items=4))
+
+
+def test_markov_by_hand():
+    scores = LastItemMarkov(TRAIN, num_items=4).score(SequenceStore.from_lists([[1], [2]]))
+    assert scores[0].tolist() == pytest.approx([0, (3 / 7) / 4, (2 + 2 / 7) / 4, (1 + 2 / 7) / 4, 0])
+    assert scores[1].tolist() == pytest.approx([0, (3 / 7) / 2, (2 / 7) / 2, (1 + 2 / 7) / 2, 0])
+
+
+def test_markov_looks_at_the_last_item_only():
+    markov = LastItemMarkov(TRAIN, num_items=4)
+    assert torch.equal(
+        markov.score(SequenceStore.from_lists([[2, 3, 1]])), markov.score(SequenceStore.from_lists([[1]]))
+    )
+
+
+@pytest.mark.parametrize("history", [[], [4], [3], [0]], ids=["empty", "never met", "never followed", "unknown"])
+def test_markov_falls_back_on_popularity(history):
+    assert LastItemMarkov(TRAIN, num_items=4).score(SequenceStore.from_lists([history]))[0].tolist() == pytest.approx(
+        POPULAR
+    )
+
+
+sequences = st.lists(st.lists(st.integers(1, 6), max_size=6), min_size=1, max_size=6)
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(sequences, sequences)
+def test_markov_is_a_plain_count_of_pairs(train, histories):
+    events = Counter(item for sequence in train for item in sequence)
+    pairs = Counter(pair for sequence in train for pair in pairwise(sequence))
+
+    def expected(history: list[int]) -> list[float]:
+        transitions = {item: pairs[history[-1], item] if history else 0 for item in range(7)}
+        mass = 1 + sum(transitions.values())
+        return [(transitions[item] + events[item] / max(events.total(), 1)) / mass for item in range(7)]
+
+    scores = LastItemMarkov(SequenceStore.from_lists(train), num_items=6).score(SequenceStore.from_lists(histories))
+    np.testing.assert_allclose(scores, [expected(history) for history in histories], atol=1e-6)
+
+
+@pytest.fixture(scope="module")
+def ratings():
+    return sample.load()["ratings"]
+
+
+def ndcg(baseline, ratings) -> float:
+    log = Interactions.from_columns(ratings["user_id"], ratings["movie_id"], timestamps=ratings["timestamp"])
+    split = leave_one_out(log.sequences)
+    return evaluate(baseline(split.train, len(log.items)), split.test).value("NDCG", 10)
+
+
+def test_markov_beats_popularity_where_order_matters(ratings):
+    popularity = ndcg(lambda train, num_items: Popularity(train.item_counts(num_items)), ratings)
+    assert ndcg(LastItemMarkov, ratings) > 5 * popularity
+
+
+def test_markov_comes_near_the_best_possible_and_not_above(ratings):
+    best = sample.best_possible(ratings)["ndcg"]
+    assert 0.8 * best < ndcg(LastItemMarkov, ratings) < 1.1 * best
+
+
+def test_markov_learns_nothing_from_a_shuffled_log(ratings):
+    shuffled = ratings.assign(timestamp=np.random.default_rng(0).permutation(len(ratings)))
+    assert ndcg(LastItemMarkov, shuffled) < 0.3 * ndcg(LastItemMarkov, ratings)

@@ -4,26 +4,12 @@ import json
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
-from corerec.cli.app import app
+from command_line import SMALL, run, words
 from corerec.engines.bert4rec import Bert4Rec
 
-SMALL = ("--epochs", "1", "--hidden-dim", "8", "--max-seq-len", "8")
 DAY = 86_400
 START = 1_704_067_200  # 2024-01-01 in seconds
-
-
-def run(*arguments, code: int = 0):
-    result = CliRunner().invoke(app, [str(argument) for argument in arguments], terminal_width=200)
-    assert result.exit_code == code, (result.output, result.exception)
-    assert "Traceback" not in result.output
-    return result
-
-
-def words(text: str) -> str:
-    """Without the line breaks that depend on the terminal's width."""
-    return " ".join(text.split())
 
 
 def rows_of_the_log() -> list[tuple]:
@@ -219,3 +205,62 @@ def test_a_sample_of_users_is_asked(honest, log_file):
 
 def test_a_log_alone_asks_for_a_model(log_file):
     assert "name a model before the log" in words(run("evaluate", log_file, code=2).stderr)
+
+
+def test_figures_are_not_written_over_what_they_are_about(ring_model, ring_log):
+    before = ring_log.read_bytes(), ring_model.read_bytes()
+    for path in (ring_log, ring_model):
+        result = run("evaluate", ring_model, ring_log, "--json", path, code=2)
+        assert "it is the file that is read" in words(result.stderr)
+    assert (ring_log.read_bytes(), ring_model.read_bytes()) == before
+
+
+def test_evaluate_prints_one_column_for_each_scorer(ring_model, ring_log, tmp_path):
+    result = run("evaluate", ring_model, ring_log, "--baselines", "-k", 1, "-k", 5, "--json", tmp_path / "figures")
+
+    for part in ("Ring", "Popularity", "Last-item Markov", "NDCG@5", "HR@1", "20 users, 10 items"):
+        assert part in words(result.stdout)
+    assert "not honest" not in result.stderr
+    figures = json.loads((tmp_path / "figures").read_text())
+    assert [report["scorer"] for report in figures] == ["Ring", "Popularity", "Last-item Markov"]
+    # On a ring, the item after the last one is the only one that ever followed it.
+    assert [measure["mean"] for measure in figures[2]["measures"] if measure["k"] == 1] == [1.0, 1.0, 1.0]
+
+
+def test_evaluate_writes_nothing_but_json_to_stdout(ring_model, ring_log):
+    result = run("evaluate", ring_model, ring_log, "--json", "-", "--on", "valid", "--seen", "both", "--negatives", 3)
+
+    (report,) = json.loads(result.stdout)
+    assert {measure["seen"] for measure in report["measures"]} == {"excluded", "included"}
+    assert "3 popularity-sampled negatives" in report["candidates"]
+
+
+def test_evaluate_by_history_asks_with_less_and_less_of_it(ring_model, ring_log, tmp_path):
+    figures = tmp_path / "figures"
+    shown = run(
+        "evaluate", ring_model, ring_log, "--baselines", "--by-history", "-k", 1, "-k", 10, "--json", figures
+    ).stdout
+
+    for part in ("HR@10", "NDCG@1 by history", "newest 1", "newest 50", "whole"):
+        assert part in words(shown)
+    reports = json.loads(figures.read_text())
+    assert [report["scorer"] for report in reports] == ["Ring"] * 7 + ["Popularity"] * 7 + ["Last-item Markov"] * 7
+    assert [report["histories"] for report in reports][:7] == [*(f"newest {n}" for n in (1, 2, 5, 10, 20, 50)), "whole"]
+    # The chain needs the last event only.
+    assert {report["measures"][0]["mean"] for report in reports[14:]} == {1.0}
+
+
+def test_evaluate_warns_of_a_model_that_saw_the_answers(ring_log, tmp_path):
+    run("fit", ring_log, "-o", tmp_path / "m", *SMALL)
+
+    assert "--holdout" in run("evaluate", tmp_path / "m", ring_log).stderr
+
+
+def test_evaluate_counts_unknown_targets_as_misses(ring_model, tmp_path):
+    log = tmp_path / "other.csv"
+    log.write_text("user,item\n" + "".join(f"u,{item}\n" for item in ("10", "x", "11", "12", "y")))
+    result = run("evaluate", ring_model, log, "-k", 10, "--json", "-")
+
+    assert "knows 3 of the log's 5 items" in words(result.stderr)
+    assert "1 questions about them are misses" in words(result.stderr)
+    assert {measure["mean"] for measure in json.loads(result.stdout)[0]["measures"]} == {0.0}

@@ -1,7 +1,6 @@
 import pytest
-from typer.testing import CliRunner
 
-from corerec.cli.app import app
+from command_line import run
 from corerec.engines.bert4rec import Bert4Rec
 
 
@@ -14,19 +13,13 @@ def models(tmp_path_factory, cycle_log):
     return folder
 
 
-def plot(*arguments):
-    return CliRunner().invoke(app, ["plot", *map(str, arguments)])
-
-
 @pytest.mark.parametrize("suffix", ["png", "svg"])
 def test_curves_of_models_are_drawn_into_one_picture(models, suffix):
-    result = plot(models / "plain", models / "patient", "-o", models / f"curve.{suffix}")
-    assert result.exit_code == 0, result.output
+    result = run("plot", models / "plain", models / "patient", "-o", models / f"curve.{suffix}")
     assert "training curves of 2 models" in result.stdout
     assert (models / f"curve.{suffix}").stat().st_size > 5_000
 
 
 def test_an_unknown_kind_of_picture_is_refused(models):
-    result = plot(models / "plain", "-o", models / "curve.doc")
-    assert result.exit_code == 2
+    result = run("plot", models / "plain", "-o", models / "curve.doc", code=2)
     assert "cannot draw" in result.stderr

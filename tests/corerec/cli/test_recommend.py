@@ -1,31 +1,24 @@
+import json
+import shutil
+
 import duckdb
 import pandas as pd
 import pytest
-from typer.testing import CliRunner
 
-from corerec.cli.app import app
+from command_line import run, words
 from corerec.engines.bert4rec.recommender import Bert4Rec
 
 
-def run(*arguments, code: int = 0):
-    result = CliRunner().invoke(app, [str(argument) for argument in arguments], terminal_width=120)
-    assert result.exit_code == code, (result.output, result.exception)
-    return result
-
-
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """A model of 20 users who walk a ring of 10 items, and tables about both."""
+def folder(tmp_path_factory, ring_model):
+    """The model, and tables about its users and items."""
     folder = tmp_path_factory.mktemp("scored")
-    users = [user for user in range(1, 21) for _ in range(6)]
-    items = [10 + (user + step) % 10 for user in range(1, 21) for step in range(6)]
-    model = Bert4Rec("Ring", epochs=1, hidden_dim=8, num_heads=2, max_seq_len=8)
-    model.fit(users, items, timestamps=list(range(6)) * 20).save(folder / "ring.model")
+    shutil.copy(ring_model, folder)
     (folder / "stock.csv").write_text("item_id\n10\n11\n12\n13\n")
     (folder / "users.txt").write_text("3\n1\n")
     (folder / "today.csv").write_text("user_id,item_id,timestamp\nann,10,1\nann,11,2\nbob,15,1\n")
     groups = pd.DataFrame({"item_id": range(10, 20), "category": ["a", "b"] * 5})
-    duckdb.from_df(groups).write_parquet(str(folder / "products.parquet"))
+    groups.to_parquet(folder / "products.parquet")
     return folder
 
 
@@ -109,20 +102,30 @@ def test_groups_come_from_a_table_of_products(folder):
 def test_wrong_options_are_refused(folder, options, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     result = run("recommend", folder / "ring.model", *options, code=2)
-    assert message in " ".join(result.output.replace("│", " ").split())
+    assert message in words(result.output)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_similar_names_the_nearest_items(folder, model):
-    nearest = model.similar_items(10, 2)
-    shown = run("similar", folder / "ring.model", 10, "-k", 2, "--json").stdout
-    assert [shown.index(f'"item": {item}') for item in nearest] == sorted(shown.index(f'"item": {i}') for i in nearest)
-    assert "cosine" in run("similar", folder / "ring.model", 10).stdout
+def test_recommend_names_items_for_a_user_and_for_a_history(ring_model, tmp_path):
+    titles = tmp_path / "titles.csv"
+    titles.write_text("item_id,title\n" + "".join(f"{item},[b]Title {item}\n" for item in range(10, 20)))
+    table = words(run("recommend", ring_model, "--user", 3, "--titles", titles, "-k", 2).stdout)
+    answer = json.loads(run("recommend", ring_model, "--history", "10,11", "--exclude", "12", "--json").stdout)
+
+    assert "Ring recommends to user 3" in table
+    assert "[b]Title" in table
+    assert answer["history"] == [10, 11]
+    assert {row["item"] for row in answer["recommendations"]} == set(range(13, 20))
+    everything = json.loads(run("recommend", ring_model, "--history", "10", "--include-seen", "--json").stdout)
+    assert len(everything["recommendations"]) == 10
 
 
-def test_embed_writes_a_list_for_each_item(folder, model):
-    run("embed", folder / "ring.model", "-o", folder / "items.parquet")
-    found = table(folder / "items.parquet")
-    ids, vectors = model.item_embeddings()
-    assert found["item_id"].tolist() == ids
-    assert [list(row) for row in found["vector"]] == [list(row) for row in vectors]
+def test_unknown_items_of_a_history_are_warned_of(ring_model):
+    warning = words(run("recommend", ring_model, "--history", "10,99").stderr)
+
+    assert warning.startswith("warning: ")
+    assert "99 (1 in all); they are skipped" in warning
+    assert run("recommend", ring_model, "--history", "10,99", "--on-unknown", "skip").stderr == ""
+    refused = words(run("recommend", ring_model, "--history", "10,99", "--on-unknown", "raise", code=2).stderr)
+    assert refused.startswith("error: item 99 is not among the 10 fitted items")
+    assert "type int" in words(run("recommend", ring_model, "--history", "10", "--exclude", "tea", code=2).stderr)

@@ -1,27 +1,16 @@
 import pytest
-from typer.testing import CliRunner
 
-from corerec.cli.app import app
+from command_line import SMALL, run, words
 from corerec.engines.bert4rec import Bert4Rec
 from corerec.serving.events import EventLog, LoggedEvent
 
-SMALL = ("--epochs", "1", "--hidden-dim", "8", "--max-seq-len", "8")
-
-
-def run(*arguments, code: int = 0):
-    result = CliRunner().invoke(app, [str(argument) for argument in arguments], terminal_width=120)
-    assert result.exit_code == code, (result.output, result.exception)
-    return result
-
 
 @pytest.fixture(scope="module")
-def files(tmp_path_factory):
-    """A model of 20 users who walk a ring of 10 items, and a log with a new user and a new item."""
+def files(tmp_path_factory, ring_log):
+    """A log, a model of all of it, and a log with a new user and a new item."""
     folder = tmp_path_factory.mktemp("update")
-    rows = [f"{user},{10 + (user + step) % 10},{step}" for user in range(1, 21) for step in range(6)]
-    new = ["1,17,6", "1,99,7", "77,10,8", "77,99,9"]
-    for name, some in (("old.csv", rows), ("new.csv", rows + new)):
-        (folder / name).write_text("\n".join(["user_id,item_id,timestamp", *some]) + "\n")
+    (folder / "old.csv").write_text(ring_log.read_text())
+    (folder / "new.csv").write_text(ring_log.read_text() + "1,17,6\n1,99,7\n77,10,8\n77,99,9\n")
     run("fit", folder / "old.csv", "-o", folder / "model", "--name", "Ring", *SMALL)
     return folder
 
@@ -29,7 +18,7 @@ def files(tmp_path_factory):
 def test_update_learns_what_is_new_and_leaves_the_model_file(files):
     before = (files / "model").read_bytes()
     result = run("update", files / "model", files / "new.csv", "-o", files / "model2", "--epochs", "1")
-    assert "4 new events, 1 new users and 1 new items" in " ".join(result.stdout.split())
+    assert "4 new events, 1 new users and 1 new items" in words(result.stdout)
     assert (files / "model").read_bytes() == before
     grown = Bert4Rec.load(files / "model2")
     assert (len(grown.users), len(grown.items), grown.name) == (21, 11, "Ring")
@@ -38,7 +27,7 @@ def test_update_learns_what_is_new_and_leaves_the_model_file(files):
 
 def test_a_log_without_news_is_refused_in_words_of_the_command_line(files, tmp_path):
     result = run("update", files / "model", files / "old.csv", "-o", tmp_path / "m", code=2)
-    assert "nothing to learn" in " ".join(result.stderr.split())
+    assert "nothing to learn" in words(result.stderr)
     assert not (tmp_path / "m").exists()
 
 
@@ -53,10 +42,10 @@ def test_the_events_of_a_server_are_a_log(files, tmp_path):
     log.append([[LoggedEvent(1, 17, 6), LoggedEvent(99, 12, 7), LoggedEvent(99, 55, 8)]])
     log.close()
     result = run("update", files / "model", tmp_path / "events.sqlite", "-o", tmp_path / "m", "--epochs", "1")
-    assert "3 new events, 1 new users and 1 new items" in " ".join(result.stdout.split())
+    assert "3 new events, 1 new users and 1 new items" in words(result.stdout)
     assert Bert4Rec.load(tmp_path / "m").history(99) == [12, 55]
 
 
 def test_the_place_is_checked_before_the_training(files):
     result = run("update", files / "model", files / "new.csv", "-o", files / "new.csv", code=2)
-    assert "is the file that is read" in " ".join(result.stderr.split())
+    assert "is the file that is read" in words(result.stderr)

@@ -3,7 +3,6 @@
 import datetime as dt
 import warnings
 from collections import defaultdict
-from itertools import pairwise
 
 import numpy as np
 import pandas as pd
@@ -15,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from corerec.data.interactions import Interactions
-from corerec.data.sequences import SequenceStore, flat_ranges
+from corerec.data.sequences import SequenceStore
 from corerec.data.times import time_column
 from corerec.errors import DataError, DataWarning
 
@@ -163,46 +162,6 @@ def test_a_time_that_is_none_is_refused_and_its_row_named(times, shown, row):
 # --- ratings
 
 
-@pytest.mark.parametrize(
-    "ratings",
-    [
-        [3, 1.5],
-        ["3", "1.5"],
-        np.array([3, 1.5], np.float16),
-        pd.Series([3, 1.5], index=[9, 9]),
-        pl.Series([3.0, 1.5]),
-        pa.array([3, 1.5]),
-        torch.tensor([3, 1.5]),
-    ],
-    ids=str,
-)
-def test_ratings_may_be_any_column_of_numbers(ratings):
-    assert Interactions.from_columns([1, 1], [1, 2], ratings).sequences.ratings.tolist() == [3.0, 1.5]
-
-
-@pytest.mark.parametrize(
-    ("ratings", "shown", "row"),
-    [
-        ([1, None, 2], "None", 1),
-        ([1, 2, float("nan")], "nan", 2),
-        ([float("-inf"), 2, 3], "-inf", 0),
-        (["3", "good", "bad"], "'good'", 1),
-        ([1, 2, 1e300], "1e\\+300", 2),
-        (pd.Series([1, None, 2], dtype="Int64", index=[7, 8, 9]), "<NA>", 1),
-        (pl.Series([1, None, 2]), "None", 1),
-    ],
-    ids=str,
-)
-def test_a_rating_that_is_no_number_is_refused_and_its_row_named(ratings, shown, row):
-    with pytest.raises(DataError, match=rf"^ratings has \d values .*the first \({shown}\) at row {row}; drop"):
-        Interactions.from_columns([1, 2, 3], [1, 2, 3], ratings)
-
-
-def test_dates_in_the_place_of_ratings_are_refused():
-    with pytest.raises(DataError, match="pass timestamps="):
-        Interactions.from_columns([1, 2], [1, 2], [dt.datetime(2020, 1, 1), dt.datetime(2020, 1, 2)])
-
-
 # --- columns
 
 
@@ -280,62 +239,6 @@ def test_an_item_met_again_at_another_time_is_no_repeat():
 
 
 # --- the store
-
-
-def test_a_row_of_the_tiny_store(tiny):
-    assert lists(tiny) == [[1, 2, 3, 4, 5], [6, 7, 1], [3], []]
-    assert tiny.lengths.tolist() == [5, 3, 1, 0]
-    assert (len(tiny), tiny.num_events) == (4, 9)
-    assert tiny.item_counts(8).tolist() == [0, 2, 1, 2, 1, 1, 1, 1, 0]
-
-
-@repeatable
-@given(sequence_lists)
-def test_lists_come_back_as_they_went_in(sequences):
-    assert lists(SequenceStore.from_lists(sequences)) == sequences
-
-
-@repeatable
-@given(sequence_lists.filter(len), st.data())
-def test_select_takes_rows_as_plain_python_does(sequences, data):
-    rows = data.draw(st.lists(st.integers(0, len(sequences) - 1), max_size=8))
-    selected = SequenceStore.from_lists(sequences).select(np.array(rows, np.int64))
-    assert lists(selected) == [sequences[row] for row in rows]
-
-
-@repeatable
-@given(sequence_lists, st.integers(1, 7))
-def test_last_cuts_rows_as_plain_python_does(sequences, count):
-    assert lists(SequenceStore.from_lists(sequences).last(count)) == [sequence[-count:] for sequence in sequences]
-
-
-def test_select_and_last_carry_times_and_ratings_along():
-    store = Interactions.from_columns([1, 1, 2], [1, 2, 3], [3, 4, 5], [10, 20, 30]).sequences
-    cut = store.select(np.array([1, 0])).last(1)
-    assert (cut.items.tolist(), cut.times.tolist(), cut.ratings.tolist()) == ([3, 2], [30, 20], [5, 4])
-
-
-@repeatable
-@given(st.lists(st.tuples(st.integers(0, 20), st.integers(0, 5)), max_size=8))
-def test_flat_ranges_are_the_ranges_one_after_another(spans):
-    starts = np.array([start for start, _ in spans], np.int64)
-    lengths = np.array([length for _, length in spans], np.int64)
-    at, offsets = flat_ranges(starts, starts + lengths)
-    ranges = [list(range(start, start + length)) for start, length in spans]
-    assert [at[first:end].tolist() for first, end in pairwise(offsets)] == ranges
-    store = SequenceStore(np.arange(100, 130, dtype=np.int32), np.array([0, 30]), np.arange(30), None)
-    assert lists(store.ranges(starts, starts + lengths)) == [[100 + i for i in span] for span in ranges]
-
-
-def test_joined_stores_lie_one_after_another():
-    one = SequenceStore(np.array([5, 6], np.int32), np.array([0, 2]), np.array([1, 2]), np.array([4, 5], np.float32))
-    raw = SequenceStore.from_lists([[], [7]])
-    concatenate = SequenceStore.concatenate([one, raw, one])
-    assert [concatenate.row(row).tolist() for row in range(4)] == [[5, 6], [], [7], [5, 6]]
-    np.testing.assert_array_equal(concatenate.times, [1, 2, np.nan, 1, 2])  # raw has none
-    np.testing.assert_array_equal(concatenate.ratings, np.array([4, 5, np.nan, 4, 5], np.float32))
-    assert SequenceStore.concatenate([one, one]).times.tolist() == [1, 2, 1, 2]
-    assert SequenceStore.concatenate([raw, raw]).ratings is None
 
 
 # --- order, repeats and crowds, against plain Python

@@ -1,8 +1,6 @@
 """Ids go in as any hashable of any column type, and come back as the Python objects they were."""
 
-import datetime as dt
 import threading
-import uuid
 from decimal import Decimal
 
 import numpy as np
@@ -15,7 +13,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from corerec.data.columns import MISSING_TEXTS
-from corerec.data.ids import id_column
 from corerec.data.vocabulary import Vocabulary
 from corerec.errors import DataError, UnknownIdError
 
@@ -75,17 +72,6 @@ SAME_VALUE = {
     "a tensor that needs a gradient": torch.tensor([10.0, 20.0, 10.0], requires_grad=True),
     "arrays of no dimension": [np.array(10), np.array(20.0), 10],
     "a masked array without masked entries": np.ma.array([10, 20, 10], mask=False),
-}
-UNSAVABLE = {
-    "UUIDs": [uuid.UUID(int=1)],
-    "broken Decimals": [Decimal("1.5")],
-    "bytes": [b"a"],
-    "a NumPy column of bytes": np.array([b"a"]),
-    "tuples": [(1, 2)],
-    "dates": [dt.date(2020, 1, 1)],
-    "a column of dates": pd.to_datetime(pd.Series(["2020-01-01"])),
-    "infinity": [float("inf")],
-    "a lone surrogate": ["\udc80"],
 }
 
 repeatable = settings(max_examples=150, deadline=None, derandomize=True)
@@ -150,29 +136,6 @@ def test_one_id_is_asked_for_by_its_value(an_id):
     assert an_id in vocabulary
     assert vocabulary.number(an_id) == vocabulary.number_or_zero(an_id) == vocabulary.add(an_id) == 2
     assert vocabulary.is_alike(an_id)
-
-
-@pytest.mark.parametrize("column", UNSAVABLE.values(), ids=UNSAVABLE)
-def test_ids_that_a_file_could_not_hold_are_refused_before_the_training(column):
-    with pytest.raises(DataError, match=r"^user_ids has .* at row 0, .*; use text or numbers as ids"):
-        Vocabulary.fit(column, "user")
-
-
-@pytest.mark.parametrize("text", ["", " ", "nan", "NaN", "NULL", "null", "None", "<NA>", "NaT", "\\N"])
-@pytest.mark.parametrize("kind", [list, "category", "string", pl.Series, pa.array])
-def test_text_that_means_missing_is_refused_with_a_count(text, kind):
-    texts = ["a", text, "b", text]
-    column = pd.Series(texts, dtype=kind) if isinstance(kind, str) else kind(texts)
-    with pytest.raises(
-        DataError, match=r"^item_ids has 2 missing ids, the first at row 1, written as '.*'; drop those rows"
-    ):
-        Vocabulary.fit(column)
-
-
-def test_masked_entries_are_missing():
-    for column in (np.ma.array([1, 2, 3], mask=[0, 1, 0]), [1, np.ma.masked, 3]):
-        with pytest.raises(DataError, match="item_ids has 1 missing ids, the first at row 1"):
-            Vocabulary.fit(column)
 
 
 def test_whole_numbers_that_javascript_rounds_are_known_by_their_text_too():
@@ -262,36 +225,6 @@ def test_an_unknown_id_of_another_type_says_so():
         Vocabulary([10, "a"]).require([(5, 6)])
 
 
-MISSING = {
-    "None among ints": [1, None],
-    "None among text": ["a", None],
-    "NaN": np.array([1.0, np.nan]),
-    "NaT": [dt.datetime(2020, 1, 1), pd.NaT],
-    "pandas Int64": pd.Series([1, None], dtype="Int64", index=[5, 9]),
-    "pandas category": pd.Series(["a", None], dtype="category"),
-    "polars int": pl.Series([1, None]),
-    "polars text": pl.Series(["a", None]),
-    "arrow": pa.array([1, None]),
-    "arrow chunks": pa.chunked_array([["a"], [None]]),
-}
-
-
-@pytest.mark.parametrize("column", MISSING.values(), ids=MISSING)
-def test_a_missing_id_is_refused_and_its_row_named(column):
-    with pytest.raises(DataError, match=r"^item_ids has 1 missing ids, the first at row 1; drop"):
-        Vocabulary.fit(column)
-
-
-@pytest.mark.parametrize("column", [[[1], [2]], [[1, 2], [3]], ["a", {}], pa.array([[1, 2]])], ids=repr)
-def test_an_id_that_is_not_hashable_is_refused(column):
-    with pytest.raises(DataError, match="not hashable"):
-        Vocabulary.fit(column)
-    with pytest.raises(DataError, match="not hashable"):
-        Vocabulary(column)
-    with pytest.raises(DataError, match="not hashable"):
-        Vocabulary([1, "a"]).encode(column)
-
-
 def test_a_list_for_one_id_is_refused():
     with pytest.raises(DataError, match=r"item id \[1\] is not hashable; pass one id"):
         Vocabulary([1]).number([1])
@@ -304,17 +237,6 @@ def test_a_table_is_not_a_column():
         Vocabulary.fit(pd.DataFrame({"user_id": [1, 2]}))
     with pytest.raises(DataError, match="has 0 dimensions"):
         Vocabulary.fit(np.array(3))
-
-
-@pytest.mark.parametrize("text", ["abc", b"abc"])
-def test_a_bare_string_is_not_a_list_of_letters(text):
-    with pytest.raises(DataError, match=r"item_ids is one (str|bytes) \(b?'abc'\); pass a list of ids"):
-        Vocabulary.fit(text)
-
-
-def test_a_single_number_is_not_a_column():
-    with pytest.raises(DataError, match="x is a int; pass a list"):
-        id_column(5, "x")
 
 
 @pytest.mark.parametrize(("ids", "named"), [([1, 2, 1], "1"), (["a", "b", "b"], "'b'"), ([1.5, 1.5], "1.5")])

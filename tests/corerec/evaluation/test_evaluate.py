@@ -1,16 +1,12 @@
 """Means and errors by hand, the protocols, and what a perfect and a clueless scorer get."""
 
-import io
-import json
 import math
-from dataclasses import asdict
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rich.console import Console
 
 from corerec.data.fingerprint import EventFingerprint
 from corerec.data.interactions import Interactions
@@ -18,63 +14,10 @@ from corerec.data.sequences import SequenceStore
 from corerec.data.splitting import Holdout, leave_one_out
 from corerec.data.vocabulary import Vocabulary
 from corerec.errors import ConfigError, DataError, DataWarning
-from corerec.evaluation import ranking
 from corerec.evaluation.evaluate import METRICS, by_history, by_length, compare, evaluate
-from corerec.evaluation.report import by_history_table, table
+from scorers import FIXED, THREE, Fixed, Hashed, asked
 
 repeatable = settings(max_examples=60, deadline=None, derandomize=True)
-
-
-class Fixed:
-    """Scores item i the same for everyone."""
-
-    name = "Fixed"
-
-    def __init__(self, *scores: float) -> None:
-        self.num_items, self.scores = len(scores), torch.tensor([99.0, *scores])  # column 0 must not matter
-
-    def score(self, histories: SequenceStore) -> torch.Tensor:
-        return self.scores.repeat(len(histories), 1)
-
-
-class Next:
-    """Says that item i + 1 follows item i."""
-
-    name = "Next"
-
-    def __init__(self, num_items: int) -> None:
-        self.num_items = num_items
-
-    def score(self, histories: SequenceStore) -> torch.Tensor:
-        scores = torch.zeros(len(histories), self.num_items + 1)
-        scores[range(len(histories)), histories.last(1).items.astype(int) + 1] = 1.0
-        return scores
-
-
-class Hashed:
-    """Scores that look random, and depend on the whole history."""
-
-    name = "Hashed"
-
-    def __init__(self, num_items: int) -> None:
-        self.num_items = num_items
-
-    def score(self, histories: SequenceStore) -> torch.Tensor:
-        totals = [7 * histories.row(row).sum() + len(histories.row(row)) for row in range(len(histories))]
-        numbers = np.arange(self.num_items + 1)
-        return torch.from_numpy(np.array([(int(total) * 31 + numbers * 17) % 11 for total in totals], np.float32))
-
-
-def asked(*questions: tuple[list[int], list[int]]) -> Holdout:
-    """(history, targets) each."""
-    histories, targets = zip(*questions, strict=True)
-    store = SequenceStore.from_lists
-    return Holdout(store(histories), store(targets), np.arange(1, len(questions) + 1))
-
-
-# Items score 4 3 2 1. Ranks 1, 3, 1 without the seen items; 2, 4, 1 with them.
-FIXED = Fixed(4, 3, 2, 1)
-THREE = asked(([1], [2]), ([2], [4]), ([], [1]))
 
 
 def test_means_by_hand():
@@ -128,51 +71,7 @@ def test_events_are_counted_in_the_histories_unless_given():
     assert evaluate(FIXED, THREE, ks=[1]).novelty_bits == pytest.approx(1.0)  # items 1 and 2 have one event of two
 
 
-def test_a_perfect_scorer_gets_1():
-    walks = asked(*((list(range(first, first + 3)), [first + 3]) for first in range(1, 30)))
-    report = evaluate(Next(40), walks, ks=[1, 5], names=[name for name in METRICS if name != "Precision"])
-    assert {measure.mean for measure in report.measures} == {1.0}
-    assert {measure.error for measure in report.measures} == {0.0}
-    assert evaluate(Next(40), walks, ks=[5], names=["Precision"]).value("Precision", 5) == pytest.approx(1 / 5)
-
-
-@pytest.mark.parametrize("constant", [0.0, -3.0, float("nan")])
-def test_a_scorer_that_says_nothing_gets_0(constant):
-    report = evaluate(Fixed(*[constant] * 40), asked(([1, 2], [3]), ([5], [40]), ([9], [1])), names=list(METRICS))
-    assert {measure.mean for measure in report.measures} == {0.0}
-
-
-def test_padding_is_no_item():
-    # Column 0 scores 99, yet item 1 is first.
-    report = evaluate(FIXED, asked(([2], [1])), ks=[1])
-    assert report.value("HR", 1) == 1.0
-    assert report.catalogue_coverage == 0.25
-
-
 # --- answers
-
-
-def test_an_answer_in_its_history_competes_all_the_same():
-    assert evaluate(FIXED, asked(([1, 2], [2])), ks=[1]).value("HR", 1) == 1.0
-    assert evaluate(FIXED, asked(([1, 2], [2])), ks=[1], seen="included").value("HR", 1) == 0.0
-
-
-def test_an_unknown_answer_is_a_miss_even_beyond_the_catalogue():
-    report = evaluate(FIXED, asked(([1], [0]), ([1], [2])), ks=[1, 100], names=["HR", "MRR"], seen="both")
-    assert report.value("HR", 100, "excluded") == report.value("HR", 100, "included") == 0.5
-    assert report.value("MRR", 100) == 0.5
-
-
-def test_every_unknown_answer_is_a_miss_of_its_own():
-    report = evaluate(FIXED, asked(([], [0, 1, 0])), ks=[100], names=["Recall"])
-    assert report.value("Recall", 100) == pytest.approx(1 / 3)
-
-
-def test_an_answer_that_came_twice_counts_once():
-    once, twice = asked(([4], [1, 2]), ([4], [3])), asked(([4], [1, 2, 1, 1]), ([4], [3, 3]))
-    assert evaluate(FIXED, twice, ks=[1, 3], names=list(METRICS)) == evaluate(
-        FIXED, once, ks=[1, 3], names=list(METRICS)
-    )
 
 
 def test_many_answers_by_hand():
@@ -201,73 +100,7 @@ def test_no_metric_leaves_0_to_1(questions, negatives):
 # --- sampled negatives
 
 
-def test_negatives_are_100_items_that_were_not_seen_and_not_the_answer():
-    random = np.random.default_rng(0)
-    histories = [random.choice(np.arange(2, 301), size=60, replace=False).tolist() for _ in range(50)]
-    holdout = asked(*((history, [1]) for history in histories))
-    counts = np.ones(301, int)
-
-    class SeenFirst(Fixed):
-        def score(self, histories):
-            scores = super().score(histories)
-            for row in range(len(histories)):
-                scores[row, histories.row(row).astype(int)] = 9.0
-            return scores
-
-    # Seen items score 9, the answer 1, others 0: it leads only if no seen item is drawn.
-    low = evaluate(SeenFirst(1, *[0] * 299), holdout, ks=[1], negatives=100, item_counts=counts, seen="both")
-    assert low.value("HR", 1, "excluded") == low.value("HR", 1, "included") == 1.0
-    # Others score 5, more than the answer: it comes behind exactly 100 of them.
-    high = evaluate(SeenFirst(1, *[5] * 299), holdout, ks=[100, 101], negatives=100, item_counts=counts)
-    assert (high.value("HR", 100), high.value("HR", 101)) == (0.0, 1.0)
-    assert high.candidates == "100 popularity-sampled negatives"
-
-
-def test_negatives_are_drawn_by_popularity():
-    # One negative, among items of 30, 10 and 0 events: the answer leads only when it is the second, 1 time in 4.
-    questions, counts = asked(*[([5], [1])] * 4000), np.array([0, 500, 30, 10, 0, 500])
-    report = evaluate(Fixed(3, 5, 1, 9, 9), questions, ks=[1], negatives=1, item_counts=counts)
-    assert report.value("HR", 1) == pytest.approx(0.25, abs=0.03)  # four standard errors
-
-
-def test_negatives_are_drawn_without_replacement():
-    questions, counts = asked(*[([5], [1])] * 200), np.array([0, 500, 1000, 1, 0, 500])
-    report = evaluate(Fixed(3, 5, 5, 9, 9), questions, ks=[2, 3], negatives=2, item_counts=counts)
-    assert (report.value("HR", 2), report.value("HR", 3)) == (0.0, 1.0)
-
-
-def test_fewer_items_than_negatives_means_all_of_them():
-    whole = evaluate(FIXED, THREE, ks=[1, 3], item_counts=np.ones(5, int))
-    assert evaluate(FIXED, THREE, ks=[1, 3], negatives=100, item_counts=np.ones(5, int)).measures == whole.measures
-
-
-def test_the_seed_decides_the_negatives():
-    questions, counts = asked(*[([5], [1])] * 100), np.array([0, 1, 1, 1, 1, 1])
-
-    def value(seed):
-        return evaluate(Fixed(3, 5, 1, 1, 1), questions, [1], negatives=1, item_counts=counts, seed=seed).value("HR", 1)
-
-    assert value(0) == value(0)
-    assert len({value(seed) for seed in range(5)}) > 1
-
-
 # --- blocks
-
-
-@pytest.mark.parametrize("rows_at_once", [1, 2, 5])
-def test_in_blocks_equals_in_one(monkeypatch, rows_at_once):
-    questions = asked(
-        ([1, 2], [3]), ([], [5, 1]), ([7], [7]), ([2, 2, 8], [0, 4]), ([6], [1]), ([3], [2, 2]), ([4], [8])
-    )
-    in_one = evaluate(Hashed(8), questions, ks=[1, 3], names=list(METRICS), seen="both")
-    monkeypatch.setattr(ranking, "MAX_SCORES", rows_at_once * 9)
-    assert evaluate(Hashed(8), questions, ks=[1, 3], names=list(METRICS), seen="both") == in_one
-    assert 0 < in_one.value("MRR", 3) < 1
-
-
-def test_a_catalogue_beyond_one_block_goes_row_by_row(monkeypatch):
-    monkeypatch.setattr(ranking, "MAX_SCORES", 1)
-    assert evaluate(FIXED, THREE, ks=[1]).value("HR", 1) == pytest.approx(2 / 3)
 
 
 def test_a_sample_of_users_is_seeded():
@@ -394,78 +227,7 @@ def test_nothing_to_compare_is_refused():
         compare([FIXED, Hashed(4)], THREE, names=["MRR"]).difference("Hashed", "HR")
 
 
-def test_a_comparison_as_a_frame_a_record_and_a_table():
-    found = compare([FIXED, Hashed(4)], THREE, ks=[1, 3])
-    frame = found.to_frame()
-    (row,) = frame[(frame["scorer"] == "Hashed") & (frame["metric"] == "HR") & (frame["k"] == 3)].to_dict("records")
-    difference = found.difference("Hashed", "HR", 3)
-    assert (row["difference"], row["difference_error"]) == (difference.mean, difference.error)
-    assert frame.loc[frame["scorer"] == "Fixed", "difference"].isna().all()
-    assert json.loads(found.to_json()) == found.to_dict()
-    console = Console(width=120, file=io.StringIO())
-    console.print(table(found.reports, differences=found.differences))
-    difference = found.difference("Hashed", "NDCG", 3)
-    assert f"{difference.mean:+.4f} ± {difference.error:.4f}" in console.file.getvalue()
-    assert "paired standard error" in " ".join(console.file.getvalue().split())
-
-
 # --- the report
-
-
-def test_value_of_what_was_not_measured_is_refused():
-    report = evaluate(FIXED, THREE, ks=[3])
-    for args in [("HR", 10), ("MAP", 3), ("HR", 3, "included")]:
-        with pytest.raises(ConfigError, match=rf"{args[0]}@{args[1]} .*was not measured; ask evaluate"):
-            report.value(*args)
-
-
-def test_json_loads_back():
-    report = evaluate(FIXED, THREE, ks=[1, 3], seen="both")
-    loaded = json.loads(report.to_json())
-    assert loaded["measures"] == [asdict(measure) for measure in report.measures]
-    assert loaded["measures"][0] == {
-        "metric": "HR",
-        "k": 1,
-        "seen": "excluded",
-        "mean": 2 / 3,
-        "error": pytest.approx(1 / 3),
-    }
-    assert (loaded["scorer"], loaded["num_questions"], loaded["num_items"]) == ("Fixed", 3, 4)
-    assert loaded["histories"] == "whole"
-
-
-def test_json_has_no_nan():
-    text = evaluate(FIXED, asked(([1], [2])), names=["HR"]).to_json()
-    assert json.loads(text, parse_constant=pytest.fail)["measures"][0]["error"] is None
-
-
-def test_a_report_is_a_record_and_a_frame():
-    report = evaluate(FIXED, THREE, ks=[1, 3], seen="both")
-    assert report.to_dict() == json.loads(report.to_json())
-    frame = report.to_frame()
-    assert len(frame) == len(report.measures)
-    row = frame[(frame["metric"] == "MRR") & (frame["k"] == 3) & (frame["seen"] == "included")].iloc[0]
-    assert row["mean"] == report.value("MRR", 3, "included")
-    assert (row["scorer"], row["histories"], row["num_questions"]) == ("Fixed", "whole", 3)
-
-
-def printed(reports) -> str:
-    console = Console(width=120, file=io.StringIO())
-    console.print(table(reports, title="Which is better?"))
-    return console.file.getvalue()
-
-
-def test_the_table_puts_scorers_side_by_side():
-    text = printed([evaluate(FIXED, THREE, ks=[3]), evaluate(Hashed(4), THREE, ks=[3])])
-    for part in ["Which is better?", "Fixed", "Hashed", "NDCG@3", "0.8333 ± 0.1667", "Catalogue coverage", "3 users"]:
-        assert part in text
-    assert "seen" not in text
-
-
-def test_the_table_tells_seen_from_unseen():
-    text = printed([evaluate(FIXED, THREE, ks=[1], names=["HR"], seen="both")])
-    assert "HR@1 (seen excluded)" in text
-    assert "HR@1 (seen included)" in text
 
 
 # --- by history
@@ -530,16 +292,6 @@ def test_groups_by_length_hold_each_question_once():
     assert reports[1].measures == evaluate(FIXED, one, ks=[1, 2], names=["HR"]).measures
     mean = sum(report.value("HR", 2) * report.num_questions for report in reports) / len(questions)
     assert mean == pytest.approx(evaluate(FIXED, questions, ks=[2]).value("HR", 2))
-
-
-def test_the_table_by_history_has_a_row_for_each_length():
-    questions = asked(([1, 3], [2]), ([4, 2], [3]))
-    console = Console(width=120, file=io.StringIO())
-    console.print(by_history_table([by_history(scorer, questions, newest=[1]) for scorer in (FIXED, Hashed(4))]))
-    first, second = [line.split() for line in console.file.getvalue().splitlines() if "±" in line and "│" in line]
-    assert first[:4] == ["│", "newest", "1", "│"]
-    assert second[:4] == ["│", "whole", "│", "2"]
-    assert first.count("±") == second.count("±") == 2
 
 
 # --- settings

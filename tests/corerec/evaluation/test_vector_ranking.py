@@ -12,6 +12,8 @@ from corerec.evaluation.scorer import VectorScorer
 from corerec.retrieval import blocks
 from corerec.retrieval.score_edits import Boosts
 
+pytestmark = pytest.mark.usefixtures("kernels")  # with the private operations of PyTorch and without
+
 
 class ByVectors:
     """Whole numbers for scores, so that many tie; each history's last two items are boosted, where `boosted`."""

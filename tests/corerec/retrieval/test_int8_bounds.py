@@ -27,9 +27,11 @@ def best_of_groups(scores):
     return padded.unflatten(1, (-1, blocks.GROUP)).amax(2)
 
 
-@pytest.fixture(params=["0", "1"], ids=["private operations", "plain"], autouse=True)
-def kernels(request, monkeypatch):
-    monkeypatch.setenv("COREREC_PLAIN_KERNELS", request.param)
+pytestmark = pytest.mark.usefixtures("kernels")
+
+
+@pytest.fixture(autouse=True)
+def narrow_blocks(monkeypatch):
     monkeypatch.setattr(blocks, "GROUP", 8)  # many groups, and blocks of a few
     monkeypatch.setattr(blocks, "NARROWEST", 128)
     monkeypatch.setattr(blocks, "SCORES_AT_ONCE", 2**9)

@@ -15,6 +15,8 @@ from corerec.retrieval.int8_bounds import QuantizedTable
 from corerec.retrieval.item_index import ItemIndex
 from corerec.retrieval.score_edits import NO_BOOSTS, Boosts, ScoreEdits
 
+pytestmark = pytest.mark.usefixtures("kernels")  # with the private operations of PyTorch and without
+
 store = SequenceStore.from_lists
 edits = ScoreEdits.of
 

@@ -12,9 +12,8 @@ import time
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
-from corerec.cli.app import app
+from command_line import run, words
 from corerec.engines.bert4rec import Bert4Rec
 
 
@@ -130,13 +129,14 @@ posix = pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX")
 
 
 @posix
-def test_silent_connections_keep_nobody_out(model_file, tmp_path, started):
+def test_silent_connections_keep_nobody_out_and_a_proxy_s_root_path_leads_the_links(model_file, tmp_path, started):
     import resource
 
     def few_files():
         resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))
 
-    server = started(model_file, "--events", tmp_path / "log", prepare=few_files)
+    proxy = ("--root-path", "/recs", "--access-log", "--forwarded-allow-ips", "10.0.0.0/8")
+    server = started(model_file, "--events", tmp_path / "log", *proxy, prepare=few_files)
     with contextlib.ExitStack() as stack:
         for _ in range(400):
             stack.enter_context(socket.create_connection(("127.0.0.1", server.port), timeout=20))
@@ -145,7 +145,17 @@ def test_silent_connections_keep_nobody_out(model_file, tmp_path, started):
             assert server.ask("GET", "/healthz") == (200, {"status": "ok"})
         assert time.monotonic() - began < 5
     assert len([line for line in server.lines if "accept" in line]) < 5
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=20)
+    with contextlib.closing(connection):
+        for path, status in (("/", 200), ("/docs", 200), ("/v1/model", 200), ("/nothing", 404)):
+            connection.request("GET", path, headers={"X-Forwarded-For": "6.6.6.6"})
+            response = connection.getresponse()
+            text = response.read().decode()
+            assert response.status == status
+            if path == "/docs":
+                assert "/recs/openapi.json" in text
     assert server.end(signal.SIGTERM) == 0
+    assert not any("6.6.6.6" in line for line in server.lines)  # not one of the named proxies
 
 
 def minds_hangups(process):
@@ -186,26 +196,10 @@ def test_a_unix_socket_is_listened_on_and_cleared_away(model_file, tmp_path, sta
         connection.connect(str(path))
         connection.sendall(b"GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
         assert b"".join(iter(lambda: connection.recv(65536), b"")).startswith(b"HTTP/1.1 200")
-    assert "choose another --uds" in serve(model_file, "--events", tmp_path / "other", "--uds", path)
+    taken = run("serve", model_file, "--events", tmp_path / "other", "--uds", path, code=2)
+    assert "choose another --uds" in words(taken.stderr)
     assert server.end(signal.SIGTERM) == 0
     assert not path.exists()
-
-
-@posix
-def test_behind_a_proxy_the_root_path_leads_the_links(model_file, tmp_path, started):
-    server = started(model_file, "--events", tmp_path / "log", "--root-path", "/recs", "--access-log",
-                     "--forwarded-allow-ips", "10.0.0.0/8")  # fmt: skip
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=20)
-    with contextlib.closing(connection):
-        for path, status in (("/", 200), ("/docs", 200), ("/v1/model", 200), ("/nothing", 404)):
-            connection.request("GET", path, headers={"X-Forwarded-For": "6.6.6.6"})
-            response = connection.getresponse()
-            text = response.read().decode()
-            assert response.status == status
-            if path == "/docs":
-                assert "/recs/openapi.json" in text
-    assert server.end(signal.SIGTERM) == 0
-    assert not any("6.6.6.6" in line for line in server.lines)  # not one of the named proxies
 
 
 @posix
@@ -220,46 +214,3 @@ def test_ipv6(model_file, tmp_path, started):
         connection.request("GET", "/readyz")
         assert connection.getresponse().status == 200
     assert server.end(signal.SIGTERM) == 0
-
-
-def test_an_empty_token_is_refused(model_file, monkeypatch):
-    monkeypatch.setenv("COREREC_TOKEN", "")
-    assert "COREREC_TOKEN is empty" in serve(model_file, "--port", 0)
-    monkeypatch.setenv("COREREC_TOKEN", " ")
-    assert "the token is empty" in serve(model_file, "--port", 0)
-
-
-def serve(*arguments):
-    result = CliRunner().invoke(app, ["serve", *map(str, arguments)], terminal_width=120)
-    assert result.exit_code == 2, result.output
-    assert "Traceback" not in result.output
-    return " ".join(result.stderr.split())
-
-
-def test_a_missing_package_says_what_to_install(model_file, monkeypatch):
-    for name in [name for name in sys.modules if name.startswith("corerec.serving")]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, "uvicorn", None)
-
-    assert serve(model_file).endswith("uvicorn, which is not installed: pip install 'corerec-bert4rec[serve]'")
-
-
-def test_what_cannot_be_served_is_told_in_a_line(model_file, tmp_path):
-    damaged = tmp_path / "damaged"
-    damaged.write_bytes(model_file.read_bytes()[:100])
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        assert "choose another --port" in serve(model_file, "--port", taken.getsockname()[1])
-    assert "damaged" in serve(damaged, "--port", 0)
-    assert "no model at" in serve(tmp_path / "absent", "--port", 0)
-    assert "is another database" in serve(model_file, "--port", 0, "--events", other_database(tmp_path))
-    assert "queue_size must be at least 1" in serve(model_file, "--queue-size", 0)
-
-
-def other_database(folder):
-    import sqlite3
-
-    path = folder / "other.sqlite"
-    with sqlite3.connect(path) as database:
-        database.execute("CREATE TABLE other (x)")
-    database.close()
-    return path

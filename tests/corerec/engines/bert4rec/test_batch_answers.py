@@ -6,6 +6,8 @@ from corerec.engines.bert4rec.recommender import Bert4Rec
 from corerec.errors import DataError, UnknownIdWarning
 from corerec.queries import Query
 
+pytestmark = pytest.mark.usefixtures("kernels")  # with the private operations of PyTorch and without
+
 USERS = [f"user {user}" for user in range(30)]
 GROUPS = {item: "even" if item % 2 == 0 else "odd" for item in range(40)}
 

@@ -1,21 +1,21 @@
-import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
+from corerec.basic.transitions import TransitionModel
 from corerec.data.sequences import SequenceStore
 from corerec.engines.bert4rec import encoding as inference
-from corerec.engines.bert4rec.answers import rank_states
 from corerec.engines.bert4rec.config import MASK, ModelConfig
-from corerec.engines.bert4rec.encoding import encode, next_states, score_states
+from corerec.engines.bert4rec.encoding import NetworkScorer, encode, next_states, score_states
 from corerec.engines.bert4rec.state_cache import StateCache
 from corerec.engines.bert4rec.training import build_network
-from corerec.queries import QueryBatch
 from corerec.retrieval import item_index as retrieval
 from corerec.retrieval.item_index import ItemIndex
+from scorer_contract import PROMISES
+
+pytestmark = pytest.mark.usefixtures("kernels")  # with the private operations of PyTorch and without
 
 HISTORIES = [[1, 2, 3], [], [4], list(range(1, 21)) * 3, [5, 6]]
 
@@ -60,51 +60,30 @@ def test_log_totals_turn_scores_into_probabilities(monkeypatch, network):
 # ------------------------------------------------------------------------------------------------------- the best items
 
 
-def best_by_hand(scores, excluded, candidates, top_k):
-    """Plain Python: (number, probability), best first, ties by the lower number."""
-    total = sum(math.exp(score) for score in scores[1:])
-    named = [n for n in range(1, len(scores)) if n not in excluded and (candidates is None or n in candidates)]
-    ranked = sorted(named, key=lambda number: (-scores[number], number))[:top_k]
-    return [(number, math.exp(scores[number]) / total) for number in ranked]
+# ---------------------------------------------------------------------------------------------------------- the scorer
 
 
-few_items = st.lists(st.integers(1, 6), max_size=4)
-wishes = st.tuples(
-    few_items, st.one_of(st.none(), few_items), st.integers(1, 9), st.lists(st.integers(0, 3), min_size=6, max_size=6)
-)
+def network_scorer(kind: str) -> NetworkScorer:
+    """A scorer over 12 items whose weights are far from where a training starts."""
+    config = ModelConfig(num_items=12, max_seq_len=8, hidden_dim=8, num_heads=2)
+    if kind == "reads time":
+        config = replace(config, gap_unit=30.0, gap_buckets=8)
+    network = build_network(config, seed=0).eval()
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter += 0.3 * torch.randn(parameter.shape, generator=generator)
+        network.item_embedding[0] = 0
+    if kind != "with transitions":
+        return NetworkScorer(network)
+    log = SequenceStore.from_lists([[1, 2, 3, 1, 2], [12, 1, 2, 12, 12], [5, 6, 5, 6]])
+    return NetworkScorer(network, "Blended", TransitionModel.of(log, 12))
 
 
-@given(asked_for=st.lists(wishes, max_size=7), known=st.booleans(), with_normalizers=st.booleans())
-@settings(max_examples=80, deadline=None, derandomize=True)
-def test_best_items_are_those_of_a_plain_sort(asked_for, known, with_normalizers):
-    """Each question has its own scores: its state is a row of the unit matrix, its scores a column of the weights."""
-    states = torch.eye(max(1, len(asked_for)))[: len(asked_for)]
-    columns = [torch.tensor([9.0, *scores]) for *_, scores in asked_for] or [torch.zeros(7)]
-    table = ItemIndex(torch.stack(columns, dim=1), torch.zeros(7))
-    limited = [at for at, (_, candidates, *_) in enumerate(asked_for) if candidates is not None]
-    excluded = SequenceStore.from_lists([excluded for excluded, *_ in asked_for])
-    asked = QueryBatch(
-        users=np.zeros(len(asked_for), np.int64),
-        histories=excluded,
-        excluded=excluded,
-        top_k=np.array([top_k for _, _, top_k, _ in asked_for], np.int64),
-        limited=np.array(limited, np.int64),
-        candidates=SequenceStore.from_lists([asked_for[at][1] for at in limited]),
-    )
-    totals = np.array([math.log(sum(map(math.exp, scores))) for *_, scores in asked_for], np.float32)
-    given = totals if known else np.full(len(asked_for), np.nan, np.float32)
-    best = rank_states(table, states, asked, given, with_normalizers=with_normalizers)
-    for row, (excluded, candidates, top_k, scores) in enumerate(asked_for):
-        expected = best_by_hand([9, *scores], excluded, candidates, top_k)
-        numbers = best.numbers[row]
-        assert numbers[numbers > 0].tolist() == [number for number, _ in expected]
-        if known or with_normalizers:
-            assert best.probabilities[row][: len(expected)].tolist() == pytest.approx(
-                [probability for _, probability in expected], rel=1e-5
-            )
-            assert best.log_normalizers[row] == pytest.approx(totals[row], rel=1e-5)
-        else:
-            assert np.isnan(best.log_normalizers[row])
+@pytest.mark.parametrize("promise", PROMISES)
+@pytest.mark.parametrize("kind", ["alone", "reads time", "with transitions"])
+def test_keeps_what_every_scorer_promises(promise, kind):
+    promise(network_scorer(kind))
 
 
 def test_kept_states_are_not_computed_again(network, monkeypatch):

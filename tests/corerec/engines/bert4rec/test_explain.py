@@ -19,6 +19,8 @@ from corerec.engines.bert4rec.training import build_network, train_epochs
 from corerec.engines.bert4rec.training_state import TrainingState
 from corerec.retrieval.item_index import ItemIndex
 
+pytestmark = pytest.mark.usefixtures("kernels")  # with the private operations of PyTorch and without
+
 FIRSTS = 8
 HISTORY = [3, 11, 5, 13, 2]  # asks for 10
 UNTRAINED = ModelConfig(num_items=20, max_seq_len=12, hidden_dim=16, num_heads=2)

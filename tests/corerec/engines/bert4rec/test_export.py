@@ -105,10 +105,17 @@ def test_a_history_alone_has_the_answers_of_the_estimator(exported):
         assert_as_the_estimator_has_it(model, history, answers(folder, [history])[0])
 
 
-def test_a_log_in_which_nothing_followed_anything_exports_too(tmp_path):
+def test_a_log_in_which_nothing_followed_anything_exports_too_and_nothing_is_said_or_changed(tmp_path, capfd, caplog):
     log = Interactions.from_columns(np.arange(12), np.arange(12), timestamps=np.arange(12))
     model = Bert4Rec(epochs=1, hidden_dim=8, num_layers=1, max_seq_len=12).fit_interactions(log)
+    network = model.scorer.network
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    capfd.readouterr()
     export_onnx(model, tmp_path / "onnx")
+    assert capfd.readouterr() == ("", "")
+    assert [record for record in caplog.records if record.levelno > logging.INFO] == []
+    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+    assert not network.training
     for history in ([], [3], [1, 2, 4]):
         assert_as_the_estimator_has_it(model, history, answers(tmp_path / "onnx", [history])[0])
 
@@ -178,16 +185,6 @@ def test_the_folder_explains_itself(exported):
     assert (about["name"], about["num_items"], about["max_seq_len"], about["opset"]) == ("Ring é", 40, 12, 18)
     assert sorted(path.name for path in folder.iterdir()) == FILES
     assert "log_probabilities" in " ".join(about["how_to_call"])
-
-
-def test_exporting_says_nothing_and_leaves_the_model_as_it_was(model, tmp_path, capfd, caplog):
-    network = model.scorer.network
-    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    export_onnx(model, tmp_path / "onnx")
-    assert capfd.readouterr() == ("", "")
-    assert [record for record in caplog.records if record.levelno > logging.INFO] == []
-    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
-    assert not network.training
 
 
 @pytest.mark.usefixtures("untraced")

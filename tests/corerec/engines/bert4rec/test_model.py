@@ -10,6 +10,8 @@ from corerec.engines.bert4rec.model import Dropout, sinusoids
 from corerec.engines.bert4rec.objectives import IGNORE
 from corerec.engines.bert4rec.training import build_network
 
+pytestmark = pytest.mark.usefixtures("kernels")  # with the private operations of PyTorch and without
+
 CONFIG = ModelConfig(num_items=20, max_seq_len=8, hidden_dim=12, num_heads=3, num_layers=2)
 ITEMS = torch.tensor([[0, 0, 3, 4, MASK], [5, 6, MASK, 8, 9]])
 

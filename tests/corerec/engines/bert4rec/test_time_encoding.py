@@ -8,7 +8,7 @@ from corerec.data.interactions import Interactions
 from corerec.data.sequences import SequenceStore
 from corerec.data.splitting import leave_one_out
 from corerec.engines.bert4rec import Bert4Rec
-from corerec.engines.bert4rec.config import ModelConfig
+from corerec.engines.bert4rec.config import MASK, ModelConfig
 from corerec.engines.bert4rec.encoding import NetworkScorer, next_states
 from corerec.engines.bert4rec.time_encoding import (
     UNKNOWN,
@@ -250,13 +250,20 @@ def test_a_saved_model_answers_by_the_moment_as_before(model, tmp_path):
 
 
 def test_an_explanation_is_of_the_moment_asked_about(model):
+    """The newest event's weight, by hand: what its being hidden takes from the log-probability at that moment."""
     users, items, times = pauses()
-    newest, last = times[users == 5].max(), items[users == 5][-1]
-    expected = int((last + 1) % NUM_ITEMS)
-    soon, late = (model.explain(expected, user_id=5, at=newest + wait)[0] for wait in (1, 1000))
-    assert soon.position == len(items[users == 5]) - 1
-    assert soon.weight > 1
-    assert late.weight < soon.weight - 0.5
+    own, newest = items[users == 5], times[users == 5].max()
+    expected = int((own[-1] + 1) % NUM_ITEMS)
+    numbers, number = model.items.encode(own), model.items.number(expected)
+    weights = []
+    for wait in (1, 1000):
+        reasons = {reason.position: reason for reason in model.explain(expected, user_id=5, at=newest + wait)}
+        ranked = model.recommend(5, NUM_ITEMS, at=newest + wait, exclude_seen=False, with_scores=True)
+        hidden = timed([[*numbers[:-1], MASK]], [times[users == 5]], np.array([float(newest + wait)]))
+        without = float(NetworkScorer(model.fitted.network).probabilities(hidden)[0, number])
+        weights.append(reasons[len(own) - 1].weight)
+        assert weights[-1] == pytest.approx(np.log(dict(ranked)[expected] / without), abs=1e-3)
+    assert abs(weights[0] - weights[1]) > 0.1
 
 
 def test_a_moment_that_is_no_time_or_has_no_user_is_refused(model):

@@ -53,7 +53,10 @@ def noise(seed=0, users=200, length=12):
     return SequenceStore.from_lists(np.random.default_rng(seed).integers(1, NUM_ITEMS + 1, (users, length)).tolist())
 
 
-@pytest.mark.parametrize("next_item_until", [0.0, 0.5])
+@pytest.mark.usefixtures("kernels")
+@pytest.mark.parametrize(
+    ("next_item_until", "kernels"), [(0.0, "plain"), (0.5, "private operations")], indirect=["kernels"]
+)
 def test_learns_a_certain_chain_by_cloze_alone_and_with_next_item_steps(next_item_until):
     split = leave_one_out(walks())
     network, _ = trained(split.train, next_item_until=next_item_until, seed=1)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).parents[3] / "examples" / "nightly.sh"
+SCRIPT = Path(__file__).parents[2] / "examples" / "nightly.sh"
 pytestmark = pytest.mark.skipif(
     sys.platform == "win32" or shutil.which("curl") is None, reason="needs a POSIX shell and curl"
 )
@@ -27,7 +27,7 @@ def test_every_event_counts_once_over_a_day(tmp_path):
     environment = os.environ | {
         "COREREC": f"{sys.executable} -m corerec",
         "PORT": str(port),
-        "FIT": "--epochs 1",
+        "FIT": "--epochs 1 --hidden-dim 8 --max-seq-len 8",
     }
 
     done = subprocess.run(["sh", SCRIPT, tmp_path, log], env=environment, capture_output=True, text=True, timeout=400)
