@@ -196,26 +196,28 @@ def run_training(
             results = train_with_early_stopping(state, results, valid, state.config.patience, ranks)
         if verbose and ranks.is_first:
             results = with_progress(results, name)
-        with deferred_interrupts(checkpoint is not None) as interruption:
-            for result in results:
-                if isinstance(result, TrainPlan):
-                    continue
-                if isinstance(result, EpochResult):
-                    training_log.append(result)
-                stops = on_event is not None and bool(on_event(result))
-                stops, signal_number = ranks.largest(stops, interruption.signal or 0)
-                if stops:
-                    break
-                if checkpoint is not None and signal_number:
-                    if ranks.is_first:
-                        checkpoint.write(state, training_log)
-                    raise interrupted(signal_number, checkpoint, state)
-                if checkpoint is not None and ranks.is_first:
-                    checkpoint.write_if_due(state, training_log)
-        if checkpoint is not None and ranks.is_first:
-            checkpoint.write(state, training_log)
-        if isinstance(results, Generator):
-            results.close()
+        try:
+            with deferred_interrupts(checkpoint is not None) as interruption:
+                for result in results:
+                    if isinstance(result, TrainPlan):
+                        continue
+                    if isinstance(result, EpochResult):
+                        training_log.append(result)
+                    stops = on_event is not None and bool(on_event(result))
+                    stops, signal_number = ranks.largest(stops, interruption.signal or 0)
+                    if stops:
+                        break
+                    if checkpoint is not None and signal_number:
+                        if ranks.is_first:
+                            checkpoint.write(state, training_log)
+                        raise interrupted(signal_number, checkpoint, state)
+                    if checkpoint is not None and ranks.is_first:
+                        checkpoint.write_if_due(state, training_log)
+            if checkpoint is not None and ranks.is_first:
+                checkpoint.write(state, training_log)
+        finally:
+            if isinstance(results, Generator):
+                results.close()  # on an error, too: a bar ends before the error is told
         if state.best is None:
             state.ema.use_average()
     return tuple(training_log)

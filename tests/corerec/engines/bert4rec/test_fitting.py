@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 
 from corerec.data.interactions import Interactions
-from corerec.engines.bert4rec import Bert4Rec
+from corerec.engines.bert4rec import Bert4Rec, fitting
 from corerec.engines.bert4rec.training import EpochResult, StepResult
 from corerec.errors import (
     CorerecError,
@@ -109,3 +109,23 @@ def test_a_training_that_diverges_stops_with_what_to_try(cycle_log):
         model.set_params(epochs=50, warmup_steps=0).fit_interactions(cycle_log)
     with pytest.raises(NotFittedError):
         model.recommend("user 0")
+
+
+def test_a_bar_ends_before_an_error_is_told(cycle_log, monkeypatch):
+    ended = []
+
+    def drawn(results, name):
+        try:
+            yield from results
+        finally:
+            ended.append(name)
+
+    def fails(event):
+        raise RuntimeError("mine")
+
+    monkeypatch.setattr(fitting, "with_progress", drawn)
+    model = Bert4Rec("Ring", epochs=1, hidden_dim=8, max_seq_len=8, verbose=True)
+    with pytest.raises(RuntimeError, match="mine") as caught:
+        model.fit_interactions(cycle_log, on_event=fails)
+    assert ended == ["Ring"]
+    assert caught.value.__traceback__ is not None  # which still holds the training
