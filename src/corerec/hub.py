@@ -265,8 +265,8 @@ def _limits(model: Bert4Rec, histories: bool) -> list[str]:
     else:
         limits.append("The file holds no users: pass `history=[item ids]`.")
     limits.append(
-        "The file holds how often which item followed which, and hashes of the (user, item) pairs that it was trained "
-        "on. Who has the file can test whether a user whose id they know met an item."
+        "The file holds how often which item followed which, and hashes of what it was trained on: (user, item) pairs, "
+        "and runs of items. Who has the file can test a guess, such as whether a user whose id they know met an item."
     )
     return limits
 

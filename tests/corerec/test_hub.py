@@ -54,7 +54,7 @@ def test_the_card_says_the_data_the_metrics_and_the_limits(model, split):
     assert f"| users | {len(split.train.users)} |" in card
     assert f"Validation NDCG@10 during training: {best:.4f}" in card
     assert f"| NDCG@10 | excluded | {evaluate(model, split.test).value('NDCG'):.4f} |" in card
-    assert "hashes of the (user, item) pairs" in card
+    assert "can test a guess" in card
     assert "None were measured" not in card
 
 
