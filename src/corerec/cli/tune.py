@@ -95,14 +95,14 @@ def tune(
         test_from=test_from,
         holdout=holdout,
         settings=settings | {"patience": patience, "seed": seed, "device": device},
-        on_trial=None if quiet else _say_trial,
+        on_trial=None if quiet else say_trial,
     )
     tuned.model.save(model_file)
     if picture is not None:
-        _draw(tuned, picture)
+        draw(tuned, picture)
     if quiet:
         return
-    out.print(_table(tuned))
+    out.print(trials_table(tuned))
     before = "" if tuned.default_ndcg is None else f", the default settings' {tuned.default_ndcg:.4f}"
     out.print(
         f"{model_file}: the best of {len(tuned.trials):,} trials, validation NDCG@10 {tuned.ndcg:.4f}{before}, "
@@ -112,7 +112,7 @@ def tune(
     )
 
 
-def _say_trial(trial: optuna.trial.FrozenTrial, study: optuna.Study) -> None:
+def say_trial(trial: optuna.trial.FrozenTrial, study: optuna.Study) -> None:
     """A line a trial, on stderr."""
     from corerec.tuning import REASON
 
@@ -134,7 +134,7 @@ def _short(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
-def _table(tuned: Tuned) -> Table:
+def trials_table(tuned: Tuned) -> Table:
     trials = tuned.trials.head(SHOWN)
     table = Table()
     for name in trials:
@@ -152,7 +152,7 @@ def _figure_class() -> Any:
     return Figure
 
 
-def _draw(tuned: Tuned, picture: Path) -> None:
+def draw(tuned: Tuned, picture: Path) -> None:
     """Each trial's figure, and the best so far."""
     trials = tuned.trials.dropna(subset="ndcg").sort_values("trial")
     figure = _figure_class()(figsize=(6, 4), layout="constrained")
