@@ -26,7 +26,8 @@ def needs(module: str) -> None:
 def run(folder, *command, code=None):
     """Run an example, or code, in a folder; what it printed."""
     source = str(Path(corerec.__file__).parents[1])  # of this checkout, whatever is installed
-    environment = os.environ | {"PYTHONPATH": source, "OMP_NUM_THREADS": "1", "MLFLOW_ALLOW_FILE_STORE": "true"}
+    offline = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_ALLOW_FILE_STORE": "true"}
+    environment = os.environ | {"PYTHONPATH": source, "OMP_NUM_THREADS": "1"} | offline
     script = [str(EXAMPLES / command[0]), *map(str, command[1:])] if code is None else ["-c", code]
     ran = subprocess.run([sys.executable, *script], cwd=folder, env=environment, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr
