@@ -20,13 +20,16 @@ if TYPE_CHECKING:
     from corerec.data.histories import Histories
     from corerec.data.interactions import Interactions
     from corerec.data.sequences import SequenceStore
-    from corerec.data.splitting import Holdout, Split, by_time, leave_one_out
+    from corerec.data.splitting import Holdout, Split, by_time, hold_out_period, leave_one_out
     from corerec.data.tables import Columns, read_events, read_titles
     from corerec.data.vocabulary import Vocabulary
+    from corerec.engines.bert4rec.answering import Embeddings
+    from corerec.engines.bert4rec.explain import Reason
     from corerec.engines.bert4rec.export import export_onnx
     from corerec.engines.bert4rec.recommender import Bert4Rec
-    from corerec.evaluation.evaluate import evaluate
-    from corerec.evaluation.report import Report
+    from corerec.engines.bert4rec.training import EpochResult, StepResult
+    from corerec.evaluation.evaluate import by_history, compare, evaluate
+    from corerec.evaluation.report import Comparison, Report
     from corerec.queries import Query, Recommendations
 
     __version__ = version("corerec-bert4rec")
@@ -34,20 +37,28 @@ if TYPE_CHECKING:
 _HOMES = {
     "Bert4Rec": "engines.bert4rec.recommender",
     "Columns": "data.tables",
+    "Comparison": "evaluation.report",
+    "Embeddings": "engines.bert4rec.answering",
+    "EpochResult": "engines.bert4rec.training",
     "Histories": "data.histories",
     "Holdout": "data.splitting",
     "Interactions": "data.interactions",
     "LastItemMarkov": "basic.transitions",
     "Popularity": "basic.popularity",
     "Query": "queries",
+    "Reason": "engines.bert4rec.explain",
     "Recommendations": "queries",
     "Report": "evaluation.report",
     "SequenceStore": "data.sequences",
     "Split": "data.splitting",
+    "StepResult": "engines.bert4rec.training",
     "Vocabulary": "data.vocabulary",
+    "by_history": "evaluation.evaluate",
     "by_time": "data.splitting",
+    "compare": "evaluation.evaluate",
     "evaluate": "evaluation.evaluate",
     "export_onnx": "engines.bert4rec.export",
+    "hold_out_period": "data.splitting",
     "leave_one_out": "data.splitting",
     "read_events": "data.tables",
     "read_titles": "data.tables",
@@ -56,21 +67,29 @@ _HOMES = {
 __all__ = [  # as _HOMES, which a test holds it to
     "Bert4Rec",
     "Columns",
+    "Comparison",
+    "Embeddings",
+    "EpochResult",
     "Histories",
     "Holdout",
     "Interactions",
     "LastItemMarkov",
     "Popularity",
     "Query",
+    "Reason",
     "Recommendations",
     "Report",
     "SequenceStore",
     "Split",
+    "StepResult",
     "Vocabulary",
     "__version__",
+    "by_history",
     "by_time",
+    "compare",
     "evaluate",
     "export_onnx",
+    "hold_out_period",
     "leave_one_out",
     "read_events",
     "read_titles",
