@@ -263,6 +263,60 @@ def server_robustness() -> str:
     return markdown(["", "measured"], rows)
 
 
+ATTACKS = {
+    "idle": "1,100 connections that send nothing, at most 1,024 files",
+    "bodies": "four clients with bodies of 1.6 MB",
+    "explain": "four clients that explain 1,000 items",
+}
+
+
+def attacks() -> str:
+    """Requests beside each attack on the server, in the first edition and now."""
+    measured = result("attack_server")
+    rows = []
+    for attack, label in ATTACKS.items():
+        for edition in ("first edition", "now"):
+            routes = measured[edition][attack]
+            health = routes["healthz"]
+            asked, failed = (
+                sum(route[what] for route in routes.values() if isinstance(route, dict)) for what in ("asked", "failed")
+            )
+            rows.append(
+                [label, edition, f"{health['p50_ms']:,.0f}", f"{health['max_ms']:,.0f}", f"{failed} of {asked:,}"]
+            )
+    for edition in ("first edition", "now"):
+        copies = measured[edition]["copies"]
+        ended = "" if copies["exit"] is None else "; the server died"
+        rows.append(
+            ["copies over the served file", edition, "", "", f"{copies['failed']} of {copies['asked']:,}{ended}"]
+        )
+    return markdown(["attack", "edition", "/healthz median ms", "slowest ms", "requests failed"], rows)
+
+
+def files() -> str:
+    """Damaged model files, killed saves and a long event log."""
+    fuzz, kills, log = result("fuzz_files"), result("kill_saves"), result("event_log")
+    rows = [
+        ["damaged model files", f"{fuzz['mutants']:,}"],
+        ["refused with a CheckpointError", f"{fuzz['outcomes']['refused']:,}"],
+        ["loaded, equal in all tensors", f"{fuzz['outcomes']['equal']:,}"],
+        ["any other outcome (none allowed)", str(fuzz["outcomes"]["other"])],
+        ["slowest load", _time(fuzz["slowest_s"])],
+        ["highest memory of a load, by the file's size (3 allowed)", f"{fuzz['memory_times_file']:.1f}"],
+        [
+            "`kill -9` of a process that saves",
+            f"{kills['kills']:,}, of which {kills['hit_during_a_save']} during a save",
+        ],
+        [
+            "broken files; files left after the next save (none allowed)",
+            f"{kills['broken']}; {kills['left_after_the_next_save']}",
+        ],
+        [f"server start with {log['events']:,} logged events (10 s allowed)", _time(log["full"]["ready_s"])],
+        ["server start with none", _time(log["empty"]["ready_s"])],
+    ]
+    return markdown(["", "measured"], rows)
+
+
 def training() -> str:
     """Seconds of an epoch beside RecTools."""
     measured = result("train_speed_ml-1m")
@@ -317,6 +371,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "large-catalogue": large_catalogue,
     "server": server,
     "server-robustness": server_robustness,
+    "attacks": attacks,
+    "files": files,
     "training": training,
 }
 
