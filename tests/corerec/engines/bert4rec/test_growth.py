@@ -2,9 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from corerec.data.interactions import Interactions
 from corerec.engines.bert4rec import Bert4Rec
-from corerec.engines.bert4rec.growth import _known_again, merge
 from corerec.errors import ConfigError, DataError, UnknownIdError
 
 RING = {"hidden_dim": 16, "max_seq_len": 8, "dropout": 0.0, "batch_size": 8, "learning_rate": 1e-2, "epochs": 25}
@@ -65,12 +63,6 @@ def test_known_events_are_not_counted_again(model):
     assert report.new_events == 1
     assert model.history("u0") == [f"i{step}" for step in range(8)] + ["i9"]
     assert model.num_events == 481
-
-
-def test_of_equal_events_as_many_are_known_as_there_are():
-    rows, items, times = np.zeros(5, int), np.array([1, 1, 1, 2, 2]), np.zeros(5, int)
-    is_new = np.array([False, True, True, True, True])
-    assert _known_again(rows, items, times, is_new).tolist() == [False, True, False, False, False]
 
 
 def test_new_rows_start_from_their_neighbours_and_old_rows_stay(model, monkeypatch):
@@ -150,9 +142,9 @@ def test_updates_repeat(model):
     assert model.fitted.network.item_embedding.equal(twin.fitted.network.item_embedding)
 
 
-def test_what_cannot_be_merged_is_refused_before_the_training(model, fitted):
+def test_what_cannot_be_merged_is_refused_before_the_training(model):
     with pytest.raises(DataError, match="timestamps"):
-        merge(fitted.fitted, Interactions.from_columns(["a"], ["b"]))
+        model.fit_more(["a"], ["b"])
     with pytest.raises(UnknownIdError, match="of type"):
         model.fit_more(["n"], [7], timestamps=[1])
     for wrong in ({"replay": 2}, {"freeze": "all"}, {"catalogue": "shrink"}, {"epochs": 0}):
