@@ -9,11 +9,12 @@ users are in memory at a time, and most rows so far lie in temporary files besid
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -23,6 +24,7 @@ import pandas as pd
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from corerec.data.histories import Histories
 from corerec.data.interactions import Interactions
 from corerec.data.sequences import SequenceStore
 from corerec.data.vocabulary import Vocabulary
@@ -69,6 +71,7 @@ def score(
     *,
     users: Any = None,
     histories: Interactions | None = None,
+    at: Any = None,
     shard: tuple[int, int] = (0, 1),
     device: str = "auto",
     verbose: bool = False,
@@ -83,6 +86,7 @@ def score(
         users: ids of known users, one row each in their order; None takes all of the model.
         histories: instead of users: a log (`read_events(path).interactions()`), whose users' events are the histories.
             Items that the model never saw are left out, as `on_unknown` says. A log takes about 60 bytes an event.
+        at: the moment to recommend for, one for all: a number of the times' unit, or a date; None: not known.
         shard: (i, n): only the i-th of n runs of neighbouring users, i from 0. The rows of all n shards, one after
             another, are those of one run, bit for bit.
         device: where a model file is loaded to.
@@ -107,10 +111,12 @@ def score(
     settings = BatchRules.of(fitted, top_k, **rules)
     if histories is None:
         known = fitted.known_histories()
+        moment = known.moment(at)
         numbers = np.arange(1, len(known.users) + 1) if users is None else known.users.require(users)
         source: _Users | _Log = _Users(known.users, numbers, known.select)
     else:
         source = _Log.of(histories, fitted, rules.get("on_unknown", "warn"))
+        moment = Histories(source.store, histories.users).moment(at)
     started = time.perf_counter()
     num_users, num_rows = 0, 0
     parts = _parts(len(source), *shard)
@@ -118,6 +124,8 @@ def score(
         with _progress(sum(end - first for first, end in parts), verbose) as advance:
             for first, end in parts:
                 user_ids, rows = source.part(first, end)
+                if not math.isnan(moment):
+                    rows = replace(rows, asked_at=np.full(len(rows), moment))
                 numbers, scores = _answers(fitted, rows, settings)
                 num_rows += table.add(user_ids, numbers, scores)
                 num_users += end - first
@@ -210,7 +218,10 @@ class _Log:
         numbers, unknown = numbers_or_zero(log.items.ids, model.items, on_unknown)
         if unknown and on_unknown == "warn":
             warn_of_unknown(unknown, model.items, SKIPPED, stacklevel=4)
-        return cls(log.users.ids, log.sequences, np.concatenate([[0], numbers]))
+        store = log.sequences
+        if model.histories is not None and store.time_unit != model.histories.time_unit:
+            store = replace(store, times=None)  # by another clock, which the network was not trained on
+        return cls(log.users.ids, store, np.concatenate([[0], numbers]))
 
     def __len__(self) -> int:
         return len(self.store)
@@ -220,7 +231,8 @@ class _Log:
         numbers = self.number_of[rows.items]
         offsets = np.concatenate([[0], np.cumsum(numbers > 0)])[rows.offsets]
         ratings = None if rows.ratings is None else rows.ratings[numbers > 0]
-        return self.ids[first:end], SequenceStore(numbers[numbers > 0].astype(np.int32), offsets, None, ratings)
+        times = None if rows.times is None else rows.times[numbers > 0]
+        return self.ids[first:end], SequenceStore(numbers[numbers > 0].astype(np.int32), offsets, times, ratings)
 
 
 class _RowTable:

@@ -81,6 +81,8 @@ class Recommendations:
     """Items of the query that `fit` never saw; they were skipped."""
     user_id: Hashable = None
     """None where a history was given."""
+    is_new: list[bool] = field(default_factory=list)
+    """Of each item, whether no fitted event was about it: it was ranked by its content alone."""
 
     def __len__(self) -> int:
         return len(self.items)

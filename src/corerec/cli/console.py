@@ -29,8 +29,9 @@ def ranking_table(
     titles: dict[Any, str] | None = None,
     answers: Sequence[Any] = (),
     measure: str = "probability",
+    new: Sequence[Any] = (),
 ) -> Table:
-    """(id, probability or other `measure`) pairs, best first; those among `answers` are marked."""
+    """(id, probability or other `measure`) pairs, best first; those among `answers` and among `new` are marked."""
     table = Table()
     table.add_column("rank", justify="right")
     table.add_column("item", overflow="fold")
@@ -38,7 +39,8 @@ def ranking_table(
         table.add_column("title", overflow="fold")
     table.add_column(measure, justify="right")
     for rank, (item, probability) in enumerate(ranked, 1):
-        cells = [str(item)] if titles is None else [str(item), titles.get(item, "")]
+        name = f"{item} (new)" if item in new else str(item)
+        cells = [name] if titles is None else [name, titles.get(item, "")]
         mark = "bold green" if item in answers else None
         table.add_row(str(rank), *map(Text, cells), f"{'< this ' if mark else ''}{probability:.2%}", style=mark)
     return table

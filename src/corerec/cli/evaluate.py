@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from math import isnan
 from pathlib import Path
@@ -28,6 +28,7 @@ from corerec.errors import DataError
 from corerec.files import atomic_file, check_writable
 
 if TYPE_CHECKING:
+    from corerec.data.splitting import AskedAt, Holdout
     from corerec.evaluation.calibration import Reliability
     from corerec.evaluation.report import Difference, Report
 
@@ -46,6 +47,12 @@ class Targets(StrEnum):
     next = "next"
     last = "last"
     all = "all"
+
+
+class QueryTime(StrEnum):
+    unknown = "unknown"
+    known = "known"
+    both = "both"
 
 
 class SeenItems(StrEnum):
@@ -100,6 +107,13 @@ def evaluate(
     max_users: Annotated[
         int | None, typer.Option(min=1, help="Ask about so many random users only; all when left out.")
     ] = None,
+    query_time: Annotated[
+        QueryTime,
+        typer.Option(
+            help="Whether models are told when a target happened, as a live server knows the time. "
+            "both: one table each."
+        ),
+    ] = QueryTime.unknown,
     baselines: Annotated[
         bool, typer.Option("--baselines", help="Measure popularity and last-item Markov too.")
     ] = False,
@@ -132,6 +146,7 @@ def evaluate(
       corerec evaluate movies.model ratings.csv --baselines --by-history
       corerec evaluate old.model new.model ratings.csv -k 5 -k 20 --json figures.json
       corerec evaluate shop.model clicks.csv --from 2024-05-01 --to 2024-06-01 --targets next
+      corerec evaluate movies.model ratings.csv --query-time both
       corerec evaluate movies.model ratings.csv --calibration --plot calibration.png
     """
     from corerec.basic.popularity import Popularity
@@ -178,15 +193,24 @@ def evaluate(
         "item_counts": counts,
         "max_users": max_users,
     }
-    differences: tuple[report.Difference, ...] = ()
-    if by_history:
-        columns = [evaluation.by_history(scorer, asked, **how) for scorer in scorers]
-    else:
-        compared = evaluation.compare(scorers, asked, **how)
-        columns, differences = [[figures] for figures in compared.reports], compared.differences
-    for at, name in enumerate(names):
-        columns[at] = [replace(figures, scorer=name) for figures in columns[at]]
-    whole = [column[-1] for column in columns]
+    questions = asked if max_users is None else asked.sample(max_users)
+    tables: list[_Table] = []
+    for moment, words in _moments(query_time, asked):
+        differences: tuple[report.Difference, ...] = ()
+        posed = asked.asked_at(moment)
+        if by_history:
+            columns = [evaluation.by_history(scorer, posed, **how) for scorer in scorers]
+        else:
+            compared = evaluation.compare(scorers, posed, **how)
+            columns, differences = [[figures] for figures in compared.reports], compared.differences
+        for at, name in enumerate(names):
+            columns[at] = [replace(figures, scorer=name) for figures in columns[at]]
+        measured = []
+        if calibration or plot:
+            measured = [reliability.reliability(scorer, questions.asked_at(moment)) for scorer in scorers]
+            measured = [replace(each, scorer=column[-1].scorer) for each, column in zip(measured, columns, strict=True)]
+        tables.append(_Table(words, columns, differences, measured))
+    whole = tables[0].whole
     for name, model, figures in zip(names, models, whole, strict=False):
         unknown = int((asked.numbers_in(model.items)[1:] == 0).sum())
         if unknown:
@@ -197,23 +221,21 @@ def evaluate(
             )
     if any(figures.seen_answers for figures in whole):
         say("for honest figures fit with --holdout, or with --until TIME and evaluate --from TIME", style="yellow")
-    questions = asked if max_users is None else asked.sample(max_users)
-    measured = [reliability.reliability(scorer, questions) for scorer in scorers] if calibration or plot else []
-    measured = [replace(each, scorer=figures.scorer) for each, figures in zip(measured, whole, strict=False)]
     if plot:
-        reliability.reliability_plot(measured, plot)
+        reliability.reliability_plot(tables[-1].measured, plot)
     if json_file is not None:
-        text = json.dumps(_records(columns, differences, measured), indent=2)
+        text = json.dumps([record for table in tables for record in table.records()], indent=2)
         if json_file == "-":
             typer.echo(text)
             return
         with atomic_file(json_file, "w") as file:
             file.write(text + "\n")
-    out.print(report.table(whole, f"{title} of {escape(log_file.name)}", differences))
-    if by_history:
-        out.print(report.by_history_table(columns, k=(ks or [10])[0]))
-    if measured:
-        out.print(reliability.reliability_table(measured, title="Chance of the first recommendation"))
+    for table in tables:
+        out.print(report.table(table.whole, f"{title} of {escape(log_file.name)}{table.words}", table.differences))
+        if by_history:
+            out.print(report.by_history_table(table.columns, k=(ks or [10])[0]))
+        if table.measured:
+            out.print(reliability.reliability_table(table.measured, title="Chance of the first recommendation"))
 
 
 def _check_split(
@@ -228,15 +250,39 @@ def _check_split(
         raise DataError("--to and --targets are of a period: name its start with --from, and leave --split out")
 
 
-def _records(
-    columns: Sequence[Sequence[Report]], differences: Sequence[Difference], measured: Sequence[Reliability]
-) -> list[dict[str, Any]]:
-    """The reports for JSON; each measure of those after the first has its difference to the first's."""
-    records = [figures.to_dict() for column in columns for figures in column]
-    later = [measure for record in records[1:] for measure in record["measures"]]
-    for measure, found in zip(later, differences, strict=False):
-        measure |= {"difference": found.mean, "difference_error": None if isnan(found.error) else found.error}
-    ends = itertools.accumulate(map(len, columns))
-    for end, each in zip(ends, measured, strict=False):
-        records[end - 1]["calibration"] = each.to_dict()
-    return records
+def _moments(query_time: QueryTime, asked: Holdout) -> list[tuple[AskedAt, str]]:
+    """When the questions are asked, and the words for it in a table's title."""
+    if asked.history.times is None and query_time is not QueryTime.unknown:
+        raise DataError("the log has no times, so --query-time can only be unknown")
+    moments: dict[QueryTime, list[tuple[AskedAt, str]]] = {
+        QueryTime.unknown: [("unknown", "")],
+        QueryTime.known: [("target", ", query time known")],
+        QueryTime.both: [("unknown", ", query time not known"), ("target", ", query time known")],
+    }
+    return moments[query_time]
+
+
+@dataclass(frozen=True)
+class _Table:
+    """The figures of all models at one kind of query time."""
+
+    words: str
+    columns: Sequence[Sequence[Report]]
+    differences: Sequence[Difference]
+    measured: Sequence[Reliability]
+
+    @property
+    def whole(self) -> list[Report]:
+        return [column[-1] for column in self.columns]
+
+    def records(self) -> list[dict[str, Any]]:
+        """The reports for JSON; each measure of those after the first has its difference to the first's."""
+        records = [figures.to_dict() for column in self.columns for figures in column]
+        later = [measure for record in records[1:] for measure in record["measures"]]
+        for measure, found in zip(later, self.differences, strict=False):
+            measure |= {"difference": found.mean, "difference_error": None if isnan(found.error) else found.error}
+        ends = itertools.accumulate(map(len, self.columns))
+        for end, each in zip(ends, self.measured, strict=False):
+            records[end - 1]["calibration"] = each.to_dict()
+        known = self.words.endswith("time known")
+        return [record | {"query_time": "known" if known else "unknown"} for record in records]

@@ -12,10 +12,12 @@ import typer
 from corerec.cli.console import file_size, out, say
 from corerec.cli.options import (
     Device,
+    ItemsFile,
     LogFiles,
     LogOptions,
     Quiet,
     Threads,
+    read_features,
     read_log,
     takes_a_log,
     use_threads,
@@ -31,6 +33,7 @@ def fit(
     holdout: Annotated[
         bool, typer.Option(help="Leave each user's last two events out, for `corerec evaluate` to ask about.")
     ] = False,
+    items: ItemsFile = None,
     name: Annotated[str | None, typer.Option(help="What the model calls itself.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over all events.")] = None,
     max_seq_len: Annotated[int | None, typer.Option(help="Newest events that the model looks at, and one.")] = None,
@@ -65,11 +68,15 @@ def fit(
 
     Settings that are left out keep the library's defaults; `corerec info` shows them all.
 
+    With --items, the features of items are learned too, and items that no event is about are recommended by them.
+    --item-column names the ids in both files; where the table has no such column, it is guessed.
+
     \b
     Examples:
       corerec fit ratings.csv -o movies.model
       corerec fit clicks.parquet -o shop.model --holdout --item-column sku
       corerec fit days/ -o shop.model --where "event = 'buy'" --since 2024-01-01 --max-events 5000
+      corerec fit clicks.parquet -o shop.model --items products.parquet
       corerec fit shop.sqlite -o shop.model --query "SELECT user_id, sku AS item_id, at AS time FROM orders"
       zcat clicks.csv.gz | corerec fit - -o shop.model
       corerec fit clicks.parquet -o shop.model --until 2024-05-01
@@ -85,7 +92,7 @@ def fit(
         raise DataError("several processes cannot share standard input; write the log to a file and name that")
     quiet = quiet or rank() > 0
     if rank() == 0:
-        check_writable(model_file, inputs=log_files)
+        check_writable(model_file, inputs=[*log_files, *([] if items is None else [items])])
     if model_file.is_file() and model_file.stat().st_size and not begins_as_one(model_file):
         raise DataError(f"{model_file} is there already and is no model; name another file, or move it away")
     given = {
@@ -106,6 +113,7 @@ def fit(
     model = Bert4Rec(**settings, device=device, verbose=not quiet)
     log = read_log(log_files, log_options, quiet).interactions()
     kept: dict[str, Any] = {"checkpoint": checkpoint, "checkpoint_every_s": checkpoint_every}
+    kept["items"] = read_features(items, log_options, log.items, quiet)
     started = time.perf_counter()
     if holdout:
         split = leave_one_out(log)
@@ -116,8 +124,11 @@ def fit(
     model.save(model_file)
     if quiet:
         return
+    added = len(model.items) - len(log.items)
     out.print(
-        f"{model_file}: {len(log.users):,} users, {len(log.items):,} items, {model.num_events:,} events, "
+        f"{model_file}: {len(log.users):,} users, {len(log.items):,} items"
+        + (f" and {added:,} without events" if added else "")
+        + f", {model.num_events:,} events, "
         f"trained in {seconds:.1f} s, {file_size(model_file)}",
         markup=False,
         soft_wrap=True,

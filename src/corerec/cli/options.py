@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 import typer
 
 from corerec.cli.console import say
+from corerec.errors import DataError
 
 if TYPE_CHECKING:
     from corerec.data.tables import EventTable
@@ -47,6 +48,25 @@ TitledItemColumn = Annotated[
     str | None, typer.Option(metavar="NAME", help="Of the item ids in the titles' file; guessed.")
 ]
 TitleColumn = Annotated[str | None, typer.Option(metavar="NAME", help="Of the titles in it; guessed.")]
+
+
+ItemsFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--items",
+        metavar="FILE",
+        help="A table of items, such as products.parquet or .csv: a column of ids, and columns of categories, numbers, "
+        "dates, or vectors (lists of numbers). Items without events are recommended by them.",
+    ),
+]
+AtTime = Annotated[
+    str | None,
+    typer.Option(
+        "--at",
+        metavar="TIME",
+        help="The moment to recommend for: a date, or a number as in the log. Unknown when left out.",
+    ),
+]
 
 
 def use_threads(threads: int | None) -> None:
@@ -153,6 +173,34 @@ def read_log(paths: Path | Sequence[Path], options: LogOptions, quiet: bool) -> 
     table = read_events(paths, columns, rest.pop("header"), **rest)
     if not quiet:
         say(str(table))
+    return table
+
+
+def read_features(path: Path | None, log_options: LogOptions, log_items: Any, quiet: bool) -> Any:
+    """The table of --items, with ids in the kind of the log's; None without one.
+
+    Raises:
+        DataError: it cannot be read, or none of its items is in the log.
+    """
+    if path is None:
+        return None
+    from corerec.data.item_features import ITEM_ID, FeatureTable
+    from corerec.data.item_table import read_items
+
+    table = read_items(path, log_options.item_column, known=log_items)
+    is_known = log_items.encode(table[ITEM_ID].tolist()) > 0
+    if not is_known.any():
+        raise DataError(
+            f"none of the {len(table):,} items of {path}, such as {table[ITEM_ID].iloc[0]!r}, is among those of the "
+            f"log, such as {log_items.decode([1])[0]!r}; name the column of the ids with --item-column"
+        )
+    if not quiet:
+        used = FeatureTable.of(table[is_known])
+        left_out = [name for name in table.columns[1:] if name not in [column.name for column in used.columns]]
+        unused = f" (not used, as no two items share a value: {', '.join(left_out)})" if left_out else ""
+        others = int((~is_known).sum())
+        more = f" and {others:,} without events" if others else ""
+        say(f"{path}: {is_known.sum():,} of {len(log_items):,} items{more}; {used}{unused}")
     return table
 
 

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from corerec.cli.console import out, print_heading, ranking_table
+from corerec.cli.console import out, print_heading, ranking_table, say
 from corerec.cli.options import (
+    AtTime,
     Device,
     LogOptions,
     ModelFile,
@@ -70,6 +71,7 @@ def recommend(
         str, _many("Only the i-th of n runs of neighbouring users, i from 0: 0/2 and 1/2 make a whole.", metavar="I/N")
     ] = "0/1",
     top_k: Annotated[int, typer.Option("--top-k", "-k", min=1, help="How many at most.")] = 10,
+    at: AtTime = None,
     candidates: Annotated[Path | None, _rule("A table of the only items that may be named.", metavar="FILE")] = None,
     exclude: Annotated[str, _rule("Items not to name, or a table of them.", metavar="ID,ID,...|FILE")] = "",
     min_rating: Annotated[float | None, _rule("Only items whose expected rating reaches it.")] = None,
@@ -102,16 +104,17 @@ def recommend(
     """Name the items most likely to come next, for a user, for any history, or for a table of users.
 
     A table has a row for each recommendation: user_id, item_id, rank and score. Columns of the files are named by
-    --user-column and --item-column, or guessed.
+    --user-column and --item-column, or guessed. A model of a log with times answers by the moment of --at.
 
     \b
     Examples:
       corerec recommend movies.model --user 42 --titles movies.csv
+      corerec recommend movies.model --user 42 --at "2024-05-01 20:15"
       corerec recommend movies.model --history 260,1196,1210 --top-k 5 --json
       corerec recommend shop.model --all -o recs.parquet -k 20 --candidates in_stock.csv
       corerec recommend shop.model --histories today.csv -o recs.csv --max-per-group 2 --items products.parquet
     """
-    from corerec.data.tables import read_groups
+    from corerec.data.item_table import read_groups
     from corerec.engines.bert4rec import Bert4Rec
 
     asked = [user is not None, history is not None, every_user, users is not None, histories is not None]
@@ -130,6 +133,8 @@ def recommend(
         raise DataError("groups are needed: name a table of products with --items, and its column with --group-column")
     if items is None and group_column is not None:
         raise DataError("--group-column names a column of the table of products, which --items names")
+    if at is not None and history is not None:
+        raise DataError("--at goes with users: when the events of a --history happened is not known")
     parts = _shard(shard)
     if output is not None:
         from corerec.batch import check_output, check_shard
@@ -141,6 +146,8 @@ def recommend(
         check_writable(output, inputs=[path for path in read if path is not None and path.is_file()])
     use_threads(threads)
     model = Bert4Rec.load(model_file, device=device)
+    if at is not None and model.fitted.network.gap_scale is None:
+        say(f"{model.name} reads no time: its log had none, or it ranked no better with it; --at changes nothing")
     names = split_ids(repeatable)
     groups = None
     if items is not None:
@@ -161,7 +168,16 @@ def recommend(
         "on_unknown": on_unknown.value,
     }
     if output is None:
-        _show(model, user, history, {**rules, "top_k": top_k}, titles, log_options.item_column, title_column, as_json)
+        _show(
+            model,
+            user,
+            history,
+            {**rules, "top_k": top_k, "at": at},
+            titles,
+            log_options.item_column,
+            title_column,
+            as_json,
+        )
         return
     from corerec.batch import score
     from corerec.data.tables import read_ids
@@ -172,7 +188,7 @@ def recommend(
         subject["users"] = parse_ids(read_ids(users, "user", log_options.user_column), known_users)
     elif histories is not None:
         subject["histories"] = read_log(histories, log_options, quiet).interactions()
-    written = score(model, output, top_k, **subject, shard=parts, verbose=not quiet, **rules)
+    written = score(model, output, top_k, **subject, at=at, shard=parts, verbose=not quiet, **rules)
     if not quiet:
         out.print(str(written), markup=False, soft_wrap=True)
 
@@ -201,16 +217,25 @@ def _show(
     assert isinstance(answer, Recommendations)  # without return_errors, an error is raised
     ranked = answer.pairs()
     titled = {item: names.get(str(item), "") for item, _ in ranked} if names else None
+    new = [item for item, is_new in zip(answer.items, answer.is_new, strict=True) if is_new]
     if as_json:
         rows = [
-            {"rank": rank, "item": item, **({"title": titled[item]} if titled else {}), "probability": probability}
+            {
+                "rank": rank,
+                "item": item,
+                **({"title": titled[item]} if titled else {}),
+                "probability": probability,
+                "is_new": item in new,
+            }
             for rank, (item, probability) in enumerate(ranked, 1)
         ]
         typer.echo(json.dumps(asked | {"recommendations": rows}, indent=2, ensure_ascii=False))
         return
     whom = f"user {asked['user_id']}" if history is None else f"a history of {len(asked['history'])} items"
     print_heading(f"{model.name} recommends to {whom}")
-    out.print(ranking_table(ranked, titled))
+    out.print(ranking_table(ranked, titled, new=new))
+    if new:
+        say("new: no event of the log was about it; ranked by its features alone")
 
 
 def _ids(given: str, log_options: LogOptions, model: Bert4Rec, is_file: bool = False) -> list[Any]:

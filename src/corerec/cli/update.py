@@ -10,6 +10,7 @@ import typer
 from corerec.cli.console import file_size, out
 from corerec.cli.options import (
     Device,
+    ItemsFile,
     LogOptions,
     ModelFile,
     Quiet,
@@ -20,6 +21,7 @@ from corerec.cli.options import (
     takes_a_log,
     use_threads,
 )
+from corerec.errors import DataError
 from corerec.files import check_writable
 
 
@@ -27,9 +29,10 @@ from corerec.files import check_writable
 def update(
     model_file: ModelFile,
     log_files: Annotated[
-        list[Path],
+        list[Path] | None,
         typer.Argument(metavar="NEWLOG", help="New events, or old and new ones: a log, or a server's EVENTS.sqlite."),
-    ],
+    ] = None,
+    *,
     output: Annotated[Path, typer.Option("--output", "-o", metavar="MODEL2", help="Where the grown model is written.")],
     epochs: Annotated[
         int | None, typer.Option(min=1, help="Passes over the new events and the replayed ones.", show_default="5")
@@ -40,6 +43,7 @@ def update(
     learning_rate: Annotated[
         float | None, typer.Option(help="Peak of AdamW's rate.", show_default="half of the first training's")
     ] = None,
+    items: ItemsFile = None,
     retire: Annotated[str, typer.Option(metavar="ID,ID,...", help="Items that are never to be named again.")] = "",
     device: Device = "auto",
     threads: Threads = None,
@@ -50,31 +54,48 @@ def update(
 
     Events that the model knows already are not counted again. The model file stays as it is.
 
+    With --items, a new item begins with what its features say, and items without events are added. Without a NEWLOG,
+    items are added and nothing is trained. The model needs to be one of `corerec fit --items`.
+
     \b
     Examples:
       corerec update movies.model tuesday.csv -o movies2.model
+      corerec update shop.model tuesday.csv -o shop2.model --items products.parquet
+      corerec update shop.model -o shop2.model --items new_products.csv
       corerec update movies.model movies.model.events.sqlite -o movies.model
     """
+    from corerec.data.item_table import read_items
     from corerec.engines.bert4rec import Bert4Rec
     from corerec.engines.bert4rec.distributed import rank
 
     use_threads(threads)
     quiet = quiet or rank() > 0
     if rank() == 0:
-        check_writable(output, inputs=log_files)
+        check_writable(output, inputs=[*(log_files or ()), *([] if items is None else [items])])
+    if not log_files and items is None:
+        raise DataError("name a log of new events, or a table of new items with --items")
     model = Bert4Rec.load(model_file, device=device, verbose=not quiet)
     had_moments = model.fitted.moments is not None
-    log = read_log(log_files, log_options, quiet).interactions()
-    report = model.fit_more_interactions(
-        log,
-        epochs=epochs,
-        replay=replay,
-        learning_rate=learning_rate,
-        retire=parse_ids(split_ids(retire), model.items),
-    )
+    features = None
+    if items is not None:
+        if model.fitted.content is None:
+            raise DataError(f"{model_file} knows no features of items: it was fitted without --items")
+        features = read_items(items, log_options.item_column, known=model.items)
+    if log_files:
+        report = model.fit_more_interactions(
+            read_log(log_files, log_options, quiet).interactions(),
+            epochs=epochs,
+            replay=replay,
+            learning_rate=learning_rate,
+            retire=parse_ids(split_ids(retire), model.items),
+            items=features,
+        )
+        said = str(report)
+    else:
+        said = f"{model.add_items(features):,} items added, to be recommended by their features"
     model.save(output, training_state=had_moments)
     if not quiet:
-        out.print(str(report), markup=False, soft_wrap=True)
+        out.print(said, markup=False, soft_wrap=True)
         out.print(
             f"{output}: {len(model.users or ()):,} users, {len(model.items):,} items, {model.num_events:,} events, "
             f"{file_size(output)}",

@@ -110,6 +110,11 @@ class Histories:
         """The time of an event that comes without one: the newest time met so far; None for a log without times."""
         return None if self._view.store.times is None else np.asarray(self._newest).item()
 
+    @property
+    def time_unit(self) -> str | None:
+        """What the times count since 1970, as `times.time_unit`; None for steps or without times."""
+        return None if self._view.store.times is None else unit_of(self._newest)
+
     def items(self, user: int) -> np.ndarray:
         """int32 (events,): what one user did, oldest first. A view, not a copy."""
         store, _, rows = self._view

@@ -53,6 +53,14 @@ class FeatureColumn:
     """Of a "vector" column, and so its length."""
     scale: float = 1.0
 
+    def __str__(self) -> str:
+        what = {
+            "category": f"{len(self.categories):,} categories",
+            "number": "numbers",
+            "vector": f"vectors of {len(self.mean):,} values",
+        }
+        return f"{self.name} ({what[self.kind]})"
+
     @property
     def num_codes(self) -> int:
         return len(self.categories) + len(self.knots)
@@ -96,6 +104,9 @@ class FeatureTable:
         if not read or any(column.kind not in KINDS for column in read):
             raise ValueError("columns of items of no known kind")
         return cls(tuple(read))
+
+    def __str__(self) -> str:
+        return ", ".join(map(str, self.columns))
 
     def to_plain(self) -> list[dict[str, Any]]:
         return [asdict(column) for column in self.columns]
@@ -169,6 +180,12 @@ def _is_missing(value: Any) -> bool:
     return value is None or (not _is_list(value) and bool(pd.isna(value)))
 
 
+def _plain(value: Any) -> str | int | float | bool:
+    """A category as a file can hold it."""
+    plain = value.item() if isinstance(value, np.generic) else value
+    return plain if isinstance(plain, str | int | float | bool) else str(plain)
+
+
 def _column(name: str, values: pd.Series) -> FeatureColumn:
     if pd.api.types.is_datetime64_any_dtype(values) or (
         pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values)
@@ -189,7 +206,7 @@ def _column(name: str, values: pd.Series) -> FeatureColumn:
     counts: dict[Any, int] = {}
     for value in given:
         for part in set(value) if _is_list(value) else (value,):
-            plain = part.item() if isinstance(part, np.generic) else part
+            plain = _plain(part)
             counts[plain] = counts.get(plain, 0) + 1
     kept = sorted((category for category, count in counts.items() if count >= FEWEST_ITEMS), key=lambda c: str(c))
     return FeatureColumn(name, "category", categories=tuple(kept))
@@ -221,7 +238,7 @@ def _category_codes(column: FeatureColumn, values: pd.Series) -> tuple[np.ndarra
         if _is_missing(value):
             continue
         for part in set(value) if _is_list(value) else (value,):
-            code = code_of.get(part.item() if isinstance(part, np.generic) else part)
+            code = code_of.get(_plain(part))
             if code is not None:
                 rows.append(row)
                 codes.append(code)

@@ -128,11 +128,11 @@ def read_events(
     filters = Filters(where, since, until, min_events, max_events)
     with duckdb.connect() as database, ExitStack() as stack:
         wanted = vars(columns or Columns())
-        source = _open(database, stack, paths, TextFormat(header, delimiter, quote), wanted.values(), query)
+        source = open_table(database, stack, paths, TextFormat(header, delimiter, quote), wanted.values(), query)
         guesses = WITHOUT_HEADER.get(len(source.names), ())
         found = find_columns(source.name, source.names, source.has_header, wanted, ("user", "item"), guesses)
         found = _without_a_false_clock(database, source, found, wanted["time"])
-        events = _read(database, source, found, filters.where, explode)
+        events = read_columns(database, source, found, filters.where, explode)
         if not source.has_header:
             _check_guesses(source, found, wanted, events)
         unused = [
@@ -153,9 +153,9 @@ def read_titles(
     """
     with duckdb.connect() as database, ExitStack() as stack:
         wanted = {"item": item_column, "title": title_column}
-        source = _open(database, stack, path, TextFormat(header), wanted.values(), None)
+        source = open_table(database, stack, path, TextFormat(header), wanted.values())
         found = find_columns(source.name, source.names, source.has_header, wanted, ("item", "title"), ("item", "title"))
-        titled = _read(database, source, found, None, False).dropna()
+        titled = read_columns(database, source, found).dropna()
         return dict(zip(titled["item"].astype(str), titled["title"].astype(str), strict=True))
 
 
@@ -168,28 +168,12 @@ def read_ids(path: str | Path, role: str, column: str | None = None) -> list[Any
     Raises:
         FileNotFoundError, DataError: as `read_events`.
     """
-    table = _read_roles(path, {role: column}, (role,))
-    return table[role].dropna().drop_duplicates().tolist()
-
-
-def read_groups(path: str | Path, item_column: str | None = None, group_column: str | None = None) -> dict[Any, Any]:
-    """Item id -> group, from a table of products; items without a group are left out.
-
-    Raises:
-        FileNotFoundError, DataError: as `read_events`.
-    """
-    table = _read_roles(path, {"item": item_column, "group": group_column}, ("item", "group")).dropna()
-    return dict(zip(table["item"].tolist(), table["group"].tolist(), strict=True))
-
-
-def _read_roles(path: str | Path, wanted: dict[str, str | None], roles: tuple[str, ...]) -> pd.DataFrame:
     with duckdb.connect() as database, ExitStack() as stack:
-        source = _open(database, stack, path, TextFormat(), wanted.values(), None)
-        only: dict[str, str | None] = dict(wanted)
-        if len(source.names) == len(roles) == 1:
-            only = dict.fromkeys(roles, "1")
-        found = find_columns(source.name, source.names, source.has_header, only, roles, roles)
-        return _read(database, source, found, None, False)
+        source = open_table(database, stack, path, TextFormat(), [column])
+        wanted = {role: "1" if len(source.names) == 1 else column}
+        found = find_columns(source.name, source.names, source.has_header, wanted, (role,), (role,))
+        table = read_columns(database, source, found)
+    return table[role].dropna().drop_duplicates().tolist()
 
 
 def ids_like(texts: Iterable[Any], known: Vocabulary) -> list[Any]:
@@ -210,25 +194,26 @@ def ids_like(texts: Iterable[Any], known: Vocabulary) -> list[Any]:
 # ------------------------------------------------------------------------------------------------------- reading
 
 
-def _open(
+def open_table(
     database: duckdb.DuckDBPyConnection,
     stack: ExitStack,
     paths: str | Path | Sequence[str | Path],
     text: TextFormat,
     wanted: Iterable[str | None],
-    query: str | None,
+    query: str | None = None,
 ) -> Source:
+    """A table whose rows keep the order of the file."""
     database.execute("SET enable_progress_bar = false")
     database.execute("SET preserve_insertion_order = true")
     return open_source(database, stack, paths, text, wanted, query)
 
 
-def _read(
+def read_columns(
     database: duckdb.DuckDBPyConnection,
     source: Source,
     found: dict[str, tuple[int, ...]],
-    where: str | None,
-    explode: bool,
+    where: str | None = None,
+    explode: bool = False,
 ) -> pd.DataFrame:
     """The columns found, named by their roles and in their best types."""
     table, fields = source.sql, source.fields

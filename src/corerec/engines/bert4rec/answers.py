@@ -43,6 +43,7 @@ class Answers(NamedTuple):
     ) -> list[Recommendations]:
         """The same in ids, one value a query."""
         rows, scores = ids_of(self.numbers, model.items), self.probabilities.tolist()
+        new = model.is_new(self.numbers).tolist()
         bases: list[Basis] = ["history" if has else "popularity" for has in self.has_history.tolist()]
         return [
             Recommendations(
@@ -51,6 +52,7 @@ class Answers(NamedTuple):
                 bases[at],
                 unknown_items[at] if unknown_items else [],
                 user_ids[at] if len(user_ids) else None,
+                new[at][: len(row)],
             )
             for at, row in enumerate(rows)
         ]

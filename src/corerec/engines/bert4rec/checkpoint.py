@@ -187,7 +187,10 @@ def _content(weights: dict[str, Tensor], text: str, config: ModelConfig) -> Item
         encoder = ItemEncoder(config.hidden_dim, table.num_codes, table.dense_dim)
     encoder.load_state_dict(weights, assign=True)
     _check_weights(weights)
-    return ItemContent(table, encoder, float(values["bias"]))
+    bias = float(values["bias"])
+    if not abs(bias) <= LARGEST_WEIGHT:
+        raise ValueError(f"a bias of new items of {bias:g}")
+    return ItemContent(table, encoder, bias)
 
 
 def _retired(numbers: np.ndarray, num_items: int) -> np.ndarray:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -86,7 +87,7 @@ class FittedModel:
         return 1 / (self.num_events + len(self.items) + 1)
 
     def with_items(self, frame: pd.DataFrame) -> FittedModel:
-        """The model with those of a table's items that it does not know yet, ranked by their content alone.
+        """The model with a table's items of which there was no event, ranked by their content alone.
 
         Args:
             frame: as `items_frame` gives it.
@@ -96,17 +97,21 @@ class FittedModel:
         """
         if self.content is None:
             raise DataError("this model knows no item features: fit with items= to add items by their content")
-        ids = frame[ITEM_ID]
-        new = np.flatnonzero(self.items.encode(ids) == 0)
-        if not len(new):
+        numbers = self.items.encode(frame[ITEM_ID])
+        frame, numbers = frame.iloc[self.is_new(numbers)], numbers[self.is_new(numbers)]
+        if not len(frame):
             return self
-        rows = frame.iloc[new]
-        items = self.items.copy()
-        for item_id in rows[ITEM_ID].tolist():
-            items.number_or_zero(item_id)  # raises at one of a foreign type
-            items.add(item_id)
-        vectors, biases = self.content.rows(self.content.table.read(rows))
-        network = self.network.with_more_items(vectors, biases)
+        items, ids = self.items.copy(), frame[ITEM_ID].tolist()
+        for item_id, number in zip(ids, numbers.tolist(), strict=True):
+            if not number:
+                items.number_or_zero(item_id)  # raises at one of a foreign type
+                items.add(item_id)
+        vectors, biases = self.content.rows(ids, self.content.table.read(frame))
+        new, known = np.flatnonzero(numbers == 0), np.flatnonzero(numbers)
+        network = self.network.with_more_items(vectors[new], biases[new])
+        with torch.no_grad():  # tables of its own, so that the model in service stays as it is
+            network.item_embedding[numbers[known]] = vectors[known].to(network.device)
+            network.item_bias[numbers[known]] = biases[known].to(network.device)
         ratings = None if self.ratings is None else self.ratings.with_new_items(len(new))
         transitions = self.transitions.with_new_items(len(new))
         moments = self.moments and {

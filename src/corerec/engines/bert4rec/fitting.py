@@ -26,7 +26,7 @@ from corerec.engines.bert4rec.distributed import Ranks, training_ranks
 from corerec.engines.bert4rec.early_stopping import train_with_early_stopping
 from corerec.engines.bert4rec.encoding import NetworkScorer, next_states, score_states
 from corerec.engines.bert4rec.fitted import FittedModel
-from corerec.engines.bert4rec.item_encoder import ItemContent, new_item_rate
+from corerec.engines.bert4rec.item_encoder import ItemContent, new_item_rate, validated_rate
 from corerec.engines.bert4rec.model import Bert4RecNetwork
 from corerec.engines.bert4rec.plan import TrainPlan
 from corerec.engines.bert4rec.progress import with_progress
@@ -72,7 +72,7 @@ def fit_model(
         on_event: called with every StepResult and EpochResult; returns True to stop the training there.
         checkpoint: where the training is kept while it runs, and goes on from.
     Raises:
-        DataError: `patience` is set and no user has two events.
+        DataError: `patience` is set and no user has two events; or no item of the table is in the log.
         CheckpointError: the checkpoint is of another training.
         TrainingInterrupted: a signal stopped the training, and the checkpoint was written.
         DivergedError: the loss or the gradients are not finite.
@@ -88,6 +88,11 @@ def fit_model(
     table, features = None, None
     if items is not None:
         known = log.items.encode(items[ITEM_ID]) > 0
+        if not known.any():
+            raise DataError(
+                f"none of the {len(items):,} ids of items, such as {items[ITEM_ID].tolist()[0]!r}, is among those of "
+                f"the log, such as {log.items.decode([1])[0]!r}; give the ids as the log has them"
+            )
         table = FeatureTable.of(items.loc[known])
         features = table.read(_rows_in_order(items, log.items))
         config = replace(config, content_codes=table.num_codes, content_dim=table.dense_dim)
@@ -109,7 +114,11 @@ def fit_model(
     if probe is not None and network.time_encoder is not None and not time_helps(network, probe):
         network.forget_time()
     counted = calibrate(network, TransitionModel.of(train, len(log.items)), questions, train_config.seed)
-    content = None if table is None else _content(network, table, log.sequences)
+    content = None
+    if table is not None and items is not None:
+        others = int((log.items.encode(items[ITEM_ID]) == 0).sum())
+        rate = validated_rate(train, valid, len(log.items), others)
+        content = _content(network, table, log.sequences, log.items, rate)
     ratings = None
     if is_a_scale(log.sequences.ratings):
         ratings = fit_ratings(log.sequences, network.item_vectors())
@@ -140,8 +149,14 @@ def _rows_in_order(frame: pd.DataFrame, items: Vocabulary) -> pd.DataFrame:
     return ordered.where(pd.Series(rows >= 0), None) if (rows < 0).any() else ordered
 
 
-def _content(network: Bert4RecNetwork, table: FeatureTable, store: SequenceStore) -> ItemContent:
-    """Take the content out of a trained network, and calibrate items that are known by it alone."""
+def _content(
+    network: Bert4RecNetwork, table: FeatureTable, store: SequenceStore, items: Vocabulary, rate: float | None
+) -> ItemContent:
+    """Take the content out of a trained network, and calibrate items that are known by it alone.
+
+    Args:
+        rate: the share of events that a new item gets; None estimates it from the log.
+    """
     encoder = network.absorb_content()
     assert encoder is not None
     content = ItemContent(table, encoder.cpu())
@@ -149,7 +164,11 @@ def _content(network: Bert4RecNetwork, table: FeatureTable, store: SequenceStore
     some = store.select(rows[:: max(1, len(rows) // MOST_PROBES)])
     states = next_states(network, some)
     normalizers = score_states(network, states)[:, 1:].logsumexp(1)
-    return content.calibrated(states.cpu(), normalizers.cpu(), new_item_rate(store, network.config.num_items))
+    content = content.calibrated(
+        states.cpu(), normalizers.cpu(), rate or new_item_rate(store, network.config.num_items)
+    )
+    content.shift(network.item_bias, items)
+    return content
 
 
 def _hold_out_probe(store: SequenceStore, seed: int) -> tuple[SequenceStore, Holdout | None]:

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
@@ -72,6 +73,7 @@ def grow(
     freeze: Freeze = None,
     catalogue: Catalogue = "grow",
     retire: Sequence[Any] = (),
+    items: pd.DataFrame | None = None,
     on_event: OnEvent | None = None,
     verbose: bool = False,
 ) -> tuple[FittedModel, GrowthReport]:
@@ -87,21 +89,26 @@ def grow(
         catalogue: "grow" adds to what the model knows; "replace" goes over to the log's users and items alone, where
             items of the same id keep their vectors.
         retire: item ids that are never to be named again; they keep their vectors.
+        items: features of items, as `items_frame` gives them; new items begin with the vectors of their content.
     Raises:
         NotFittedError: the model was saved without histories.
-        DataError: the log adds nothing, has no times where the model's has, or counts them in another unit.
+        DataError: the log adds nothing, has no times where the model's has, or counts them in another unit; or `items`
+            lacks a column, or the model knows no features.
         UnknownIdError: an id is of a type that no known one has, or an item to retire is unknown.
         ConfigError: a setting is out of its range.
     """
     started = time.perf_counter()
     _check(replay, freeze, catalogue, epochs)
+    if items is not None:
+        model = model.with_items(items)
     merged = merge(model, log) if catalogue == "grow" else alone(log)
     if not merged.is_new.any():
         raise DataError("the log has no event that the model does not know already; there is nothing to learn")
-    items, store, seed = merged.log.items, merged.sequences, model.train_config.seed
-    retired = _retired(model, items, retire)
-    old_number = np.concatenate([[0], model.items.encode(items.ids.tolist())])
-    network = grown_network(model.network, old_number, store, seed)
+    known, store, seed = merged.log.items, merged.sequences, model.train_config.seed
+    retired = _retired(model, known, retire)
+    old_number = np.concatenate([[0], model.items.encode(known.ids.tolist())])
+    is_first = model.is_new(old_number) & (store.item_counts(len(known)) > 0)
+    network = grown_network(model.network, old_number, is_first, store, seed)
     rest, queries = merged.without_newest(seed)
     before = _ndcg(model.scorer(), queries.numbered_by(model.items))
     plan = TrainPlan.of(model.train_config, network.config, store)
@@ -115,13 +122,13 @@ def grow(
         patience=None,
     )
     train = rest.training_part(network.config.max_seq_len, replay, np.random.default_rng(seed_for(seed, "replay")))
-    training_log, moments = _train(network, model, old_number, train, config, freeze, on_event, verbose)
+    training_log, moments = _train(network, model, old_number, is_first, train, config, freeze, on_event, verbose)
     network.eval()
-    transitions = TransitionModel.of(store, len(items), like=model.transitions)
+    transitions = TransitionModel.of(store, len(known), like=model.transitions)
     grown = replace(
         model,
         network=network,
-        items=items,
+        items=known,
         transitions=transitions,
         histories=Histories(store, merged.log.users),
         ratings=fit_ratings(store, network.item_vectors()) if is_a_scale(store.ratings) else None,
@@ -131,15 +138,15 @@ def grow(
         retired=retired,
         moments=moments,
     )
-    counted = TransitionModel.of(rest.sequences, len(items), like=transitions)
+    counted = TransitionModel.of(rest.sequences, len(known), like=transitions)
     after = _ndcg(NetworkScorer(network, transitions=counted), queries)
     known_users = 0 if model.histories is None or catalogue == "replace" else len(model.histories.users)
     return grown, GrowthReport(
         int(merged.is_new.sum()),
         len(merged.log.users) - known_users,
-        int((old_number[1:] == 0).sum()),
+        int(is_first.sum()),
         time.perf_counter() - started,
-        _figures(queries, before, after, known_users, old_number),
+        _figures(queries, before, after, known_users, is_first),
     )
 
 
@@ -147,6 +154,7 @@ def _train(
     network: Bert4RecNetwork,
     model: FittedModel,
     old_number: np.ndarray,
+    is_first: np.ndarray,
     train: SequenceStore,
     config: TrainConfig,
     freeze: Freeze,
@@ -157,7 +165,8 @@ def _train(
     frozen = [name for name, _ in network.named_parameters() if freeze == "blocks" and not name.startswith("item_")]
     for name, parameter in network.named_parameters():
         parameter.requires_grad_(name not in frozen)
-    kept = torch.from_numpy(np.flatnonzero(old_number)).to(network.device) if freeze == "items" else None
+    old = np.flatnonzero((old_number > 0) & ~is_first)
+    kept = torch.from_numpy(old).to(network.device) if freeze == "items" else None
     before = None if kept is None else (network.item_embedding[kept].clone(), network.item_bias[kept].clone())
     state = TrainingState.start(network, train, config)
     if model.moments is not None:
@@ -179,13 +188,13 @@ def _ndcg(scorer: NetworkScorer, queries: Holdout) -> np.ndarray:
 
 
 def _figures(
-    queries: Holdout, before: np.ndarray, after: np.ndarray, known_users: int, old_number: np.ndarray
+    queries: Holdout, before: np.ndarray, after: np.ndarray, known_users: int, is_first: np.ndarray
 ) -> dict[str, tuple[int, float, float]]:
     """The `figures` of a GrowthReport; each query's group by its user and by its answer."""
     groups = {
         "newest events": np.ones(len(queries), bool),
         "of old users": queries.users <= known_users,
-        "of new items": old_number[queries.targets.items] == 0,
+        "of new items": is_first[queries.targets.items],
     }
     return {
         name: (int(some.sum()), float(before[some].mean()), float(after[some].mean()))

@@ -10,7 +10,10 @@ al. 2017). An item without events has n = 0: content alone.
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,8 +22,11 @@ from torch import Tensor, nn
 
 from corerec.data.item_features import FeatureTable, ItemFeatures
 from corerec.data.sequences import SequenceStore
+from corerec.data.splitting import Holdout
+from corerec.data.vocabulary import Vocabulary
 
 DROP_IDS = 0.1  # share of the items whose id is left out of a training step, where all items differ in content
+OUT_OF_THE_RACE = -1e4  # a logit whose exponential is 0
 TIE_BREAK = 1e-3  # of a log-probability
 NEWEST = 0.1  # share of the log by which the rate of new items is judged
 
@@ -52,6 +58,13 @@ class ItemEncoder(nn.Module):
         self.drop_share = DROP_IDS * distinctness(features)
         self.register_buffer("counts", torch.from_numpy(counts).float().to(device), persistent=False)
 
+    def digest(self) -> str:
+        """Hexadecimal: equal for equal features of the same items."""
+        digest = hashlib.blake2b(digest_size=16)
+        for rows in (self.codes, self.weights, self.dense):
+            digest.update(rows.cpu().numpy().tobytes())
+        return digest.hexdigest()
+
     def drop_ids(self, generator: torch.Generator) -> None:
         """Choose the items whose ids are left out until the next call, while training."""
         self.dropped = (torch.rand(len(self.counts), generator=generator) < self.drop_share).to(self.counts.device)
@@ -76,10 +89,17 @@ class ItemEncoder(nn.Module):
         return vectors + dense @ self.dense_embedding if dense.shape[-1] else vectors
 
     def biases(self, items: Tensor | None) -> Tensor:
-        """float (...): the content's part of the biases."""
+        """float (...): the content's part of the biases.
+
+        In training, items without events do not compete: content is not to learn that they never come.
+        """
         codes, weights, dense = self._features(items)
         biases = (self.code_bias[codes] * weights).sum(-1)
-        return biases + dense @ self.dense_bias if dense.shape[-1] else biases
+        biases = biases + dense @ self.dense_bias if dense.shape[-1] else biases
+        if not self.training:
+            return biases
+        counts = self.counts if items is None else self.counts[items]
+        return biases.masked_fill(counts == 0, OUT_OF_THE_RACE)
 
     def _features(self, items: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         if items is None:
@@ -102,15 +122,22 @@ class ItemContent:
     bias: float = 0.0
 
     @torch.no_grad()
-    def rows(self, features: ItemFeatures) -> tuple[Tensor, Tensor]:
-        """The vectors float32 (n, D) and biases float32 (n,) of new items."""
+    def rows(self, item_ids: Sequence[Any], features: ItemFeatures) -> tuple[Tensor, Tensor]:
+        """The vectors float32 (n, D) and biases float32 (n,) of new items, whatever others are added beside them."""
         encoder = ItemEncoder(self.encoder.code_embedding.shape[1], self.table.num_codes, self.table.dense_dim)
         encoder.load_state_dict(self.encoder.state_dict(), assign=True)
         encoder.attach(features, np.zeros(len(features) + 1, np.int64))
+        encoder.eval()
         biases = encoder.biases(None)[1:] + self.bias
         # Items of equal content would tie, and always be named in one order.
-        jitter = torch.randn(len(biases), generator=torch.Generator().manual_seed(len(biases)))
-        return encoder.vectors(None)[1:].contiguous(), biases + TIE_BREAK * jitter
+        return encoder.vectors(None)[1:].contiguous(), biases + TIE_BREAK * _spread(item_ids)
+
+    @torch.no_grad()
+    def shift(self, biases: Tensor, items: Vocabulary) -> None:
+        """Calibrate, in place, the biases of those fitted items that had no event: float32 (V + 1,)."""
+        rows = torch.nonzero(self.encoder.counts == 0)[1:, 0]  # without padding
+        shifts = self.bias + TIE_BREAK * _spread(items.decode(rows.numpy()))
+        biases[rows.to(biases.device)] += shifts.to(biases.device)
 
     @torch.no_grad()
     def calibrated(self, states: Tensor, log_normalizers: Tensor, rate: float) -> ItemContent:
@@ -128,11 +155,32 @@ class ItemContent:
         return replace(self, bias=float(np.log(rate) - mean))
 
 
+def _spread(item_ids: Sequence[Any]) -> Tensor:
+    """float32 (n,): a number from -1 to 1 for each id, the same each time."""
+    words = [hashlib.blake2b(str(item_id).encode(), digest_size=8).digest() for item_id in item_ids]
+    return torch.from_numpy(np.frombuffer(b"".join(words), np.int64).astype(np.float32) / 2.0**63)
+
+
 def distinctness(features: ItemFeatures) -> float:
     """The chance that two items differ in content: where nearly all are alike, content cannot stand in for ids."""
     rows = np.concatenate([features.codes, features.weights, features.dense], axis=1).astype(np.float32)
     _, counts = np.unique(rows, axis=0, return_counts=True)
     return float(1 - ((counts / max(1, len(rows))) ** 2).sum())
+
+
+def validated_rate(train: SequenceStore, valid: Holdout | None, num_items: int, num_others: int) -> float | None:
+    """The share of validation targets that a new item is, on average; None without enough of both.
+
+    Args:
+        train: what was trained on.
+        num_items, num_others: items of the log, with and without events, and items that are not in it at all.
+    """
+    if valid is None or not len(valid):
+        return None
+    is_new = train.item_counts(num_items) == 0
+    is_new[0] = False
+    count = int(is_new.sum()) + num_others
+    return max(1, int(is_new[valid.targets.items].sum())) / valid.targets.num_events / count if count >= 10 else None
 
 
 def new_item_rate(store: SequenceStore, num_items: int) -> float:

@@ -21,19 +21,28 @@ NOISE = 0.1  # of the table's standard deviation, added so that new items differ
 
 
 @torch.no_grad()
-def grown_network(old: Bert4RecNetwork, old_number: np.ndarray, store: SequenceStore, seed: int) -> Bert4RecNetwork:
-    """The network with a row for each item after; a new item starts from what it was seen with.
+def grown_network(
+    old: Bert4RecNetwork, old_number: np.ndarray, is_first: np.ndarray, store: SequenceStore, seed: int
+) -> Bert4RecNetwork:
+    """The network with a row for each item after.
+
+    A new item starts from its content where that is known, and else from what it was seen with.
 
     Args:
         old_number: int64 (W + 1,), each item's number before; 0 for new ones and for padding.
+        is_first: bool (W + 1,), items of which there are events now, and were none before.
     """
     network = build_network(replace(old.config, num_items=len(old_number) - 1), seed=None)
     weights = {name: tensor.detach().clone() for name, tensor in old.state_dict().items()}
     source = torch.from_numpy(old_number).to(old.device)
-    is_new = torch.from_numpy((old_number == 0) & (np.arange(len(old_number)) > 0)).to(old.device)
     table, bias = weights["item_embedding"][source], weights["item_bias"][source]
+    is_new = is_first | (old_number == 0)
+    is_new[0] = False
     if is_new.any():
-        table[is_new], bias[is_new] = _first_rows(table, bias, store, is_new.cpu().numpy(), seed)
+        new = torch.from_numpy(np.flatnonzero(is_new)).to(old.device)
+        vectors, bias[new] = _first_rows(table, bias, store, is_new, seed)
+        without_content = source[new] == 0
+        table[new[without_content]] = vectors[without_content]
     weights["item_embedding"], weights["item_bias"] = table, bias
     network.load_state_dict(weights, assign=True)
     return network

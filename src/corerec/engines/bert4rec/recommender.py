@@ -150,6 +150,7 @@ class Bert4Rec(Settings, Answering):
         freeze: Freeze = None,
         catalogue: Catalogue = "grow",
         retire: Iterable[ItemId] = (),
+        items: Any = None,
         on_event: OnEvent | None = None,
     ) -> GrowthReport:
         """Learn from new events, of old and new users about old and new items, and keep what was learned before.
@@ -166,11 +167,14 @@ class Bert4Rec(Settings, Answering):
             catalogue: "grow" adds to what the model knows. "replace" goes over to this log's users and items alone,
                 where items of the same id keep their vectors: fine-tuning after pre-training on another log.
             retire: item ids that are never to be named again; they keep their vectors.
+            items: features of items, as in `add_items`: a new item begins with the vector of its content, and items
+                without events are added.
             on_event: as in `fit`.
         Returns:
             what was learned, and NDCG@10 before and after on newest events that were held out of the update.
         Raises:
-            DataError: as in `fit`; nothing is new; or times are missing or count another unit than the model's.
+            DataError: as in `fit` and `add_items`; nothing is new; or times are missing or count another unit than the
+                model's.
             UnknownIdError: an id is of a type that no known one has.
             NotFittedError: neither fit nor loaded, or loaded from a file without histories.
         """
@@ -183,12 +187,14 @@ class Bert4Rec(Settings, Answering):
             freeze=freeze,
             catalogue=catalogue,
             retire=as_list(retire, "retire"),
+            items=items,
             on_event=on_event,
         )
 
-    def fit_more_interactions(self, log: Interactions, **settings: Any) -> GrowthReport:
+    def fit_more_interactions(self, log: Interactions, *, items: Any = None, **settings: Any) -> GrowthReport:
         """As `fit_more`, from a log that is read already."""
-        grown, report = grow(self.fitted, log, verbose=self.verbose, **settings)
+        frame = None if items is None else items_frame(items)
+        grown, report = grow(self.fitted, log, items=frame, verbose=self.verbose, **settings)
         self._adopt(grown)
         return report
 
@@ -218,7 +224,8 @@ class Bert4Rec(Settings, Answering):
         """Add items that no event was about, ranked by their features; no training. Others may ask meanwhile.
 
         Args:
-            items: a table as `fit` took it, with the same columns; items that are known already stay as they are.
+            items: a table as `fit` took it, with the same columns. Items that events were about stay as they are; those
+                added earlier take the new features.
         Returns:
             how many were added.
         Raises:

@@ -8,6 +8,8 @@ the log's own smallest gap, so that seconds, days and nanoseconds need no settin
     bucket   0        1      2          3           4            ...
     gap      unknown  0      up to u    up to 2 u   up to 4 u    ...
 
+A gap of more than twice the longest bucket's is taken as unknown, since no training met its like.
+
 Log-bucketed gaps are those of HSTU (Zhai et al. 2024, arXiv:2402.17152), which adds them to its attention scores. As
 inputs they cost next to nothing, and on MovieLens-100K they gained as much (`benchmarks/LAB.md`).
 """
@@ -57,10 +59,15 @@ class GapScale(NamedTuple):
         """The upper ends of the buckets 2 .. G - 2; the last bucket has none."""
         return [self.unit * 2.0**power for power in range(self.num_buckets - 3)]
 
+    @property
+    def longest(self) -> float:
+        """The longest gap that is read; longer ones are unknown."""
+        return self.unit * 2.0 ** (self.num_buckets - 2)
+
     def buckets(self, gaps: np.ndarray) -> np.ndarray:
         """int64 (...): the bucket of each gap, float (...)."""
         found = 2 + np.searchsorted(np.array(self.edges()), gaps, side="left")
-        return np.where(gaps > 0, found, np.where(gaps < 0, 0, 1))
+        return np.where((gaps < 0) | (gaps > self.longest), 0, np.where(gaps > 0, found, 1))
 
 
 def gaps_between(times: Tensor, is_known: Tensor) -> Tensor:
@@ -159,4 +166,4 @@ class TimeEncoder(nn.Module):
         # ONNX has no bucketize.
         is_exporting = torch.compiler.is_exporting()
         found = (gaps[..., None] > edges).sum(-1) if is_exporting else torch.bucketize(gaps, edges)
-        return torch.where(gaps > 0, found + 2, (gaps == 0).long())
+        return torch.where(gaps > 0, (found + 2) * (gaps <= self.scale.longest), (gaps == 0).long())

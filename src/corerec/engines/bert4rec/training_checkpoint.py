@@ -49,7 +49,8 @@ class TrainingCheckpoint:
         Returns:
             the epochs done so far.
         Raises:
-            CheckpointError: the file is no checkpoint, or that of another log, other settings or another version.
+            CheckpointError: the file is no checkpoint, or that of another log, another table of items, other settings
+                or another version.
         """
         if not self.path.exists():
             return ()
@@ -141,6 +142,7 @@ def identity(state: TrainingState) -> dict[str, Any]:
     """What has to be equal for a training to go on, and on all of its ranks."""
     return {
         "log_digest": state.log_digest,
+        "items_digest": state.items_digest,
         "config": asdict(state.config),
         "model": asdict(state.network.config),
         "plan": asdict(state.plan),
@@ -153,6 +155,8 @@ def differences(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
     words = []
     if then["log_digest"] != now["log_digest"]:
         words.append("it was of another log")
+    if then.get("items_digest") != now["items_digest"]:
+        words.append("it was of another table of items")
     for part in ("config", "model", "plan", "versions"):
         for name, value in now[part].items():
             other = then[part].get(name)

@@ -45,6 +45,8 @@ class TrainingState:
     plan: TrainPlan
     log_digest: str
     """`SequenceStore.digest` of the training sequences."""
+    items_digest: str | None
+    """`ItemEncoder.digest` of the items' features; None without any."""
     optimizer: torch.optim.Optimizer
     ema: EmaWeights
     epoch: int = 1
@@ -62,7 +64,8 @@ class TrainingState:
         network.dropout.p = plan.dropout
         optimizer, ema = make_optimizer(network, config), EmaWeights(network, config.ema_steps)
         loss_sum = torch.zeros((), device=network.device)
-        return cls(network, config, plan, store.digest(), optimizer, ema, loss_sum=loss_sum)
+        items_digest = None if network.item_encoder is None else network.item_encoder.digest()
+        return cls(network, config, plan, store.digest(), items_digest, optimizer, ema, loss_sum=loss_sum)
 
     def finish_epoch(self) -> None:
         """Count the epoch as done and stand before the first batch of the next."""
@@ -95,7 +98,8 @@ class TrainingState:
             if was_averaged:
                 self.ema.use_average()
         values = {name: getattr(self, name) for name in ("epoch", "batch", "step", "num_events", "seconds")}
-        values |= {"log_digest": self.log_digest, "ema_updates": self.ema.num_updates}
+        values |= {"log_digest": self.log_digest, "items_digest": self.items_digest}
+        values |= {"ema_updates": self.ema.num_updates}
         values |= {"config": asdict(self.config), "plan": asdict(self.plan), "model": asdict(self.network.config)}
         if self.best is not None:
             values |= {"best_epoch": self.best.epoch, "best_score": self.best.score}

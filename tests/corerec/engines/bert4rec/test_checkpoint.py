@@ -4,6 +4,7 @@ import subprocess
 import sys
 import uuid
 
+import pandas as pd
 import pytest
 import torch
 from safetensors import safe_open
@@ -223,6 +224,50 @@ def test_a_file_that_does_not_hold_together_is_a_typed_error(saved, lie):
     rewritten(saved, LIES[lie])
     with pytest.raises(CheckpointError, match=r"model\.pkl"):
         Bert4Rec.load(saved)
+
+
+def column(name, new):
+    def lie(texts, _):
+        plain = json.loads(texts["content"])
+        plain["columns"][0][name] = new
+        texts["content"] = json.dumps(plain)
+
+    return lie
+
+
+CONTENT_LIES = {
+    "no columns": lambda texts, _: texts.update(content=json.dumps({"columns": [], "bias": 0.0})),
+    "a column of no kind": column("kind", "smell"),
+    "more categories than weights": column("categories", ["a", "b", "c", "d"]),
+    "no bias": lambda texts, _: texts.update(content=json.dumps({"columns": json.loads(texts["content"])["columns"]})),
+    "a bias that is no number": lambda texts, _: texts.update(
+        content=json.dumps({"columns": json.loads(texts["content"])["columns"], "bias": NAN})
+    ),
+    "no text": lambda texts, _: texts.update(content="{"),
+    "no table of columns": lambda texts, _: texts.pop("content"),
+    "weights missing": lambda _, tensors: tensors.pop("content.code_embedding"),
+    "weights of another width": tensor("content.code_embedding", lambda weights: weights[:, :4].clone()),
+    "a weight that is no number": value("content.code_embedding", 3, NAN),
+    "a trust that is no number": lambda _, tensors: tensors.update({"content.log_half_trust": torch.tensor(NAN)}),
+}
+
+
+@pytest.fixture(scope="module")
+def with_content(cycle_log, tmp_path_factory):
+    path = tmp_path_factory.mktemp("content") / "model.pkl"
+    table = pd.DataFrame({"item_id": list("abcdefghijkl"), "kind": ["x", "y"] * 6})
+    Bert4Rec(epochs=1, hidden_dim=8, max_seq_len=8).fit_interactions(cycle_log, items=table).save(path)
+    return path
+
+
+@pytest.mark.parametrize("lie", CONTENT_LIES)
+def test_content_that_does_not_hold_together_is_a_typed_error(with_content, tmp_path, lie):
+    path = tmp_path / "model.pkl"
+    path.write_bytes(with_content.read_bytes())
+    Bert4Rec.load(path)
+    rewritten(path, CONTENT_LIES[lie])
+    with pytest.raises(CheckpointError, match=r"model\.pkl"):
+        Bert4Rec.load(path)
 
 
 RATING_LIES = {

@@ -1,14 +1,18 @@
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
+from corerec.data.interactions import Interactions
 from corerec.data.item_features import FeatureTable
 from corerec.data.sequences import SequenceStore
+from corerec.data.splitting import Holdout, leave_one_out
 from corerec.engines.bert4rec import Bert4Rec
 from corerec.engines.bert4rec.config import ModelConfig
 from corerec.engines.bert4rec.encoding import next_states, score_states
-from corerec.engines.bert4rec.item_encoder import distinctness, new_item_rate
+from corerec.engines.bert4rec.item_encoder import distinctness, new_item_rate, validated_rate
 from corerec.engines.bert4rec.training import build_network
 from corerec.errors import DataError, UnknownIdError
 
@@ -175,3 +179,65 @@ def test_the_rate_of_new_items_is_that_of_the_newest_tenth():
     assert new_item_rate(store, 20) == pytest.approx(0.05, rel=0.02)  # half of the newest tenth, by ten items
     untimed = SequenceStore(store.items, store.offsets)
     assert new_item_rate(untimed, 20) == pytest.approx(5 / 1000)
+
+
+def test_items_without_events_do_not_compete_in_training():
+    network = network_with_content()
+    biases = network.item_biases()
+    assert biases[1] < -1e3  # the only one without an event
+    assert (biases[2:] > -10).all()
+    assert (network.eval().item_biases() > -10).all()
+
+
+def test_new_items_of_equal_content_do_not_tie_and_keep_their_scores_whatever_comes_beside_them(model):
+    alone, together = (Bert4Rec("copy", **SETTINGS) for _ in range(2))
+    alone._adopt(model.fitted)
+    together._adopt(model.fitted)
+    rows = pd.DataFrame({"item_id": [500, 501, 502], "kind": ["kind 0"] * 3})
+    together.add_items(rows)
+    for at in range(3):
+        alone.add_items(rows.iloc[[at]])
+    biases = together.fitted.network.item_bias[-3:]
+    assert len(set(biases.tolist())) == 3
+    torch.testing.assert_close(alone.fitted.network.item_bias[-3:], biases)
+
+
+def test_the_rate_of_new_items_is_that_of_validation():
+    train = SequenceStore.from_lists([[1, 2], [2, 3]])
+    history, targets = SequenceStore.from_lists([[1]] * 4), SequenceStore.from_lists([[1], [5], [6], [2]])
+    valid = Holdout(history, targets, np.arange(1, 5))
+    assert validated_rate(train, valid, 13, 0) == pytest.approx(2 / 4 / 10)  # items 4 to 13 have no event
+    assert validated_rate(train, valid, 6, 7) == pytest.approx(2 / 4 / 10)
+    assert validated_rate(train, valid, 6, 0) is None
+    assert validated_rate(train, None, 13, 0) is None
+
+
+def test_items_of_the_log_without_training_events_are_ranked_as_new_ones():
+    users, items, times = walks()
+    log = Interactions.from_columns(users, items, timestamps=times)
+    split = leave_one_out(log)
+    store = split.train.sequences
+    kept = store.items != log.items.number(4)
+    offsets = np.concatenate([[0], np.cumsum(kept)])[store.offsets]
+    train = replace(split.train, sequences=SequenceStore(store.items[kept], offsets, store.times[kept]))
+    model = Bert4Rec(**SETTINGS, clock=False).fit_interactions(train, items=ITEMS)
+    assert model.fitted.is_new(np.array([log.items.number(4)])).all()
+    in_turn, out_of_turn = (
+        dict(model.recommend(history=history, top_k=30, with_scores=True))[4] for history in ([5, 6], [6, 1])
+    )
+    assert in_turn > 5 * out_of_turn  # it comes after kind 0, not after kind 1
+
+
+def test_fit_more_starts_a_new_item_from_its_content(model):
+    grown = Bert4Rec(**SETTINGS)
+    grown._adopt(model.fitted)
+    users, items, times = walks(users=40, seed=1)
+    new = np.where(items == 4, 300, items)
+    features = pd.DataFrame({"item_id": [300, 301], "kind": ["kind 1", "kind 2"]})
+    report = grown.fit_more(users + 1000, new, timestamps=times, items=features, epochs=1, learning_rate=1e-9)
+    assert report.new_items == 1
+    content = model.fitted.content
+    vectors, _ = content.rows([300, 301], content.table.read(features))
+    rows = grown.fitted.network.item_vectors()[grown.items.encode([300, 301])]
+    torch.testing.assert_close(rows, vectors, atol=1e-5, rtol=0)
+    assert grown.fitted.is_new(grown.items.encode([300, 301])).tolist() == [False, True]

@@ -67,8 +67,9 @@ def model():
 
 
 def test_buckets_double_from_the_unit_and_keep_zero_and_the_unknown_apart():
-    gaps = np.array([UNKNOWN, 0, 0.1, 10, 10.1, 20, 21, 40, 41, 1e9])
-    assert SCALE.buckets(gaps).tolist() == [0, 1, 2, 2, 3, 3, 4, 4, 5, 5]
+    longest = SCALE.longest
+    gaps = np.array([UNKNOWN, 0, 0.1, 10, 10.1, 20, 21, 40, 41, longest, 1.01 * longest, 1e9])
+    assert SCALE.buckets(gaps).tolist() == [0, 1, 2, 2, 3, 3, 4, 4, 5, 5, 0, 0]  # no training met a longer gap
     encoder = shaken_network().time_encoder
     assert encoder.buckets(torch.from_numpy(gaps).float()).tolist() == SCALE.buckets(gaps).tolist()
 
@@ -280,3 +281,11 @@ def test_a_moment_that_is_no_time_or_has_no_user_is_refused(model):
 def test_a_moment_before_the_last_event_is_that_of_the_event():
     store = timed([[1, 2], []], [[0, 50], []], np.array([20.0, 20.0]))
     assert asked_buckets(store, SCALE).tolist() == [1, 0]
+
+
+def test_a_moment_long_after_any_gap_of_the_log_is_as_if_it_were_not_known(model):
+    users, items, times = pauses()
+    unknown = model.recommend(5, with_scores=True)
+    assert model.recommend(5, with_scores=True, at=times.max() + 10**7) == unknown
+    assert model.recommend(5, with_scores=True, at=times[users == 5].max() + 1) != unknown
+    assert len(items) == len(users)

@@ -5,6 +5,7 @@ import sys
 import time
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from corerec.engines.bert4rec import Bert4Rec
@@ -116,3 +117,24 @@ def test_writing_is_held_to_a_share_of_the_time(tmp_path, monkeypatch):
     )
     fit(tmp_path / "training")
     assert len(written) <= 3  # one at the start, one at the end: the next would be due after .05 s / 2%
+
+
+def test_another_table_of_items_is_refused(tmp_path):
+    path = tmp_path / "training"
+
+    def fit_with(kinds, stop_after=None):
+        def stop(event):
+            if isinstance(event, StepResult) and event.step == stop_after:
+                raise KilledError
+
+        table = pd.DataFrame({"item_id": range(20), "kind": kinds})
+        model = Bert4Rec(**SETTINGS)
+        return model.fit(
+            USERS, ITEMS, timestamps=np.arange(480), items=table, on_event=stop, checkpoint=path, checkpoint_every_s=0
+        )
+
+    with pytest.raises(KilledError):
+        fit_with(["a", "b"] * 10, stop_after=3)
+    with pytest.raises(CheckpointError, match="another table of items"):
+        fit_with(["b", "a"] * 10)  # of the same size
+    assert fit_with(["a", "b"] * 10).fitted.content is not None

@@ -1,0 +1,111 @@
+"""A table of items as people have them -> a frame with a column item_id and the items' features.
+
+    products.parquet, movies.csv, ...  ->  item_id, and one column for each feature  ->  FeatureTable
+
+Columns of a text file become numbers where every cell writes one, and dates where every cell writes one. They become
+lists where every cell is a list as JSON writes it, or where a cell joins several values by "|": Action|Comedy.
+"""
+
+from __future__ import annotations
+
+import json
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pandas as pd
+
+from corerec.data.date_formats import read_dates
+from corerec.data.item_features import ITEM_ID
+from corerec.data.layout import NO_COLUMN, find_columns
+from corerec.data.sources import Source, TextFormat, run
+from corerec.data.tables import ids_like, open_table, read_columns
+from corerec.data.vocabulary import Vocabulary
+
+SEPARATOR = "|"
+
+
+def read_items(path: str | Path, item_column: str | None = None, *, known: Vocabulary | None = None) -> pd.DataFrame:
+    """The rows of a table of items: item_id, and all other columns by their names.
+
+    Args:
+        path: a file of any kind that `read_events` takes.
+        item_column: the column of the ids, by name or by place from "1"; where the table has none of that name, and for
+            None, it is guessed from usual names such as item_id and movieId.
+        known: ids of a log or a model: those of the table are read as of the same kind.
+    Raises:
+        FileNotFoundError: there is no such file.
+        DataError: it cannot be read, or has no rows or no column of ids.
+    """
+    with duckdb.connect() as database, ExitStack() as stack:
+        source = open_table(database, stack, path, TextFormat(), [item_column])
+        place = item_place(source, item_column)
+        ids = read_columns(database, source, {"item": (place,)})["item"]
+        others = [at for at in range(len(source.names)) if at != place]
+        fields = ", ".join(f'{source.fields[at]} AS "c{at}"' for at in others) or "1 AS c"
+        frame = run(database, source.name, f"SELECT {fields} FROM {source.sql}", source.parameters).df()
+        columns: dict[str, Any] = {source.names[at]: frame[f"c{at}"] for at in others}
+    if source.is_text:
+        columns = {name: _typed(values) for name, values in columns.items()}
+    has_id = ids.notna()
+    table: Any = pd.DataFrame({ITEM_ID: ids} | columns)[has_id].reset_index(drop=True)
+    if known is not None:
+        table[ITEM_ID] = pd.Series(ids_like(table[ITEM_ID].tolist(), known), dtype=object)
+    return table
+
+
+def read_groups(path: str | Path, item_column: str | None = None, group_column: str | None = None) -> dict[Any, Any]:
+    """Item id -> group, from a table of items; items without a group are left out.
+
+    Raises:
+        FileNotFoundError, DataError: as `read_items`.
+    """
+    with duckdb.connect() as database, ExitStack() as stack:
+        source = open_table(database, stack, path, TextFormat(), [item_column, group_column])
+        wanted = {"item": str(item_place(source, item_column) + 1), "group": group_column}
+        found = find_columns(source.name, source.names, source.has_header, wanted, ("item", "group"), ("item", "group"))
+        table = read_columns(database, source, found).dropna()
+    return dict(zip(table["item"].tolist(), table["group"].tolist(), strict=True))
+
+
+def item_place(source: Source, item_column: str | None) -> int:
+    """The place of the ids' column in a table of items, from 0.
+
+    A name that the table does not have is the log's own: the column is then guessed.
+
+    Raises:
+        DataError: there is none.
+    """
+    is_there = item_column in source.names or (item_column or "").isdigit()
+    wanted = {"item": item_column if is_there and item_column != NO_COLUMN else None}
+    return find_columns(source.name, source.names, source.has_header, wanted, ("item",), ("item",))["item"][0]
+
+
+def _typed(cells: pd.Series) -> pd.Series:
+    """A column of texts in the type that all of them write."""
+    given = cells.dropna()
+    texts = given.astype(str).str.strip()
+    texts = texts[texts != ""]
+    if not len(texts):
+        return cells
+    numbers: Any = pd.to_numeric(texts, errors="coerce")
+    if numbers.notna().all():
+        return numbers.reindex(cells.index)
+    if texts.str.startswith("[").all() and texts.str.endswith("]").all():
+        return texts.map(_listed).reindex(cells.index)
+    if texts.str.contains(SEPARATOR, regex=False).any():
+        return texts.str.split(SEPARATOR, regex=False).reindex(cells.index)
+    if texts.str.match(r"\d").all():
+        times, wrong = read_dates(texts.unique().tolist(), None)
+        if not len(wrong):
+            moments = dict(zip(texts.unique(), pd.to_datetime(times), strict=True))
+            return pd.to_datetime(texts.map(moments)).reindex(cells.index)
+    return texts.reindex(cells.index)
+
+
+def _listed(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return [part.strip(" '\"") for part in text[1:-1].split(",") if part.strip(" '\"")]
