@@ -103,8 +103,9 @@ def flip_bits(raw: bytearray, rng: random.Random) -> None:
 
 
 def flip_header_bits(raw: bytearray, rng: random.Random) -> None:
+    end = _header_end(raw)
     for _ in range(rng.choice([1, 1, 2])):
-        raw[rng.randrange(_header_end(raw))] ^= 1 << rng.randrange(8)
+        raw[rng.randrange(end)] ^= 1 << rng.randrange(8)
 
 
 def set_bytes(raw: bytearray, rng: random.Random) -> None:

@@ -83,6 +83,9 @@ def serve(
     max_new_users: Annotated[
         int, typer.Option(rich_help_panel=EVENTS, help="Users that may appear by their events until the next fit.")
     ] = 1_000_000,
+    max_new_items: Annotated[
+        int, typer.Option(rich_help_panel=EVENTS, help="Items that POST /v1/catalogue may add until the next fit.")
+    ] = 100_000,
     max_user_events: Annotated[
         int, typer.Option(rich_help_panel=EVENTS, help="Events that one user may have, fitted ones included.")
     ] = 100_000,
@@ -104,7 +107,9 @@ def serve(
     device: Device = "cpu",
     access_log: Annotated[bool, typer.Option("--access-log", help="A line on stdout for each request.")] = False,
 ) -> None:
-    """Answer over HTTP: recommendations, blanks, events as they happen, metrics, and a page to try it all.
+    """Answer over HTTP: recommendations, blanks, events as they happen, new items, metrics, and a page to try it all.
+
+    A model of a log with times is asked for now. One fitted with --items takes new items by POST /v1/catalogue.
 
     SIGTERM answers what was taken and ends; SIGHUP reads the model file again. GET /docs describes every route.
 
@@ -136,6 +141,7 @@ def serve(
                 batch_size=batch_size,
                 max_connections=max_connections,
                 max_new_users=max_new_users,
+                max_new_items=max_new_items,
                 max_user_events=max_user_events,
                 max_log_events=max_log_events,
                 token=token,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from functools import partial
 from importlib import metadata
@@ -22,16 +23,19 @@ from starlette.routing import Route
 from starlette.staticfiles import StaticFiles
 
 from corerec.data.tables import ids_like
+from corerec.data.times import UNITS
 from corerec.engines.bert4rec import Bert4Rec
 from corerec.engines.bert4rec import Query as RecommendQuery
 from corerec.errors import UnknownIdError
 from corerec.queries import Recommendations
 from corerec.serving import docs, problem, schemas
 from corerec.serving.body import JsonRoute
+from corerec.serving.catalogue import CatalogueRow, columns_of
+from corerec.serving.catalogue_schemas import AddedItems, CatalogueRequest
 from corerec.serving.docs import problems
 from corerec.serving.events import EventLog, LoggedEvent
 from corerec.serving.gate import Gate
-from corerec.serving.live import EventBatch, LiveModel, Served, Taken
+from corerec.serving.live import Added, EventBatch, LiveModel, Served, Taken
 from corerec.serving.scoring import Ask, reasons_for
 from corerec.serving.service import ModelService
 from corerec.serving.settings import ServerSettings
@@ -98,6 +102,7 @@ def create_app(
         is_full={
             "/v1/recommend": lambda: server.recommend.is_full,
             "/v1/events": lambda: server.events.is_full,
+            "/v1/catalogue": lambda: server.catalogue.is_full,
             **{
                 f"/v1/{name}": lambda name=name: server.pieces[name].is_full
                 for name in ("fill-in", "predict", "similar")
@@ -146,8 +151,9 @@ async def recommend(asked: schemas.RecommendRequest, request: Request) -> schema
     with _unknown_ids():
         for item_id in asked.exclude:
             model.items.number_or_zero(item_id)  # an id of a type that no item has would exclude nothing
+    at = _moment(model, asked)
     query = RecommendQuery(
-        asked.user_id, history, asked.top_k, asked.exclude_seen, asked.exclude, candidates, on_unknown="skip"
+        asked.user_id, history, asked.top_k, asked.exclude_seen, asked.exclude, candidates, on_unknown="skip", at=at
     )
     price = min(server.settings.batch_size, 1 + (asked.top_k + len(candidates or ()) // 10) // 100)
     answer: Recommendations = await server.ask(
@@ -155,12 +161,12 @@ async def recommend(asked: schemas.RecommendRequest, request: Request) -> schema
     )
     items = [
         schemas.Recommendation.model_construct(
-            rank=rank, item_id=item_id, title=title(item_id), probability=probability
+            rank=rank, item_id=item_id, title=title(item_id), probability=probability, is_new=is_new
         )
-        for rank, (item_id, probability) in enumerate(answer.pairs(), 1)
+        for rank, ((item_id, probability), is_new) in enumerate(zip(answer.pairs(), answer.is_new, strict=True), 1)
     ]
     if asked.explain:
-        work = partial(reasons_for, model, [item.item_id for item in items], asked.user_id, history)
+        work = partial(reasons_for, model, [item.item_id for item in items], asked.user_id, history, at)
         for item, reasons in zip(items, await server.ask("explain", work, request, price), strict=True):
             item.because = [
                 schemas.Because.model_construct(
@@ -187,13 +193,18 @@ async def fill_in(asked: schemas.FillInRequest, request: Request) -> schemas.Fil
     blanks = [place for place, item_id in zip(places, history, strict=True) if item_id is None]
     work = partial(model.fill_in, history, asked.top_k, exclude_seen=asked.exclude_seen, with_scores=True)
     answers = await server.ask("fill-in", work, request, 1 + len(blanks) // 10)
+    new = _new_among(model, [item_id for ranked in answers for item_id, _ in ranked])
     return schemas.FilledIn.model_construct(
         blanks=[
             schemas.Blank.model_construct(
                 position=place,
                 items=[
                     schemas.RankedItem.model_construct(
-                        rank=rank, item_id=item_id, title=title(item_id), probability=probability
+                        rank=rank,
+                        item_id=item_id,
+                        title=title(item_id),
+                        probability=probability,
+                        is_new=item_id in new,
                     )
                     for rank, (item_id, probability) in enumerate(ranked, 1)
                 ],
@@ -230,6 +241,21 @@ async def observe(asked: schemas.EventsRequest, request: Request) -> schemas.Acc
     server.metrics.events.inc(taken.accepted)
     named = taken.unknown_items if asked.on_unknown == "warn" else []
     return schemas.Accepted.model_construct(accepted=taken.accepted, unknown_items=named)
+
+
+@router.post("/v1/catalogue", tags=["catalogue"], responses=problems(*BODY, 404, 409, 503, 507))
+async def add_to_catalogue(asked: CatalogueRequest, request: Request) -> AddedItems:
+    """Items to recommend by their features, without training: answered once they are on disk and can be named.
+
+    All items are taken, or none. An item sent again takes its new features, unless events were about it when the model
+    was fitted. The model has to be fitted with a table of items.
+    """
+    server = _server(request)
+    rows = [CatalogueRow(item.item_id, item.title, item.features) for item in asked.items]
+    if len({row.item_id for row in rows}) < len(rows):
+        raise HTTPException(422, "an item is named twice; give each item one entry")
+    taken: Added = await server.ask("catalogue", rows, request)
+    return AddedItems.model_construct(added=taken.added, known_items=taken.known_items)
 
 
 @router.get("/v1/users/{user_id:path}", tags=["catalogue"], responses=problems(404, 409, 422))
@@ -316,6 +342,8 @@ async def model_info(request: Request) -> schemas.ModelInfo:
         num_events=model.num_events,
         max_seq_len=model.model_config.max_seq_len,
         has_titles=served.titles.has_titles,
+        features=columns_of(model),
+        reads_time=model.fitted.network.gap_scale is not None,
         candidates=served.candidates.names,
     )
 
@@ -356,6 +384,20 @@ async def readyz(request: Request) -> schemas.Health:
 async def metrics(request: Request) -> Response:
     """Counters for Prometheus, in its text format."""
     return Response(_server(request).metrics.text(), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+
+def _moment(model: Bert4Rec, asked: schemas.RecommendRequest) -> Any:
+    """When a question about a user is asked: now, unless it says; None where the log counts no time since 1970."""
+    histories = model.fitted.histories
+    if asked.at is not None or asked.user_id is None or histories is None or histories.time_unit is None:
+        return asked.at
+    return time.time_ns() * UNITS[histories.time_unit] // 10**9
+
+
+def _new_among(model: Bert4Rec, item_ids: Sequence[Any]) -> set[Any]:
+    """Those items that no fitted event was about."""
+    is_new = model.fitted.is_new(model.items.encode(list(item_ids))).tolist()
+    return {item_id for item_id, new in zip(item_ids, is_new, strict=True) if new}
 
 
 def _known_items(

@@ -21,7 +21,8 @@ PROBLEMS = {
     401: "No token, or a wrong one.",
     404: "An id that the model does not know.",
     408: "The body took too long.",
-    409: "Not with this model: it holds no histories, its log had another clock, or there is no file to reload.",
+    409: "Not with this model: it holds no histories, its log had another clock, it reads no features of items, or "
+    "there is no file to reload.",
     413: "The body is too large.",
     415: "The body is not called application/json.",
     422: "A field is missing, of another type or out of its bounds.",

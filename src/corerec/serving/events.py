@@ -3,8 +3,9 @@
     append(events) -> on disk -> the model observes them -> the client is told
 
 At start, and by every model that is loaded later, the log is observed again, but for the events that the model's file
-already holds. Others may read the log and back it up while a server writes to it: `corerec events export`, or
-`sqlite3 LOG ".backup COPY"`. A plain copy of the file lacks what is still in LOG-wal.
+already holds. The items of /v1/catalogue stand in a table beside the events (`catalogue.py`). Others may read the log
+and back it up while a server writes to it: `corerec events export`, or `sqlite3 LOG ".backup COPY"`. A plain copy of
+the file lacks what is still in LOG-wal.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from corerec.errors import DataError
+from corerec.serving.catalogue import CatalogueRow, from_text, to_text
 
 FORMAT_VERSION = 1
 ROWS_AT_ONCE = 200_000
@@ -29,6 +31,14 @@ SCHEMA = """
         timestamp ANY,
         rating REAL,
         event_id TEXT UNIQUE
+    ) STRICT
+"""
+CATALOGUE = """
+    CREATE TABLE IF NOT EXISTS catalogue (
+        number INTEGER PRIMARY KEY AUTOINCREMENT,
+        item_id ANY NOT NULL UNIQUE,
+        title TEXT,
+        features TEXT NOT NULL
     ) STRICT
 """
 COLUMNS = "number, user_id, item_id, timestamp, rating, event_id"
@@ -137,6 +147,43 @@ class EventLog:
                 raise OSError(f"{self.path} cannot be written: {error}") from error
             self._count -= len(numbers)
 
+    def append_items(self, rows: Sequence[CatalogueRow]) -> None:
+        """Write items of the catalogue down, all or none, in the place of older rows of the same ids.
+
+        Raises:
+            OSError: they could not be written, or the file is not in its place any more.
+        """
+        with self._lock:
+            self._check_files()
+            try:
+                self._database.execute("BEGIN IMMEDIATE")
+                self._database.executemany(
+                    "INSERT OR REPLACE INTO catalogue (item_id, title, features) VALUES (?, ?, ?)",
+                    [(row.item_id, row.title, to_text(row.features)) for row in rows],
+                )
+                self._database.execute("COMMIT")
+            except sqlite3.Error as error:
+                with contextlib.suppress(sqlite3.Error):
+                    if self._database.in_transaction:
+                        self._database.execute("ROLLBACK")
+                raise OSError(f"{self.path} cannot be written: {error}") from error
+            self._check_files()
+
+    def read_items(self, after: int = 0) -> tuple[list[CatalogueRow], int]:
+        """The items of the catalogue behind number `after`, and the number of the last.
+
+        Raises:
+            DataError: the file is damaged.
+        """
+        query = "SELECT number, item_id, title, features FROM catalogue WHERE number > ? ORDER BY number"
+        with self._lock:
+            try:
+                rows = self._database.execute(query, (after,)).fetchall()
+                items = [CatalogueRow(item_id, title, from_text(features)) for _, item_id, title, features in rows]
+            except (sqlite3.Error, ValueError, TypeError) as error:
+                raise _damaged(self.path, error) from None
+        return items, rows[-1][0] if rows else after
+
     def read(self, after: int = 0) -> Iterator[EventColumns]:
         """The events behind number `after`, `ROWS_AT_ONCE` at a time.
 
@@ -208,6 +255,7 @@ class EventLog:
             if self.path is None:
                 _create(database)
             check(database, self.path)
+            database.execute(CATALOGUE)
             # FULL: a commit returns when the disk has it. NORMAL would survive kill -9, but not a power failure.
             database.execute("PRAGMA synchronous = FULL")
             (self._count,) = database.execute("SELECT count(*) FROM events").fetchone()

@@ -6,10 +6,10 @@ import hashlib
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import compress
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from corerec.engines.bert4rec import Bert4Rec
 from corerec.engines.bert4rec.fitted import WITHOUT_USERS
 from corerec.errors import CorerecError, DataError, NotFittedError, UnknownIdError
 from corerec.serving.candidates import CandidateLists
+from corerec.serving.catalogue import CatalogueRow, apply_rows, features_frame, titles_of
 from corerec.serving.events import EventLog, LoggedEvent
 from corerec.serving.known_events import KnownEvents
 from corerec.serving.settings import ServerSettings
@@ -41,8 +42,16 @@ class Served:
     titles: TitleIndex
     candidates: CandidateLists
     num_fitted_users: int
+    num_fitted_items: int
     fingerprint: str
     """Hexadecimal: equal where a model was fitted on the same events."""
+
+
+class _Logged(NamedTuple):
+    """The numbers of the last event and the last item of the log that a model knows."""
+
+    event: int
+    item: int
 
 
 @dataclass(frozen=True)
@@ -61,6 +70,16 @@ class Taken:
     """Events that are new, and on disk."""
     unknown_items: list[Any]
     """Items that the model does not know, once each."""
+
+
+@dataclass(frozen=True)
+class Added:
+    """What became of items of the catalogue."""
+
+    added: int
+    """Items that the model did not know."""
+    known_items: list[Any]
+    """Items that events were about: they stay as they were fitted."""
 
 
 class LiveModel:
@@ -84,13 +103,13 @@ class LiveModel:
         events: the log; None keeps events in memory only.
         """
         self.path = path
-        self._titles = titles or {}
+        self._titles = dict(titles or {})
         self._candidate_files = candidate_files
         self._events = EventLog(None) if events is None else events
         self._settings = settings or ServerSettings()
         self.now, _ = self._prepared(model)
 
-    def load(self) -> tuple[Served, int]:
+    def load(self) -> tuple[Served, _Logged]:
         """The model of the file as it is now, with the log's events; for `take_over`.
 
         Raises:
@@ -100,10 +119,14 @@ class LiveModel:
         assert self.path is not None
         return self._prepared(Bert4Rec.load(self.path, device=str(self.now.model.device)))
 
-    def take_over(self, loaded: tuple[Served, int]) -> None:
-        """Make a loaded model the one in service, once it has observed what was logged since."""
+    def take_over(self, loaded: tuple[Served, _Logged]) -> None:
+        """Make a loaded model the one in service, once it knows what was logged since."""
         served, last = loaded
-        self._replay(served.model, after=last)
+        rows, _ = self._events.read_items(last.item)
+        if rows:
+            apply_rows(served.model, rows)
+            served = self._served(served.model, served.num_fitted_users, served.num_fitted_items)
+        self._replay(served.model, after=last.event)
         self.now = served
 
     def observe(self, batches: Sequence[EventBatch]) -> list[Taken | Exception]:
@@ -130,6 +153,47 @@ class LiveModel:
         for at, rows in zip(good, taken, strict=True):
             outcomes[at] = self._observed(rows)
         return outcomes
+
+    def add_items(self, batches: Sequence[Sequence[CatalogueRow]]) -> list[Added | Exception]:
+        """Log batches of items, each whole or not at all, and let the model rank them by their features.
+
+        Returns:
+            for each batch what became of it, or why none was taken: DataError for a model without features of items,
+            or a value that does not suit its column; UnknownIdError for an id of a type that no item has;
+            LimitReachedError; OSError where the log cannot be written.
+        """
+        outcomes: list[Added | Exception] = []
+        for rows in batches:
+            try:
+                outcomes.append(self._added(rows))
+            except CorerecError as error:
+                outcomes.append(error)
+            except OSError as error:
+                log.error("the event log failed: %s", error)
+                outcomes.append(error)
+        return outcomes
+
+    def _added(self, rows: Sequence[CatalogueRow]) -> Added:
+        served = self.now
+        model = served.model
+        frame = features_frame(model, rows)
+        new = {row.item_id for row in rows if not model.items.number_or_zero(row.item_id)}
+        if any(map(_is_too_large, new)):
+            raise UnknownIdError("ids are whole numbers of 64 bits, and one here is none")
+        if len(model.items) - served.num_fitted_items + len(new) > self._settings.max_new_items:
+            raise LimitReachedError(
+                f"{self._settings.max_new_items:,} new items are as many as this server takes: fit again with them"
+            )
+        known = [row.item_id for row in rows if not model.fitted.is_new(model.items.encode([row.item_id]))[0]]
+        self._events.append_items(rows)
+        model.add_items(frame)
+        added = [row.item_id for row in rows if row.item_id in new]
+        self.now = replace(
+            served,
+            titles=served.titles.with_more(added, titles_of(rows) | self._titles),
+            candidates=CandidateLists.read(self._candidate_files, model.items),
+        )
+        return Added(len(new), known)
 
     def close(self) -> None:
         self._events.close()
@@ -199,12 +263,27 @@ class LiveModel:
 
     # --------------------------------------------------------------------------------------------------- replaying
 
-    def _prepared(self, model: Bert4Rec) -> tuple[Served, int]:
+    def _prepared(self, model: Bert4Rec) -> tuple[Served, _Logged]:
         num_fitted_users = 0 if model.users is None else len(model.users)
-        last = self._replay(model, after=0)
+        num_fitted_items = len(model.items)
+        rows, last_item = self._events.read_items()
+        taken = apply_rows(model, rows)
+        if taken:
+            log.info("%s ranks %s items of the catalogue", model.name, f"{taken:,}")
+        if taken < len(rows):
+            log.warning(
+                "%s cannot rank %s items of the catalogue: it was fitted without items, or with other columns",
+                model.name,
+                f"{len(rows) - taken:,}",
+            )
+        last = self._replay(model, after=0)  # their events, too
+        return self._served(model, num_fitted_users, num_fitted_items), _Logged(last, last_item)
+
+    def _served(self, model: Bert4Rec, num_fitted_users: int, num_fitted_items: int) -> Served:
         popular = model.recommend(history=[], top_k=len(model.items), exclude_seen=False)
+        titles = TitleIndex(popular, titles_of(self._events.read_items()[0]) | self._titles)
         candidates = CandidateLists.read(self._candidate_files, model.items)
-        return Served(model, TitleIndex(popular, self._titles), candidates, num_fitted_users, _digest(model)), last
+        return Served(model, titles, candidates, num_fitted_users, num_fitted_items, _digest(model))
 
     def _replay(self, model: Bert4Rec, after: int) -> int:
         """Let a model observe the logged events behind number `after`, each once; the number of the last."""

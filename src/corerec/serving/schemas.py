@@ -55,6 +55,12 @@ def _checked_time(value: Any) -> int | float:
     raise ValueError("a time is a number up to 9e18 or a date as ISO 8601 writes it")
 
 
+def _checked_moment(value: Any) -> int | float | str:
+    """A number or a date as it is: the model brings it to its log's unit."""
+    _checked_time(value)
+    return value
+
+
 def _checked_candidates(value: Any) -> list[Any] | str | None:
     """Item ids, or the name of a list that the server holds."""
     if value is None or (type(value) is str and 1 <= len(value) <= MAX_ID_LENGTH):
@@ -87,6 +93,7 @@ _CANDIDATES_SCHEMA: Any = {
 
 Id = Annotated[Any, BeforeValidator(_checked_id), WithJsonSchema(_ID_SCHEMA)]
 Time = Annotated[Any, BeforeValidator(_checked_time), WithJsonSchema(_TIME_SCHEMA)]
+Moment = Annotated[Any, BeforeValidator(_checked_moment), WithJsonSchema(_TIME_SCHEMA)]
 KnownId = Annotated[
     Any,
     PlainSerializer(exact_in_javascript, when_used="json"),
@@ -136,7 +143,10 @@ class RecommendRequest(Request):
         json_schema_extra={
             "oneOf": [
                 {"required": ["user_id"], "properties": {"user_id": _ID_SCHEMA, "history": {"type": "null"}}},
-                {"required": ["history"], "properties": {"history": {"type": "array"}, "user_id": {"type": "null"}}},
+                {
+                    "required": ["history"],
+                    "properties": {"history": {"type": "array"}, "user_id": {"type": "null"}, "at": {"type": "null"}},
+                },
             ],
             "examples": [{"history": [50, 181, 172], "top_k": 5}],
         }
@@ -150,6 +160,13 @@ class RecommendRequest(Request):
             max_length=MAX_HISTORY,
             description="Item ids, oldest first. Unknown ones are skipped and named in unknown_items; of an empty "
             "history the answer is what is popular.",
+        ),
+    ] = None
+    at: Annotated[
+        Moment | None,
+        Field(
+            description="The moment to recommend for, with user_id: a number in the fitted log's own unit, or a date. "
+            "null is now, where the log's times count from 1970. It makes a difference to a model that reads time."
         ),
     ] = None
     top_k: TopK = 10
@@ -168,6 +185,8 @@ class RecommendRequest(Request):
     def _one_of_two(self) -> Self:
         if (self.user_id is None) == (self.history is None):
             raise ValueError("give either user_id or history, one of the two")
+        if self.at is not None and self.user_id is None:
+            raise ValueError("at goes with user_id: when the events of a history happened is not known")
         return self
 
 
@@ -192,6 +211,9 @@ class RankedItem(Answer):
     item_id: KnownId
     title: str | None
     probability: Annotated[float, Field(ge=0, description="Of being the next item, over the whole catalogue.")]
+    is_new: Annotated[
+        bool, Field(description="No event of the fitted log was about the item: it was ranked by its features alone.")
+    ]
 
 
 class Recommendation(RankedItem):
@@ -365,6 +387,8 @@ class ModelInfo(Answer):
     num_events: int
     max_seq_len: int
     has_titles: bool
+    features: Annotated[list[str], Field(description="Columns of items that the model reads, for /v1/catalogue.")]
+    reads_time: Annotated[bool, Field(description="Whether the moment of a question makes a difference.")]
     candidates: Annotated[list[str], Field(description="Names of the candidate lists that requests may use.")]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -67,12 +68,17 @@ def do_all(jobs: Sequence[Callable[[], Any]]) -> list[Any]:
 
 
 def reasons_for(
-    model: Bert4Rec, item_ids: Sequence[Any], user_id: Any = None, history: Sequence[Any] | None = None
+    model: Bert4Rec,
+    item_ids: Sequence[Any],
+    user_id: Any = None,
+    history: Sequence[Any] | None = None,
+    at: Any = None,
 ) -> list[list[Reason]]:
     """For each item at most three events that spoke for it, the weightiest first; the newer of two equals first."""
-    times = None
+    times, asked_at = None, math.nan
     if history is None:
         known = model.fitted.known_histories()
+        asked_at = known.moment(at)
         row = known.select(known.users.encode([user_id]))
         events, times = model.items.decode(row.items), row.times
     else:
@@ -82,7 +88,7 @@ def reasons_for(
     numbers, asked = model.items.encode(events), model.items.encode(list(item_ids))
     transitions = model.fitted.transitions
     weights = event_weights(
-        model.fitted.network, numbers, asked, transitions=transitions, newest=EXPLAINED, times=times
+        model.fitted.network, numbers, asked, transitions=transitions, newest=EXPLAINED, times=times, asked_at=asked_at
     )
     followed = how_often_followed(transitions, numbers, asked)
     newest = int(np.flatnonzero(numbers)[-1]) if numbers.any() else -1

@@ -3,6 +3,7 @@
 recommend                           many questions at once, scored together, in a thread of their own
 explain, fill-in, predict, similar  one piece at a time, in one thread: each kind has its turn, whatever waits of others
 events                              what is observed: to disk first, then to the model
+catalogue                           items that are added: to disk first, then to the model, in the events' thread
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -20,7 +21,8 @@ from starlette.requests import Request
 from corerec.errors import CorerecError, UnknownIdError
 from corerec.queries import Recommendations
 from corerec.serving.batching import Batcher, ClientLeftError, QueueFullError, TooLateError, running
-from corerec.serving.live import EventBatch, LimitReachedError, LiveModel, Taken
+from corerec.serving.catalogue import CatalogueRow
+from corerec.serving.live import Added, EventBatch, LimitReachedError, LiveModel, Taken
 from corerec.serving.metrics import ServerMetrics
 from corerec.serving.problem import QUEUE_FULL
 from corerec.serving.scoring import Ask, answer_all, do_all
@@ -29,7 +31,7 @@ from corerec.serving.settings import ServerSettings
 log = logging.getLogger(__name__)
 
 PIECES = ("explain", "fill-in", "predict", "similar")
-QUEUES = ("recommend", "events", *PIECES)
+QUEUES = ("recommend", "events", "catalogue", *PIECES)
 
 
 class ModelService:
@@ -68,7 +70,21 @@ class ModelService:
             on_batch=self.metrics.batch("events"),
             **bounds,
         )
-        self.queues: dict[str, Batcher[Any, Any]] = {"recommend": self.recommend, "events": self.events, **self.pieces}
+        # In the events' thread: an item that is added is known to the next event.
+        self.catalogue: Batcher[Sequence[CatalogueRow], Added] = Batcher(
+            live.add_items,
+            self._event_thread,
+            batch_size=1,
+            window_s=0,
+            on_batch=self.metrics.batch("catalogue"),
+            **bounds,
+        )
+        self.queues: dict[str, Batcher[Any, Any]] = {
+            "recommend": self.recommend,
+            "events": self.events,
+            "catalogue": self.catalogue,
+            **self.pieces,
+        }
         self._tell_of_the_model()
 
     @contextlib.asynccontextmanager

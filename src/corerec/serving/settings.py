@@ -35,6 +35,8 @@ class ServerSettings:
     """How long a connection may stay open without a further request, and how long a client may not read an answer."""
     max_new_users: int = 1_000_000
     """Users that appear by their events; events of further ones are refused until the next fit knows them."""
+    max_new_items: int = 100_000
+    """Items that /v1/catalogue adds; further ones are refused until the next fit knows them."""
     max_user_events: int = 100_000
     """Events of one user, fitted ones included; further ones are refused."""
     max_log_events: int = 5_000_000
@@ -47,7 +49,7 @@ class ServerSettings:
     def __post_init__(self) -> None:
         for name in (
             "batch_size", "queue_size", "max_body_bytes", "retry_after_s", "max_connections", "idle_timeout_s",
-            "max_new_users", "max_user_events", "max_log_events",
+            "max_new_users", "max_new_items", "max_user_events", "max_log_events",
         ):  # fmt: skip
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, not {getattr(self, name)}")

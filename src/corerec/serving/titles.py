@@ -32,6 +32,11 @@ class TitleIndex:
         self._text = "\n".join(["", *names, ""])
         self._starts = list(accumulate((len(name) + 1 for name in names), initial=1))
 
+    def with_more(self, item_ids: Sequence[Any], titles: Mapping[str, str]) -> TitleIndex:
+        """The same items with more behind them, and titles that replace theirs."""
+        known = {str(item_id): title for item_id, title in self._titles.items()}
+        return TitleIndex([*self._ids, *item_ids], known | titles)
+
     @property
     def has_titles(self) -> bool:
         return bool(self._titles)

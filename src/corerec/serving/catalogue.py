@@ -1,0 +1,121 @@
+"""Items added to a running server: the rows of /v1/catalogue, kept in the event log's database and applied again.
+
+    POST /v1/catalogue -> checked by the model's columns -> on disk -> the model ranks them -> the client is told
+
+At start, and by every model that is loaded later, the rows are applied again, but for items that the model was fitted
+on.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from corerec.data.item_features import ITEM_ID, FeatureColumn, FeatureTable
+from corerec.engines.bert4rec import Bert4Rec
+from corerec.errors import CorerecError, DataError
+
+log = logging.getLogger(__name__)
+
+
+class CatalogueRow(NamedTuple):
+    """One item: its id as the client sent it, a title for the page, and the values of its columns."""
+
+    item_id: Any
+    title: str | None
+    features: Mapping[str, Any]
+
+
+def columns_of(model: Bert4Rec) -> list[str]:
+    """The names of the columns that the model was fitted with; none where it was fitted without items."""
+    content = model.fitted.content
+    return [] if content is None else [column.name for column in content.table.columns]
+
+
+def features_frame(model: Bert4Rec, rows: Sequence[CatalogueRow], *, is_strict: bool = True) -> pd.DataFrame:
+    """The rows as a table that `Bert4Rec.add_items` takes: all columns of the model, missing values where none is told.
+
+    Args:
+        is_strict: a column that the model does not have is an error; else it is left out.
+    Raises:
+        DataError: the model was fitted without items, or a value does not suit its column.
+    """
+    content = model.fitted.content
+    if content is None:
+        raise DataError("this model knows no features of items: fit one with a table of items (corerec fit --items)")
+    table: FeatureTable = content.table
+    names = {column.name for column in table.columns}
+    if is_strict:
+        for row in rows:
+            if strange := sorted(row.features.keys() - names):
+                raise DataError(f"the model has no column {strange[0]!r}; its columns are {', '.join(sorted(names))}")
+    frame: dict[str, Any] = {ITEM_ID: pd.Series([row.item_id for row in rows], dtype=object)}
+    for column in table.columns:
+        values = [_suited(column, row.item_id, row.features.get(column.name)) for row in rows]
+        frame[column.name] = pd.Series(values, dtype=None if column.kind == "number" else object)
+    return pd.DataFrame(frame)
+
+
+def apply_rows(model: Bert4Rec, rows: Sequence[CatalogueRow]) -> int:
+    """Add logged rows to a model that may be another than the one that took them; how many it can rank."""
+    if not rows:
+        return 0
+    try:
+        model.add_items(features_frame(model, rows, is_strict=False))
+        return len(rows)
+    except CorerecError:  # rows of another model's columns are among them: halves of the list find out which
+        if len(rows) == 1:
+            return 0
+        middle = len(rows) // 2
+        return apply_rows(model, rows[:middle]) + apply_rows(model, rows[middle:])
+
+
+def titles_of(rows: Iterable[CatalogueRow]) -> dict[str, str]:
+    """Item id, as text -> title, of the rows that have one."""
+    return {str(row.item_id): row.title for row in rows if row.title is not None}
+
+
+def to_text(features: Mapping[str, Any]) -> str:
+    return json.dumps(features, ensure_ascii=False)
+
+
+def from_text(text: str) -> dict[str, Any]:
+    """Raises:
+    ValueError: no server wrote this.
+    """
+    features = json.loads(text)
+    if not isinstance(features, dict):
+        raise ValueError("features that are no object")
+    return features
+
+
+def _suited(column: FeatureColumn, item_id: Any, value: Any) -> Any:
+    """A value as its column reads it.
+
+    Raises:
+        DataError: it is of another kind.
+    """
+    if value is None:
+        return None if column.kind != "number" else float("nan")
+    is_list = isinstance(value, list)
+    numbers = is_list and all(isinstance(part, int | float) and not isinstance(part, bool) for part in value)
+    if column.kind == "vector" and numbers and len(value) == len(column.mean):
+        return value
+    if column.kind == "category" and not (is_list and value and numbers):
+        return value
+    if column.kind == "number" and isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    if column.kind == "number" and isinstance(value, str):
+        date = pd.to_datetime(value, errors="coerce", utc=True, format="ISO8601")
+        if not pd.isna(date):
+            return date.timestamp()
+    wanted = {
+        "vector": f"a list of {len(column.mean):,} numbers",
+        "category": "a text, or a list of texts",
+        "number": "a number, or a date as ISO 8601 writes it",
+    }[column.kind]
+    raise DataError(f"the column {column.name!r} of item {item_id!r} needs {wanted}")
