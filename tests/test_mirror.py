@@ -12,6 +12,7 @@ UNTESTED = {  # a module without a file of tests, and why
     Path("__main__.py"): "one call; cli/test_app.py runs python -m corerec",
 }
 WITHOUT_MODULE = {  # a file of tests without a module, and why
+    Path("cli/test_items.py"): "the options --items and --at of fit, update, evaluate and recommend together",
     Path("serving/test_page.py"): "the page's scripts, serving/page/*.js, in a browser",
 }
 
