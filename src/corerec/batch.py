@@ -87,8 +87,8 @@ def score(
         histories: instead of users: a log (`read_events(path).interactions()`), whose users' events are the histories.
             Items that the model never saw are left out, as `on_unknown` says. A log takes about 60 bytes an event.
         at: the moment to recommend for, one for all: a number of the times' unit, or a date; None: not known.
-        shard: (i, n): only the i-th of n runs of neighbouring users, i from 0. The rows of all n shards, one after
-            another, are those of one run, bit for bit.
+        shard: (i, n): score part i, from 0, of the users split in their order into n parts. The rows of all n parts,
+            in order, equal those of a single run, bit for bit.
         device: where a model file is loaded to.
         verbose: show progress on stderr: a bar in a terminal, a line every ten seconds elsewhere.
         rules: exclude_seen, exclude, candidates, min_rating, on_unknown, diversity, max_per_group, groups and

@@ -24,9 +24,10 @@ def use_plain_kernels() -> bool:
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor, gelu: bool = False) -> Tensor:
-    """F.linear, then F.gelu if asked; by oneDNN on a CPU without gradients, for inputs of ONEDNN_FROM values or more.
+    """F.linear, then F.gelu if asked.
 
-    PyTorch multiplies float32 by MKL, which takes twice as long on AMD's processors (`benchmarks/LAB.md`). oneDNN also
+    On a CPU, and without gradients, oneDNN computes both for inputs of ONEDNN_FROM values or more. PyTorch itself
+    multiplies float32 with MKL, which takes twice as long on AMD's processors (`benchmarks/LAB.md`). oneDNN also
     applies the GELU while a value is still in a register.
     """
     plain = x.numel() < ONEDNN_FROM or x.device.type != "cpu" or torch.is_grad_enabled()

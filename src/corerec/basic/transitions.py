@@ -51,13 +51,13 @@ def count_transitions(store: SequenceStore, num_items: int) -> tuple[np.ndarray,
 def leave_one_out_fit(
     last: np.ndarray, items: np.ndarray, counts: np.ndarray, num_items: int
 ) -> tuple[np.ndarray, float]:
-    """Discounts and a concentration, from how well a log's transitions foresee each other.
+    """Discounts and a concentration, from how well a log's transitions predict each other.
 
-    Each transition is left out in turn, and foreseen from the others of the same item by the formula of
-    `TransitionModel`, with the items' shares of all transitions in the network's place. The discounts and the
+    Each transition is left out in turn, and predicted from the others of the same item by the formula of
+    `TransitionModel`. The items' shares of all transitions stand in for the network. The discounts and the
     concentration are the most likely ones (Ney, Essen & Kneser 1995: leaving-one-out), with discounts that rise with
     the count by 1 at most. Closed forms from counts of counts, such as modified Kneser-Ney's (Chen & Goodman 1999),
-    take items of even frequency for accidents: of a chain that was followed nine times in ten they left a fifth.
+    take items of even frequency for accidents. Of a chain that was followed nine times in ten they left a fifth.
 
     Args:
         last, items, counts: int (P,), each pair of an item and one that followed it, and how often it did.
@@ -107,16 +107,16 @@ class TransitionModel:
 
         sequences [[1, 2, 1, 3], [1, 2]]  ->  1: {2: 2, 3: 1}, 2: {1: 1}, 3: {}
 
-    In a log of short histories a network ranks below a plain count of what followed the last item (Amazon Beauty;
-    `benchmarks/by_history.py` measures it), because a catalogue's rare items are met too seldom to be learned, but not
-    too seldom to be remembered. A count by itself is no probability: most pairs of a sparse log are accidents that
-    never come again. So each count is discounted, and the network takes the mass that this frees, as the base measure
-    of a Pitman-Yor process does (Teh 2006, equation 8, with one discount for each of three counts):
+    In a log of short histories, such as Amazon Beauty, a network ranks below a plain count of what followed the last
+    item (`benchmarks/by_history.py`). Rare items occur too seldom for the network to learn, but often enough to count.
+    A count by itself is no probability: most pairs of a sparse log are accidents that never come again. So each count
+    is discounted, and the network takes the mass that this frees, as the base measure of a Pitman-Yor process does.
+    This is equation 8 of Teh (2006), with one discount for each of three counts:
 
         p(i) = (1 - w) p_network(i) + (c_i - D(c_i)) / (N + theta),      w = sum over i of what is added
 
-    with c_i the times that i followed the last item, N all times that anything did, D the discounts, and the
-    concentration theta: how many observations the network's opinion is worth. It depends on the history's n events,
+    Here c_i is how often i followed the last item, N how often anything did, and D the discounts. The concentration
+    theta is how many observations the network's opinion is worth. It depends on the history's n events,
 
         log theta = concentration[0] + concentration[1] (log n - TYPICAL_LOG_LENGTH)
 

@@ -68,7 +68,7 @@ def recommend(
         ),
     ] = None,
     shard: Annotated[
-        str, _many("Only the i-th of n runs of neighbouring users, i from 0: 0/2 and 1/2 make a whole.", metavar="I/N")
+        str, _many("Only part i, from 0, of the users split in their order into n parts: 0/2, then 1/2.", metavar="I/N")
     ] = "0/1",
     top_k: Annotated[int, typer.Option("--top-k", "-k", min=1, help="How many at most.")] = 10,
     at: AtTime = None,

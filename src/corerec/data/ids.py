@@ -37,7 +37,10 @@ def canonical_id(an_id: Any) -> Any:
 
 
 def whole_number(text: str) -> int | None:
-    """The whole number that a text writes as a program would: "7", "-7", "7.0" or "1e+16", not "007", "+7" or "1e3"."""
+    """Parse a whole number in the form that Python prints, such as "7", "-7", "7.0" or "1e+16".
+
+    Any other text gives None, such as "007", "+7" or "1e3".
+    """
     match = WHOLE_TEXT.fullmatch(text)
     if match:
         return int(match[1])

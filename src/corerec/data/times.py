@@ -57,9 +57,9 @@ def time_column(values: Any, day_first: bool | None = None) -> np.ndarray:
 
 
 def time_unit(times: np.ndarray | None) -> str | None:
-    """The unit that times count since 1970: "s", "ms", "us" or "ns"; None for steps, or for another clock.
+    """The unit of times that count from 1970: "s", "ms", "us" or "ns". None for other numbers, such as row numbers.
 
-    Recognised by the newest time, which has to lie between 1973 and 2128.
+    The newest time decides: in that unit, it lies between 1973 and 2128.
     """
     return None if times is None or not len(times) else unit_of(times.max())
 

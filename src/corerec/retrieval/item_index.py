@@ -258,9 +258,9 @@ class ItemIndex:
         return block
 
     def _score_blocks(self, states: Tensor, allowed: np.ndarray | None = None) -> Iterator[tuple[int, Tensor]]:
-        """Scores of all items, or of the allowed, a block at a time: its first column, and float32 (B, block).
+        """Score all items, or the allowed ones, a block at a time.
 
-        Each block overwrites the one before.
+        Each result is a block's first column and its scores, float32 (B, block). Each block overwrites the one before.
         """
         columns, width = self._columns_and_width(len(states), allowed)
         buffer = states.new_empty(len(states) * width)

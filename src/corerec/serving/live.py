@@ -56,7 +56,10 @@ class _Logged(NamedTuple):
 
 @dataclass(frozen=True)
 class EventBatch:
-    """Events that are taken all or none; those of unknown items are refused or, for the next fit, logged only."""
+    """Events that the server takes all together or not at all.
+
+    With `on_unknown="raise"` an unknown item refuses the batch. Otherwise its events are only logged, for the next fit.
+    """
 
     events: Sequence[LoggedEvent]
     on_unknown: OnUnknown = "warn"
@@ -83,7 +86,7 @@ class Added:
 
 
 class LiveModel:
-    """Answers come from `now`. `observe` and `take_over` belong to one thread: no event falls between two models."""
+    """Answers come from `now`. One thread calls `observe` and `take_over`, so no event is lost between two models."""
 
     def __init__(
         self,
@@ -120,7 +123,7 @@ class LiveModel:
         return self._prepared(Bert4Rec.load(self.path, device=str(self.now.model.device)))
 
     def take_over(self, loaded: tuple[Served, _Logged]) -> None:
-        """Make a loaded model the one in service, once it knows what was logged since."""
+        """Put a loaded model in service, after it has taken the items and events that were logged since `load`."""
         served, last = loaded
         rows, _ = self._events.read_items(last.item)
         if rows:

@@ -158,7 +158,7 @@ async def _run(process: uvicorn.Server, server: ModelService, listener: socket.s
 
 @contextlib.contextmanager
 def _hangups() -> Iterator[list[int]]:
-    """The SIGHUPs that arrive while there is no event loop: noted, where each would otherwise end the process."""
+    """Collect the SIGHUPs that arrive while no event loop handles them. By default, each would end the process."""
     noted: list[int] = []
     if sys.platform == "win32":
         yield noted

@@ -32,7 +32,7 @@ class Ask:
 def answer_all(asks: Sequence[Ask]) -> list[Recommendations | Exception]:
     """Every query's answer, or its own error, in the order asked.
 
-    Queries to the same model are scored together; just after a reload there may be two.
+    Queries to the same model are scored together. Just after a reload, the queries may be to two models.
     """
     answers: list[Any] = [None] * len(asks)
     for served in {id(ask.served): ask.served for ask in asks}.values():
@@ -57,7 +57,7 @@ def _alone(served: Served, query: Query) -> Recommendations | Exception:
 
 
 def do_all(jobs: Sequence[Callable[[], Any]]) -> list[Any]:
-    """The results of other work with the model, or its errors."""
+    """Run each job, and give its result or the CorerecError that it raised, in the order of the jobs."""
     results = []
     for job in jobs:
         try:
