@@ -35,7 +35,7 @@ class TitleIndex:
     def with_more(self, item_ids: Sequence[Any], titles: Mapping[str, str]) -> TitleIndex:
         """The same items with more behind them, and titles that replace theirs."""
         known = {str(item_id): title for item_id, title in self._titles.items()}
-        return TitleIndex([*self._ids, *item_ids], known | titles)
+        return TitleIndex([*self._ids, *item_ids], known | dict(titles))
 
     @property
     def has_titles(self) -> bool:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+import torch.nn.functional as F
 
 from corerec.basic.rating_model import fit_ratings, is_a_scale
 from corerec.basic.transitions import TransitionModel
@@ -43,9 +44,13 @@ from corerec.engines.bert4rec.training_checkpoint import (
 from corerec.engines.bert4rec.training_state import TrainingState, moments_of, seed_for
 from corerec.errors import DataError, DistributedError
 from corerec.evaluation.evaluate import evaluate
+from corerec.retrieval.topk import exclude_
 
 MOST_PROBES = 1024
 FEWEST_PROBES = 100  # fewer are too few to tell
+PROBED_SCORES = 2**24  # held at once
+FEWEST_NEW = 10  # items, to calibrate by them
+FIRST_PLACES = 10  # of which new items are to take their share
 OnEvent = Callable[[StepResult | EpochResult], bool | None]
 
 
@@ -118,7 +123,7 @@ def fit_model(
     if table is not None and items is not None:
         others = int((log.items.encode(items[ITEM_ID]) == 0).sum())
         rate = validated_rate(train, valid, len(log.items), others)
-        content = _content(network, table, log.sequences, log.items, rate)
+        content = _content(network, table, items, log, counted, rate, train_config.seed)
     ratings = None
     if is_a_scale(log.sequences.ratings):
         ratings = fit_ratings(log.sequences, network.item_vectors())
@@ -149,25 +154,55 @@ def _rows_in_order(frame: pd.DataFrame, items: Vocabulary) -> pd.DataFrame:
     return ordered.where(pd.Series(rows >= 0), None) if (rows < 0).any() else ordered
 
 
+@torch.no_grad()
 def _content(
-    network: Bert4RecNetwork, table: FeatureTable, store: SequenceStore, items: Vocabulary, rate: float | None
+    network: Bert4RecNetwork,
+    table: FeatureTable,
+    frame: pd.DataFrame,
+    log: Interactions,
+    transitions: TransitionModel,
+    rate: float | None,
+    seed: int,
 ) -> ItemContent:
-    """Take the content out of a trained network, and calibrate items that are known by it alone.
+    """Take the content out of a trained network, and calibrate the items that are known by it alone.
+
+    Where the table has too few such items, a random tenth of the others stand in for them.
 
     Args:
+        frame: the table of items.
+        transitions: of the fitted events, as `recommend` blends them in.
         rate: the share of events that a new item gets; None estimates it from the log.
     """
     encoder = network.absorb_content()
     assert encoder is not None
-    content = ItemContent(table, encoder.cpu())
+    content, store = ItemContent(table, encoder.cpu()), log.sequences
+    numbers = log.items.encode(frame[ITEM_ID])
+    stand_ins = np.flatnonzero(encoder.counts.numpy()[numbers] == 0)
+    if len(stand_ins) < FEWEST_NEW:
+        drawn = np.random.default_rng(seed_for(seed, "new items")).permutation(np.flatnonzero(numbers))
+        stand_ins = drawn[: max(FEWEST_NEW, len(drawn) // 10)]
+    some = frame.iloc[stand_ins]
+    vectors, biases = (part.to(network.device) for part in content.rows(some[ITEM_ID].tolist(), table.read(some)))
+    own = numbers[stand_ins]
+    column_of = torch.full((len(log.items) + 1,), len(own))
+    column_of[own] = torch.arange(len(own))
     rows = np.flatnonzero(store.lengths)
-    some = store.select(rows[:: max(1, len(rows) // MOST_PROBES)])
-    states = next_states(network, some)
-    normalizers = score_states(network, states)[:, 1:].logsumexp(1)
-    content = content.calibrated(
-        states.cpu(), normalizers.cpu(), rate or new_item_rate(store, network.config.num_items)
-    )
-    content.shift(network.item_bias, items)
+    histories = store.select(rows[:: max(1, len(rows) // MOST_PROBES)])
+    best, theirs = [], []
+    at_once = max(1, PROBED_SCORES // len(column_of))
+    for first in range(0, len(histories), at_once):
+        part = histories.select(np.arange(first, min(len(histories), first + at_once)))
+        states = next_states(network, part)
+        scores = exclude_(transitions.blend_(score_states(network, states), part), part)
+        scores[:, own[own > 0]] = -torch.inf
+        best.append(scores.topk(min(FIRST_PLACES, scores.shape[1])).values.cpu())
+        new = F.pad(torch.addmm(biases, states, vectors.T), (0, 1)).cpu()
+        rows_of = torch.from_numpy(np.repeat(np.arange(len(part)), part.lengths))
+        new[rows_of, column_of[torch.from_numpy(part.items).long()]] = -torch.inf  # seen; the last column is nobody's
+        theirs.append(new[:, :-1])
+    share = (rate or new_item_rate(store, len(log.items))) * len(own)
+    content = content.calibrated(torch.cat(best), torch.cat(theirs), share)
+    content.shift(network.item_bias, log.items)
     return content
 
 

@@ -28,6 +28,7 @@ from corerec.data.vocabulary import Vocabulary
 DROP_IDS = 0.1  # share of the items whose id is left out of a training step, where all items differ in content
 OUT_OF_THE_RACE = -1e4  # a logit whose exponential is 0
 TIE_BREAK = 1e-3  # of a log-probability
+MOST_NEW = 0.5  # of the first places
 NEWEST = 0.1  # share of the log by which the rate of new items is judged
 
 
@@ -139,20 +140,21 @@ class ItemContent:
         shifts = self.bias + TIE_BREAK * _spread(items.decode(rows.numpy()))
         biases[rows.to(biases.device)] += shifts.to(biases.device)
 
-    @torch.no_grad()
-    def calibrated(self, states: Tensor, log_normalizers: Tensor, rate: float) -> ItemContent:
-        """With a bias by which an item of content alone has the probability `rate` on average.
-
-        The fitted items stand in for new ones, their ids left out.
+    def calibrated(self, best: Tensor, scores: Tensor, share: float) -> ItemContent:
+        """With a bias by which new items take a share of the first places, and do not flood them.
 
         Args:
-            states: float32 (B, D), of some histories, on the CPU.
-            log_normalizers: float32 (B,), of these over the fitted items.
+            best: float32 (B, k), falling: the scores of the k best fitted items after each of some histories.
+            scores: float32 (B, n): those of new items, whose bias is 0 so far.
+            share: of the first k places.
         """
-        vectors, biases = self.encoder.vectors(None)[1:], self.encoder.biases(None)[1:]
-        scores = torch.addmm(biases, states, vectors.T) - log_normalizers[:, None]
-        mean = scores.double().flatten().logsumexp(0) - np.log(scores.numel())
-        return replace(self, bias=float(np.log(rate) - mean))
+        count = min(best.shape[1], scores.shape[1])
+        theirs = scores.topk(count, dim=1).values
+        # The j-th best new item is among the first k where it beats the fitted one at place k + 1 - j.
+        lacking = (best.flip(1)[:, :count] - theirs).flatten()
+        lacking = lacking[lacking.isfinite()].double()
+        share = min(MOST_NEW, share) * best.shape[1] / count
+        return replace(self, bias=float(torch.quantile(lacking, min(1.0, share))) if len(lacking) else 0.0)
 
 
 def _spread(item_ids: Sequence[Any]) -> Tensor:

@@ -12,13 +12,13 @@ from corerec.data.splitting import Holdout, leave_one_out
 from corerec.engines.bert4rec import Bert4Rec
 from corerec.engines.bert4rec.config import ModelConfig
 from corerec.engines.bert4rec.encoding import next_states, score_states
-from corerec.engines.bert4rec.item_encoder import distinctness, new_item_rate, validated_rate
+from corerec.engines.bert4rec.item_encoder import ItemContent, distinctness, new_item_rate, validated_rate
 from corerec.engines.bert4rec.training import build_network
 from corerec.errors import DataError, UnknownIdError
 
 NUM_ITEMS, KINDS = 30, 3
 ITEMS = pd.DataFrame({"item_id": range(NUM_ITEMS), "kind": [f"kind {item % KINDS}" for item in range(NUM_ITEMS)]})
-NEW = pd.DataFrame({"item_id": range(100, 106), "kind": [f"kind {item % KINDS}" for item in range(6)]})
+NEW = pd.DataFrame({"item_id": range(100, 112), "kind": [f"kind {item % KINDS}" for item in range(12)]})
 SETTINGS = {"epochs": 15, "hidden_dim": 16, "max_seq_len": 6, "batch_size": 16, "learning_rate": 1e-2, "dropout": 0.0}
 
 
@@ -109,11 +109,9 @@ def test_new_items_do_not_flood_the_list_and_are_marked(model):
     users, _, _ = walks()
     new = set(NEW.item_id)
     named = np.mean([[item in new for item in row] for row in model.batch_recommend(list(range(150)), 10)])
-    assert named < 0.5
-    probabilities = [dict(model.recommend(user, 36, with_scores=True, exclude_seen=False)) for user in range(40)]
-    mean = np.mean([p.get(item, 0.0) for p in probabilities for item in new])
-    store = SequenceStore.from_lists(model.fitted.histories.select(np.arange(1, 151)).items.reshape(150, -1).tolist())
-    assert mean == pytest.approx(new_item_rate(store, NUM_ITEMS), rel=1)
+    users, items, times = walks()
+    store = Interactions.from_columns(users, items, timestamps=times).sequences
+    assert named == pytest.approx(len(new) * new_item_rate(store, NUM_ITEMS), rel=0.3)
     numbers = model.items.encode([3, 100])
     assert model.fitted.is_new(numbers).tolist() == [False, True]
     assert len(users) == 900
@@ -241,3 +239,16 @@ def test_fit_more_starts_a_new_item_from_its_content(model):
     rows = grown.fitted.network.item_vectors()[grown.items.encode([300, 301])]
     torch.testing.assert_close(rows, vectors, atol=1e-5, rtol=0)
     assert grown.fitted.is_new(grown.items.encode([300, 301])).tolist() == [False, True]
+
+
+def test_new_items_take_their_share_of_the_first_places():
+    random = np.random.default_rng(0)
+    best = torch.from_numpy(-np.sort(-random.normal(size=(400, 10)), axis=1))
+    scores = torch.from_numpy(random.normal(-3, 2, (400, 30)))
+    content = ItemContent(FeatureTable.of(ITEMS), network_with_content().item_encoder)
+    for share in (0.05, 0.2, 0.4):
+        bias = content.calibrated(best, scores, share).bias
+        both = torch.cat([best, scores + bias], 1)
+        assert (both.topk(10).indices >= 10).double().mean() == pytest.approx(share, abs=0.01)
+    assert content.calibrated(best, scores[:, :3], 0.1).bias > content.calibrated(best, scores, 0.1).bias
+    assert content.calibrated(best, scores, 5.0).bias == content.calibrated(best, scores, 0.5).bias
