@@ -2,12 +2,18 @@
 
     python benchmarks/quality.py --data ml-1m-sasrec.txt.gz --seeds 3 --json-out results/quality_ml-1m.json
     python benchmarks/quality.py --data ml-1m-sasrec.txt.gz --set hidden_dim=64 --set epochs=20
+    python benchmarks/quality.py --data ml-100k/u.data --time --seeds 3
+    python benchmarks/quality.py --data grocery/train.csv.gz --items grocery/items.csv --time --split time
 
 Leave-one-out, the whole catalogue, the user's history excluded: the protocol of the published figures. Settings are the
 constructor's defaults but for what --set changes. Validation is watched, never trained on and never chosen by here:
 the last epoch's weights are tested, once, and so are those of the last epoch that ended within --budget seconds, as a
 training stopped there would leave them. Seconds are of training alone. Transitions are blended in, as `recommend` does;
 "network alone" is without. plot.py draws the curves, and peer_curve.py makes RecTools' to draw beside them.
+
+With --time (timestamps), --items (content) or --split time, a model is fitted as users fit it, without a curve. Its
+figures are given apart: of targets with training events (warm) and without (cold), with the query's time known and not.
+--split time takes the last tenth of the log as the test and the tenth before it as validation; the next event is asked.
 """
 
 from __future__ import annotations
@@ -22,6 +28,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
+import pandas as pd
 import torch
 import typer
 from rich.console import Console
@@ -29,7 +37,8 @@ from rich.table import Table
 
 from corerec.basic.popularity import Popularity
 from corerec.basic.transitions import LastItemMarkov, TransitionModel
-from corerec.data.splitting import Split, leave_one_out
+from corerec.data.interactions import Interactions
+from corerec.data.splitting import AskedAt, Holdout, Split, by_time, leave_one_out
 from corerec.data.tables import read_events
 from corerec.engines.bert4rec import Bert4Rec
 from corerec.engines.bert4rec.calibration import calibrate, hold_out_for_calibration
@@ -38,6 +47,8 @@ from corerec.engines.bert4rec.plan import TrainPlan
 from corerec.engines.bert4rec.training import EpochResult, build_network, train_epochs
 from corerec.engines.bert4rec.training_state import TrainingState
 from corerec.evaluation.evaluate import Scorer, evaluate
+from corerec.evaluation.metrics import ndcg
+from corerec.evaluation.ranking import rank_answers
 from machine import describe
 
 
@@ -107,6 +118,98 @@ def train_and_measure(
     return run
 
 
+def fit_and_measure(
+    split: Split[Interactions], settings: dict[str, Any], items: pd.DataFrame | None, reads_time: bool
+) -> dict[str, Any]:
+    """One seed: validation and test figures of a model fitted by `Bert4Rec.fit_interactions`."""
+    model = Bert4Rec(**({} if reads_time else {"clock": False}) | settings)
+    model.fit_interactions(split.train, split.valid, items=items)
+    run = {
+        "seed": model.train_config.seed,
+        "train_seconds": float(model.training_log["seconds"].sum()),
+        "reads_time": model.fitted.network.gap_scale is not None,
+        "valid": apart(model, split.valid),
+        "test": apart(model, split.test),
+    }
+    print(json.dumps({name: run[name] for name in ("seed", "reads_time", "valid")}), file=sys.stderr, flush=True)
+    return run
+
+
+def apart(model: Bert4Rec, asked: Holdout) -> dict[str, dict[str, dict[str, float]]]:
+    """{"known": {"warm": {"questions": 900, "HR@10": .2, "NDCG@10": .1}, "cold": ..., "all": ...}, "unknown": ...}"""
+    posed = asked.numbered_by(model.items)
+    targets = posed.targets.items[posed.targets.offsets[:-1]]
+    is_cold = model.fitted.is_new(targets)
+    groups = {"all": np.ones(len(targets), bool), "warm": ~is_cold, "cold": is_cold}
+    moments: dict[str, AskedAt] = {"unknown": "unknown"}
+    if posed.history.times is not None:
+        moments |= {"known": "target", "newest": "newest"}
+    found = {}
+    for name, moment in moments.items():
+        counts = np.ones(len(model.items) + 1, np.int64)
+        ranking = rank_answers(model.scorer, posed.asked_at(moment), 10, protocols=["excluded"], item_counts=counts)
+        ranks = ranking.ranks["excluded"]
+        found[name] = {
+            group: {
+                "questions": int(some.sum()),
+                "HR@10": float((ranks[some] <= 10).mean()),
+                "NDCG@10": float(ndcg(ranks, 10)[some].mean()),
+            }
+            for group, some in groups.items()
+            if some.any()
+        }
+    return found
+
+
+def parted(log: Interactions, by: str) -> Split[Interactions]:
+    """Leave-one-out; or the last two tenths of the log's time, as the module says."""
+    if by == "leave-one-out":
+        return leave_one_out(log)
+    if by != "time":
+        raise typer.BadParameter(f"must be leave-one-out or time, not {by}", param_hint="--split")
+    times = log.sequences.times
+    if times is None:
+        raise typer.BadParameter("the log has no times", param_hint="--split")
+    first, second = np.quantile(times, [0.8, 0.9])
+    return by_time(log, float(first), float(second), targets="next")
+
+
+def measure_apart(
+    data: Path, seeds: range, settings: dict[str, Any], items: Path | None, reads_time: bool, by: str
+) -> dict[str, Any]:
+    """Every figure of some seeds, warm and cold targets and known and unknown query times apart."""
+    from cold_items import items_of
+
+    log = read_events(data).interactions()
+    split = parted(log, by)
+    table = None if items is None else items_of(items, log.items)
+    runs = [fit_and_measure(split, settings | {"seed": seed}, table, reads_time) for seed in seeds]
+    about = {"data": data.name, "model": "corerec BERT4Rec", "machine": describe(), "settings": settings}
+    return about | {"split": by, "items": items and items.name, "time": reads_time, "runs": runs}
+
+
+def table_apart(record: dict[str, Any]) -> Table:
+    """Means over the seeds, and the spread of NDCG@10."""
+    runs = record["runs"]
+    shown = Table(title=f"{record['data']}, {record['split']}, whole catalogue, history excluded; {len(runs)} seeds")
+    for column in ("targets", "query time", "questions", "HR@10", "NDCG@10", "spread of NDCG@10"):
+        shown.add_column(column, justify="right")
+    for part in ("valid", "test"):
+        for moment, groups in runs[0][part].items():
+            for group, figures in groups.items():
+                each = [run[part][moment][group] for run in runs]
+                ndcgs = [one["NDCG@10"] for one in each]
+                shown.add_row(
+                    f"{part}, {group}",
+                    moment,
+                    f"{figures['questions']:,}",
+                    f"{statistics.mean(one['HR@10'] for one in each):.4f}",
+                    f"{statistics.mean(ndcgs):.4f}",
+                    f"{min(ndcgs):.4f} .. {max(ndcgs):.4f}",
+                )
+    return shown
+
+
 def tested(scorer: Scorer, split: Split) -> dict[str, dict[str, float]]:
     """{"NDCG@10": {"mean": .18, "standard_error": .003}, ...} on the test questions."""
     measures = evaluate(scorer, split.test).measures
@@ -127,12 +230,22 @@ def main(
     set_: Annotated[list[str] | None, typer.Option("--set", help="NAME=VALUE of the constructor.")] = None,
     look_every: Annotated[int, typer.Option(help="Epochs between looks at validation.")] = 5,
     budget: Annotated[float, typer.Option(help="Test also what so many training seconds leave.")] = 300,
+    split: Annotated[str, typer.Option(help="leave-one-out or time.")] = "leave-one-out",
+    items: Annotated[Path | None, typer.Option(help="A table of items, or the folder of MovieLens-100K.")] = None,
+    reads_time: Annotated[bool, typer.Option("--time", help="Read the log's timestamps.")] = False,
     threads: Annotated[int | None, typer.Option(help="CPU threads.")] = None,
     json_out: Annotated[Path | None, typer.Option(help="Where to write the figures.")] = None,
 ) -> None:
     if threads:
         torch.set_num_threads(threads)
     warnings.simplefilter("ignore")
+    if items is not None or reads_time or split != "leave-one-out":
+        asked = range(first_seed, first_seed + seeds), settings_of(set_ or []), items, reads_time, split
+        record = measure_apart(data, *asked)
+        Console().print(table_apart(record))
+        if json_out:
+            json_out.write_text(json.dumps(record, indent=2) + "\n")
+        return
     record = measure(data, range(first_seed, first_seed + seeds), settings_of(set_ or []), look_every, budget)
     runs = record["runs"]
     table = Table(title=f"{data.name}, test, whole catalogue, history excluded; {seeds} seeds")
