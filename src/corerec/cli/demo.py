@@ -7,6 +7,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.table import Table
 
 from corerec.cli.console import err, out, print_heading, ranking_table, say
 from corerec.cli.options import (
@@ -19,6 +20,9 @@ from corerec.errors import DataError, MissingPackageError
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from corerec.data.interactions import Interactions
+    from corerec.data.splitting import Holdout
 
 
 MOVIELENS, SAMPLE = "MovieLens 100K", "Generated sample"
@@ -37,6 +41,14 @@ def demo(
     epochs: Annotated[
         int | None, typer.Option(min=1, help="Passes over the data; what serves it best when left out.")
     ] = None,
+    compare: Annotated[
+        bool | None,
+        typer.Option(
+            "--compare/--no-compare",
+            show_default="yes of ml-100k",
+            help="Train twice more, to show what times, and what genres and years, add.",
+        ),
+    ] = None,
     user: Annotated[str | None, typer.Option(help="Whose recommendations to show; the first user's otherwise.")] = None,
     device: Device = "auto",
     threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
@@ -44,7 +56,8 @@ def demo(
 ) -> None:
     """See it work: train on MovieLens 100K, measure beside two baselines, and recommend.
 
-    Each user's last movie is the question, and the model never sees it in training.
+    Each user's last movie is the question, and the model never sees it in training. A second table shows what the
+    clock (times of the events, and of the question) and content (genres and years of the movies) add.
 
     \b
     Examples:
@@ -85,6 +98,15 @@ def demo(
     reports = [evaluate(scorer, split.test, item_counts=counts) for scorer in (model.scorer, *rivals)]
     out.print(table(reports, title=f"{name}: what does each user watch next?"))
     out.print(f"{model.name} was trained in {seconds:.0f} s on {split.train.num_events:,} events.")
+    if compare or (compare is None and name == MOVIELENS):
+        if not quiet:
+            say("Training twice more, without times, and with genres and years ...")
+        rows: dict[str, Any] = {
+            "ids in their order": {"clock": False},
+            "and the clock": model,
+            "and genres and years": {"items": _content(frames["movies"], log.items)},
+        }
+        out.print(_what_they_add(rows, settings, device, Interactions(split.train, log.users, log.items), split.test))
     ours, *theirs = (report.value("NDCG", 10) for report in reports)
     times = [f"{ours / its:.1f} times {rival.name}'s" for rival, its in zip(rivals, theirs, strict=True) if its > 0]
     if times:
@@ -112,6 +134,40 @@ def demo(
     out.print(f"  ... {titles[past[-2]]} > {titles[past[-1]]} > [ ? ] > {titles[following[0]]}", markup=False)
     print_heading(f"{model.name} fills in (it was {titles[hidden]})")
     out.print(ranking_table(fillings, titles, [hidden]))
+
+
+def _content(movies: pd.DataFrame, known: Any) -> pd.DataFrame:
+    """The movies of the log, with their genres and the year at the end of their titles."""
+    table: Any = movies[known.encode(movies["movie_id"]) > 0]
+    years = table["title"].str.extract(r"\((\d{4})\)\s*$")[0].astype(float)
+    return (
+        table[["movie_id"]]
+        .rename(columns={"movie_id": "item_id"})
+        .assign(genres=table["genres"].str.split("|"), year=years)
+    )
+
+
+def _what_they_add(
+    rows: dict[str, Any], settings: dict[str, Any], device: str, train: Interactions, asked: Holdout
+) -> Table:
+    """A row for each model: trained by now, or to be trained with other settings or with items."""
+    from corerec.engines.bert4rec import Bert4Rec
+    from corerec.evaluation.evaluate import evaluate
+
+    shown = Table(
+        title="What the clock and the content add", caption="the moment of the question told, or not; ± standard error"
+    )
+    for column in ("BERT4Rec of", "NDCG@10, not told", "NDCG@10, told", "HR@10, told"):
+        shown.add_column(column, justify="left" if column == "BERT4Rec of" else "right")
+    for name, row in rows.items():
+        model = row
+        if isinstance(row, dict):
+            items = row.pop("items", None)
+            model = Bert4Rec("BERT4Rec", **settings, **row, device=device).fit_interactions(train, items=items)
+        reports = [evaluate(model.scorer, asked.asked_at(moment)) for moment in ("unknown", "target")]
+        measures = [reports[0].measure("NDCG", 10), reports[1].measure("NDCG", 10), reports[1].measure("HR", 10)]
+        shown.add_row(name, *(f"{measure.mean:.4f} ± {measure.error:.4f}" for measure in measures))
+    return shown
 
 
 def _demo_data(data: str) -> tuple[str, dict[str, pd.DataFrame]]:

@@ -3,8 +3,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
+
 import corerec
 from command_line import run, words
+from corerec.cli.demo import _content, _what_they_add
+from corerec.data.interactions import Interactions
+from corerec.data.splitting import leave_one_out
 from cr_learn import DatasetUnavailableError, ml_100k
 
 
@@ -41,3 +47,17 @@ def test_demo_falls_back_to_the_sample(monkeypatch):
 
     assert "generated sample instead" in words(result.stderr)
     assert "Generated sample" in result.stdout
+
+
+def test_what_clock_and_content_add_is_one_table_with_a_row_each():
+    titles = [f"Film {n} (199{n})" for n in range(6)]
+    movies = pd.DataFrame({"movie_id": range(6), "title": titles, "genres": ["Action|Comedy", "Comedy"] * 3})
+    log = Interactions.from_columns(np.repeat(range(8), 5), np.arange(40) % 6, timestamps=np.arange(40) * 60)
+    split = leave_one_out(log)
+    items = _content(movies, log.items)
+    assert items["year"].tolist() == [1990.0, 1991.0, 1992.0, 1993.0, 1994.0, 1995.0]
+    rows = {"ids": {"clock": False}, "and the clock": {}, "and content": {"items": items}}
+    settings = {"epochs": 1, "hidden_dim": 8, "max_seq_len": 5}
+    table = _what_they_add(rows, settings, "cpu", split.train, split.test)
+    assert list(table.columns[0].cells) == ["ids", "and the clock", "and content"]
+    assert all("±" in cell for column in table.columns[1:] for cell in column.cells)
