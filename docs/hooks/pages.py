@@ -207,6 +207,7 @@ def _first_lines(text: str, count: int = 6) -> str:
 def example_app(folder: Path) -> Any:
     """A server of a small model that knows the ids of the examples: users 1 to 30, items 50, 100, 172, 181 and more."""
     import numpy as np
+    import pandas as pd
     import torch
 
     from corerec import Bert4Rec
@@ -217,7 +218,9 @@ def example_app(folder: Path) -> Any:
     users, steps = np.divmod(np.arange(30 * 6), 6)  # each walks the ring of items from a place of their own
     log = (users + 1, items[(users + steps) % len(items)], 1 + steps % 5, 880_000_000 + steps)
     path = folder / "movies.model"
-    Bert4Rec("Example", epochs=5, hidden_dim=16, max_seq_len=8, learning_rate=0.01, device="cpu").fit(*log).save(path)
+    table = pd.DataFrame({"item_id": items, "genres": [["Action"], ["Action", "Comedy"]] * (len(items) // 2)})
+    model = Bert4Rec("Example", epochs=5, hidden_dim=16, max_seq_len=8, learning_rate=0.01, device="cpu")
+    model.fit(*log, items=table).save(path)
     return create_app(Bert4Rec.load(path, device="cpu"), path=path, titles=TITLES)
 
 
