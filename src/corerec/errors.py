@@ -36,6 +36,9 @@ class TrainingInterrupted(CorerecError, KeyboardInterrupt):  # noqa: N818  # as 
         super().__init__(message)
         self.signal_number = signal_number
 
+    def __reduce__(self) -> tuple[type, tuple[str, int]]:
+        return type(self), (str(self), self.signal_number)
+
 
 class CheckpointError(CorerecError, ValueError):
     """A file is not a model that this version can read: cut short, of another kind, or of a newer format."""

@@ -28,7 +28,7 @@ from corerec.errors import DataError
 EVENTS_AT_ONCE = 2**20  # bounds the working memory: about 40 MB
 HASHES_A_BUCKET = 16  # one false alarm in 2**32 / 16 questions, whatever the size of the log
 WINDOW = 5  # items in a row that hardly two users share
-RENAMED = 0.1  # of the questions of users with new ids
+RENAMED, FEWEST_RENAMED = 0.25, 10  # share of the questions of users with new ids, and questions: fewer may be chance
 PARTS = ("events", "windows")
 WHOLE_NUMBER = re.compile(r"0|-?[1-9]\d{0,18}")
 
@@ -164,7 +164,7 @@ def seen_answers(fingerprint: EventFingerprint, holdout: Holdout) -> np.ndarray:
     An answer that is the user's n-th event with the item, after those of the visible history, was seen if the training
     data had n such events or more. So neither the order of the rows matters, nor rows of other items. A question of a
     user whose id is new was seen if its newest items and its first answer stand side by side in the training data, and
-    so do those of RENAMED or more of such questions: fewer may be chance.
+    so do those of many such questions (RENAMED).
 
     Args:
         holdout: with vocabularies: split from an `Interactions`, in the numbers of that log.
@@ -188,7 +188,8 @@ def seen_answers(fingerprint: EventFingerprint, holdout: Holdout) -> np.ndarray:
         are_new[first:end][long] = ~(is_old[0] | is_old[1])
         renamed[first:end][long] = fingerprint.windows.contains(_window_hashes(items[window]).ravel())
     renamed &= are_new
-    return np.maximum(counts, renamed) if renamed.sum() >= RENAMED * max(1, are_new.sum()) else counts
+    many = renamed.sum() >= max(FEWEST_RENAMED, RENAMED * are_new.sum())
+    return np.maximum(counts, renamed) if many else counts
 
 
 def _occurrences(

@@ -32,6 +32,7 @@ STDIN = "-"
 DELIMITERS = ("::", "\t", ",", ";", "|", " ")
 LONGEST_LINE = 2**21  # bytes, DuckDB's own bound
 LINES_LOOKED_AT = 50
+SERVER_TABLES = ["catalogue", "events"]  # of an event log of `corerec serve`
 MAGIC = {b"PAR1": "parquet", b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"SQLite format 3\0": "sqlite"}
 
 
@@ -232,8 +233,12 @@ def _uniform(column: Sequence[Any]) -> pd.Series:
 
 
 def _only_table(path: Path, tables: list[Any]) -> str:
-    if len(tables) != 1:
-        listed = ", ".join(name for (name,) in tables) or "none"
+    """The table of a database that has one, or that of the events of a server's log."""
+    names = sorted(name for (name,) in tables)
+    if names == SERVER_TABLES:
+        return "events"
+    if len(names) != 1:
+        listed = ", ".join(names) or "none"
         raise DataError(f'{path} has the tables {listed}; say what to read, such as --query "SELECT * FROM events"')
     return quoted(tables[0][0])
 

@@ -18,7 +18,13 @@ def test_recommend_answers_what_the_model_does(client, model):
     assert response.json() == {
         "basis": "history",
         "recommendations": [
-            {"rank": rank, "item_id": item, "title": TITLES.get(item), "probability": pytest.approx(probability)}
+            {
+                "rank": rank,
+                "item_id": item,
+                "title": TITLES.get(item),
+                "probability": pytest.approx(probability),
+                "is_new": False,
+            }
             for rank, (item, probability) in enumerate(expected, 1)
         ],
         "unknown_items": [],
@@ -169,6 +175,8 @@ def test_the_model_is_described(client, model):
         "max_seq_len": 8,
         "has_titles": True,
         "candidates": [],
+        "reads_time": False,
+        "features": [],
     }
 
 

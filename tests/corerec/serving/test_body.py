@@ -92,6 +92,6 @@ def test_unknown_fields_are_one_error(client, problem):
     detail = problem(client.post("/v1/recommend", body), 422)
 
     assert detail == (
-        "body: there is no field 'field0'; the fields are user_id, history, top_k, exclude, exclude_seen, candidates, "
-        "on_unknown, explain"
+        "body: there is no field 'field0'; the fields are user_id, history, at, top_k, exclude, exclude_seen, "
+        "candidates, on_unknown, explain"
     )

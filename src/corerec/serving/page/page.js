@@ -362,7 +362,7 @@ function showGuesses(basis, known) {
       write(made.querySelector(".title"), guess.item_id);
       made.querySelector(".chance").textContent = percent(guess.probability);
       made.querySelector(".add").ariaLabel = `Add ${label(guess.item_id)} to the history`;
-      made.querySelector(".new").hidden = !guess.is_new;
+      if (!guess.is_new) made.querySelector(".new").remove();
       made.querySelector(".because").replaceChildren(...reasonWords(guess.because));
       made.style.setProperty("--share", guess.probability / best);
     },
