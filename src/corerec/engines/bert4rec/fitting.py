@@ -184,6 +184,8 @@ def _content(
     some = frame.iloc[stand_ins]
     vectors, biases = (part.to(network.device) for part in content.rows(some[ITEM_ID].tolist(), table.read(some)))
     own = numbers[stand_ins]
+    is_out = encoder.counts == 0
+    is_out[own] = True
     column_of = torch.full((len(log.items) + 1,), len(own))
     column_of[own] = torch.arange(len(own))
     rows = np.flatnonzero(store.lengths)
@@ -194,12 +196,12 @@ def _content(
         part = histories.select(np.arange(first, min(len(histories), first + at_once)))
         states = next_states(network, part)
         scores = exclude_(transitions.blend_(score_states(network, states), part), part)
-        scores[:, own[own > 0]] = -torch.inf
+        scores[:, is_out.to(scores.device)] = -torch.inf
         best.append(scores.topk(min(FIRST_PLACES, scores.shape[1])).values.cpu())
         new = F.pad(torch.addmm(biases, states, vectors.T), (0, 1)).cpu()
         rows_of = torch.from_numpy(np.repeat(np.arange(len(part)), part.lengths))
         new[rows_of, column_of[torch.from_numpy(part.items).long()]] = -torch.inf  # seen; the last column is nobody's
-        theirs.append(new[:, :-1])
+        theirs.append(new[:, :-1].topk(min(FIRST_PLACES, len(own))).values)
     share = (rate or new_item_rate(store, len(log.items))) * len(own)
     content = content.calibrated(torch.cat(best), torch.cat(theirs), share)
     content.shift(network.item_bias, log.items)
