@@ -218,7 +218,7 @@ def example_app(folder: Path) -> Any:
     users, steps = np.divmod(np.arange(30 * 6), 6)  # each walks the ring of items from a place of their own
     log = (users + 1, items[(users + steps) % len(items)], 1 + steps % 5, 880_000_000 + steps)
     path = folder / "movies.model"
-    table = pd.DataFrame({"item_id": items, "genres": [["Action"], ["Action", "Comedy"]] * (len(items) // 2)})
+    table = pd.DataFrame({"item_id": items, "category": [["Action"], ["Action", "Comedy"]] * (len(items) // 2)})
     model = Bert4Rec("Example", epochs=5, hidden_dim=16, max_seq_len=8, learning_rate=0.01, device="cpu")
     model.fit(*log, items=table).save(path)
     return create_app(Bert4Rec.load(path, device="cpu"), path=path, titles=TITLES)

@@ -362,7 +362,8 @@ function showGuesses(basis, known) {
       write(made.querySelector(".title"), guess.item_id);
       made.querySelector(".chance").textContent = percent(guess.probability);
       made.querySelector(".add").ariaLabel = `Add ${label(guess.item_id)} to the history`;
-      if (!guess.is_new) made.querySelector(".new").remove();
+      made.querySelector(".new").textContent = guess.is_new ? "new" : "";
+      made.querySelector(".new").hidden = !guess.is_new;
       made.querySelector(".because").replaceChildren(...reasonWords(guess.because));
       made.style.setProperty("--share", guess.probability / best);
     },
