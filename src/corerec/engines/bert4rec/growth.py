@@ -26,7 +26,7 @@ from corerec.data.splitting import Holdout
 from corerec.data.vocabulary import Vocabulary
 from corerec.engines.bert4rec.config import TrainConfig
 from corerec.engines.bert4rec.encoding import NetworkScorer
-from corerec.engines.bert4rec.fitted import FittedModel
+from corerec.engines.bert4rec.fitted import PER_ITEM, FittedModel
 from corerec.engines.bert4rec.fitting import OnEvent, run_training
 from corerec.engines.bert4rec.merging import alone, merge
 from corerec.engines.bert4rec.model import Bert4RecNetwork
@@ -40,7 +40,8 @@ from corerec.evaluation.ranking import rank_answers
 Catalogue = Literal["grow", "replace"]
 Freeze = Literal["blocks", "items"] | None
 EPOCHS = 5
-RATE = 0.5  # of the first training's learning rate
+RATES: dict[Catalogue, float] = {"grow": 0.2, "replace": 0.5}  # of the first training's learning rate
+TRAINED_SHARE = 0.5  # of the way from the old weights to the trained ones, where old events stay (see `_interpolate`)
 
 
 @dataclass(frozen=True)
@@ -82,9 +83,10 @@ def grow(
     Args:
         log: events of old and new users about old and new items. An event whose user, item and time the model knows
             already is not counted again; without times, all are new.
-        epochs: passes over the new events and the replayed ones; None: 5.
-        replay: share in [0, 1] of the old log's events that are trained on again, so that they are not forgotten.
-        learning_rate: its peak; None: half of the first training's.
+        epochs: passes over the new events, each with other replayed ones; None: 5. They are held in memory together,
+            at 16 bytes an event.
+        replay: share in [0, 1] of the old log's events that each pass trains on again, so that they are not forgotten.
+        learning_rate: its peak; None: a fifth of the first training's, half of it for "replace".
         freeze: "blocks" leaves all but the items as it is, "items" the vectors of old items.
         catalogue: "grow" adds to what the model knows; "replace" goes over to the log's users and items alone, where
             items of the same id keep their vectors.
@@ -111,18 +113,23 @@ def grow(
     network = grown_network(model.network, old_number, is_first, store, seed)
     rest, queries = merged.without_newest(seed)
     before = _ndcg(model.scorer(), queries.numbered_by(model.items))
-    plan = TrainPlan.of(model.train_config, network.config, store)
     config = replace(
         model.train_config,
-        epochs=epochs or EPOCHS,
-        learning_rate=learning_rate or RATE * model.train_config.learning_rate,
-        dropout=plan.dropout,
-        next_item_until=plan.next_item_until,
+        epochs=1,  # which holds all passes
+        learning_rate=learning_rate or RATES[catalogue] * model.train_config.learning_rate,
+        dropout=TrainPlan.of(model.train_config, network.config, store).dropout,
+        next_item_until=1.0,
         warmup_steps=None,
         patience=None,
     )
-    train = rest.training_part(network.config.max_seq_len, replay, np.random.default_rng(seed_for(seed, "replay")))
-    training_log, moments = _train(network, model, old_number, is_first, train, config, freeze, on_event, verbose)
+    random = np.random.default_rng(seed_for(seed, "replay", model.num_events))
+    passes = [rest.training_part(network.config.max_seq_len, replay, random) for _ in range(epochs or EPOCHS)]
+    start = {name: parameter.detach().clone() for name, parameter in network.named_parameters()}
+    training_log, moments = _train(
+        network, model, old_number, is_first, SequenceStore.concatenate(passes), config, freeze, on_event, verbose
+    )
+    if catalogue == "grow":
+        _interpolate(network, start, is_first)
     network.eval()
     transitions = TransitionModel.of(store, len(known), like=model.transitions)
     grown = replace(
@@ -178,6 +185,21 @@ def _train(
         with torch.no_grad():  # exactly as they were, also where weight decay reached them
             network.item_embedding[kept], network.item_bias[kept] = before
     return training_log, moments_of(state.optimizer, network)
+
+
+@torch.no_grad()
+def _interpolate(network: Bert4RecNetwork, start: dict[str, Tensor], is_first: np.ndarray) -> None:
+    """Go back a part of the way to the weights before the training, as WiSE-FT does (arXiv:2109.01903).
+
+    A short training forgets more than its new events teach: on held-out events of MovieLens-100K, the middle was more
+    likely than either end. The rows of items that are met for the first time stay as they were trained.
+    """
+    new = torch.from_numpy(np.flatnonzero(is_first)).to(network.device)
+    for name, parameter in network.named_parameters():
+        trained = parameter[new].clone() if name in PER_ITEM else None
+        parameter.copy_(start[name].lerp(parameter, TRAINED_SHARE))
+        if trained is not None:
+            parameter[new] = trained
 
 
 def _ndcg(scorer: NetworkScorer, queries: Holdout) -> np.ndarray:

@@ -160,9 +160,9 @@ class Bert4Rec(Settings, Answering):
 
         Args:
             user_ids, item_ids, ratings, timestamps: as in `fit`; times in the unit of the fitted log.
-            epochs: passes over the new events and the replayed ones; None: 5.
-            replay: share in [0, 1] of the old log's events that are trained on again.
-            learning_rate: its peak; None: half of the first training's.
+            epochs: passes over the new events, each with other replayed ones; None: 5.
+            replay: share in [0, 1] of the old log's events that each pass trains on again.
+            learning_rate: its peak; None: a fifth of the first training's, half of it for "replace".
             freeze: "blocks" trains the items alone, "items" all but the vectors of old items; None trains all.
             catalogue: "grow" adds to what the model knows. "replace" goes over to this log's users and items alone,
                 where items of the same id keep their vectors: fine-tuning after pre-training on another log.

@@ -150,3 +150,39 @@ def test_what_cannot_be_merged_is_refused_before_the_training(model):
     for wrong in ({"replay": 2}, {"freeze": "all"}, {"catalogue": "shrink"}, {"epochs": 0}):
         with pytest.raises(ConfigError, match=next(iter(wrong))):
             model.fit_more(["n"], ["i1"], timestamps=[100], **wrong)
+
+
+@pytest.mark.parametrize(("catalogue", "old", "new"), [("grow", 0.5, 1.0), ("replace", 1.0, 1.0)])
+def test_old_weights_keep_half_of_what_was_trained_and_new_rows_all_of_it(model, monkeypatch, catalogue, old, new):
+    import copy
+
+    def after_training(by):
+        def train(state, *_, **__):
+            with torch.no_grad():
+                for parameter in state.network.parameters():
+                    parameter.add_(by)
+            return ()
+
+        monkeypatch.setattr("corerec.engines.bert4rec.growth.run_training", train)
+        twin = copy.deepcopy(model)
+        twin.fit_more(["a", "a", "a"], ["i1", "new", "i2"], timestamps=[100, 101, 102], catalogue=catalogue)
+        return dict(zip(*twin.item_embeddings(), strict=True)), twin.fitted.network.head.weight.detach()
+
+    (before, head), (after, trained_head) = after_training(0.0), after_training(1.0)
+    assert after["i1"] == pytest.approx(before["i1"] + old, abs=1e-5)
+    assert after["new"] == pytest.approx(before["new"] + new, abs=1e-5)
+    assert trained_head.numpy() == pytest.approx(head.numpy() + old, abs=1e-5)
+
+
+def test_each_pass_has_all_new_events_and_other_old_ones(model, monkeypatch):
+    trained = []
+    monkeypatch.setattr(
+        "corerec.engines.bert4rec.growth.run_training", lambda _, train, *__, **___: trained.append(train) or ()
+    )
+    model.fit_more(["a"], ["new"], timestamps=[100], epochs=3, replay=0.1)
+    number = model.items.encode(["new"])[0]
+    assert (trained[0].items == number).sum() == 3
+    old = [trained[0].row(row).tolist() for row in range(len(trained[0])) if number not in trained[0].row(row)]
+    assert 3 * (48 - 8) < sum(map(len, old)) <= 3 * 48  # a tenth of 480 events, in whole windows of 8
+    assert len(old) == 18
+    assert old[:6] != old[6:12] != old[12:]
