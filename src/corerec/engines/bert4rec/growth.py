@@ -191,8 +191,7 @@ def _train(
 def _interpolate(network: Bert4RecNetwork, start: dict[str, Tensor], is_first: np.ndarray) -> None:
     """Go back a part of the way to the weights before the training, as WiSE-FT does (arXiv:2109.01903).
 
-    A short training forgets more than its new events teach: on held-out events of MovieLens-100K, the middle was more
-    likely than either end. The rows of items that are met for the first time stay as they were trained.
+    A short training also forgets. The rows of items that are met for the first time stay as they were trained.
     """
     new = torch.from_numpy(np.flatnonzero(is_first)).to(network.device)
     for name, parameter in network.named_parameters():
