@@ -32,6 +32,7 @@ MODEL_FILE = "model.safetensors"  # of a folder for the Hugging Face Hub (`hub.p
 SAVABLE_IDS = (str, int, float, bool)
 LARGEST_WEIGHT = 1e4  # trained ones stay below 100; far beyond, float32 overflows within a few blocks
 MOST_SINUSOIDS = 2**24  # values
+MOST_EVENTS = 2**53  # whole numbers up to here are exact in float64
 NONE_RETIRED = np.zeros(0, np.int64)
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # of AdamW
 
@@ -233,7 +234,13 @@ def _check_weights(weights: dict[str, Tensor]) -> None:
 
 def _item_counts(tensor: Tensor, num_items: int) -> np.ndarray:
     counts = tensor.numpy()
-    if counts.dtype != np.int64 or counts.shape != (num_items + 1,) or counts[0] or (counts < 0).any():
+    if (
+        counts.dtype != np.int64
+        or counts.shape != (num_items + 1,)
+        or counts[0]
+        or (counts < 0).any()
+        or counts.sum(dtype=np.float64) > MOST_EVENTS
+    ):
         raise ValueError(f"no counts of the events of {num_items:,} items")
     return counts
 

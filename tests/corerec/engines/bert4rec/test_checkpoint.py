@@ -200,6 +200,7 @@ LIES = {
     ),
     "counts of fewer items": tensor("item_counts", lambda counts: counts[:5].clone()),
     "a negative count": value("item_counts", 1, -1),
+    "more events than there can be": value("item_counts", 1, 2**62),
     "offsets of fewer users": tensor("histories.offsets", lambda offsets: offsets[:-1].clone()),
     "offsets that fall": value("histories.offsets", 2, 10**9),
     "offsets that end too early": value("histories.offsets", -1, 0),
