@@ -6,8 +6,8 @@
 The log is split by time: the first 70% of the events are fitted, the rest is cut into ten periods of equally many
 events. Before each period the model is updated with the events of the period before. Each event of the period is asked
 for, from all that its user did before it (a user's very first event is not), the whole catalogue of a model ranked,
-seen items excluded. An item that a model does not know is a miss. Seconds are of the processor, so that other work on the
-machine does not count.
+seen items excluded. An item that a model does not know is a miss. Seconds are of the processor, so that other work on
+the machine does not count.
 """
 
 from __future__ import annotations
