@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from corerec.basic.transitions import LastItemMarkov
     from corerec.data.histories import Histories
     from corerec.data.interactions import Interactions
+    from corerec.data.prepare import prepare
     from corerec.data.sequences import SequenceStore
     from corerec.data.splitting import Holdout, Split, by_time, hold_out_period, leave_one_out
     from corerec.data.tables import Columns, read_events, read_titles
@@ -60,6 +61,7 @@ _HOMES = {
     "export_onnx": "engines.bert4rec.export",
     "hold_out_period": "data.splitting",
     "leave_one_out": "data.splitting",
+    "prepare": "data.prepare",
     "read_events": "data.tables",
     "read_titles": "data.tables",
 }
@@ -91,6 +93,7 @@ __all__ = [  # as _HOMES, which a test holds it to
     "export_onnx",
     "hold_out_period",
     "leave_one_out",
+    "prepare",
     "read_events",
     "read_titles",
 ]

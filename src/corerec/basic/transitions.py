@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 
 from corerec.basic.popularity import Popularity
-from corerec.data.sequences import SequenceStore, flat_ranges, last_items
+from corerec.data.sequences import SequenceStore, flat_ranges, last_items, row_blocks
 from corerec.retrieval.item_index import log_sum
 from corerec.retrieval.score_edits import Boosts
 
+EVENTS_AT_ONCE = 2**23  # counted at once: bounds the working memory
 MAX_SUCCESSORS = 64  # kept of one item: memory stays small, and an ONNX graph can hold them
 TYPICAL_LOG_LENGTH = 2.0  # log of the 7 events that a concentration is stated for; see `TransitionModel`
 MOST_LEFT_OUT = 2**18  # pairs that discounts are fitted to: more would not change their second digit
@@ -39,13 +40,30 @@ def count_transitions(store: SequenceStore, num_items: int) -> tuple[np.ndarray,
     Returns:
         offsets int64 (V + 2,), items int32 (P,) rising within a row, counts int64 (P,).
     """
-    follows = np.ones(store.num_events, dtype=bool)
-    follows[store.offsets[:-1][store.lengths > 0]] = False  # a row's first event follows nothing
-    at = np.flatnonzero(follows)
     columns = num_items + 1
-    pairs, counts = np.unique(store.items[at - 1].astype(np.int64) * columns + store.items[at], return_counts=True)
+    pairs, counts = np.zeros(0, np.int64), np.zeros(0, np.int64)
+    for first, end in row_blocks(store, EVENTS_AT_ONCE):
+        start, stop = store.offsets[first], store.offsets[end]
+        follows = np.ones(stop - start, dtype=bool)
+        begins = store.offsets[first:end] - start
+        follows[begins[store.lengths[first:end] > 0]] = False  # a row's first event follows nothing
+        items = store.items[start:stop].astype(np.int64)
+        at = np.flatnonzero(follows)
+        found, times = np.unique(items[at - 1] * columns + items[at], return_counts=True)
+        pairs, counts = _added(pairs, counts, found, times) if len(pairs) else (found, times)
     offsets = np.searchsorted(pairs // columns, np.arange(num_items + 2))
     return offsets, (pairs % columns).astype(np.int32), counts
+
+
+def _added(
+    pairs: np.ndarray, counts: np.ndarray, more: np.ndarray, more_counts: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Two lists of distinct rising pairs and their counts as one."""
+    place = np.searchsorted(pairs, more)
+    known = pairs[np.minimum(place, len(pairs) - 1)] == more
+    counts[place[known]] += more_counts[known]
+    new = ~known
+    return np.insert(pairs, place[new], more[new]), np.insert(counts, place[new], more_counts[new])
 
 
 def leave_one_out_fit(

@@ -1,4 +1,4 @@
-"""The command line: corerec demo | fit | tune | update | evaluate | recommend | similar | embed | serve | events | ...
+"""The command line: corerec demo | prepare | fit | tune | update | evaluate | recommend | similar | embed | serve | ...
 
 Results go to stdout, everything else to stderr. Commands import torch when they run, so `--help` comes in a fifth of
 the time.
@@ -24,6 +24,7 @@ from corerec.cli.export import export
 from corerec.cli.fit import fit
 from corerec.cli.info import info
 from corerec.cli.plot import plot
+from corerec.cli.prepare import prepare
 from corerec.cli.recommend import recommend
 from corerec.cli.serve import serve
 from corerec.cli.similar import similar
@@ -70,7 +71,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (demo, fit, tune, update, evaluate, recommend, similar, embed, serve, info, plot, export, card):
+for command in (demo, prepare, fit, tune, update, evaluate, recommend, similar, embed, serve, info, plot, export, card):
     app.command()(command)
 app.add_typer(events, name="events")
 

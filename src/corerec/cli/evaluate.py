@@ -170,7 +170,7 @@ def evaluate(
     names = [model.name for model in models]
     if len(set(names)) < len(names):
         names = [str(path) for path in model_files]
-    log = read_log(log_file, log_options, quiet).interactions()
+    log = read_log(log_file, log_options, quiet)
     if split_by is SplitBy.time:
         assert start is not None
         wanted = (targets or Targets.all).value
@@ -179,7 +179,7 @@ def evaluate(
         if asked.num_newcomers and not quiet:
             say(f"{asked.num_newcomers:,} users of the period have no history before it: they are not asked about")
     else:
-        split = leave_one_out(log)
+        split = leave_one_out(log, max_users=max_users)
         train, asked = split.train, split.valid if on is Part.valid else split.test
         title = f"{split_by.value}, {(on or Part.test).value} events"
     counts = train.sequences.item_counts(len(log.items))

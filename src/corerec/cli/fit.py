@@ -42,7 +42,7 @@ def fit(
     num_heads: Annotated[int | None, typer.Option(help="Attention heads; must divide the width.")] = None,
     dropout: Annotated[float | None, typer.Option(help="Chance in [0, 1) that a value is dropped.")] = None,
     mask_prob: Annotated[float | None, typer.Option(help="Share of items hidden in training.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Windows in a step.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Windows in a step, on average.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Peak of AdamW's rate.")] = None,
     patience: Annotated[
         int | None, typer.Option(help="Stop after so many epochs without a better validation NDCG@10.")
@@ -111,7 +111,7 @@ def fit(
     }
     settings: dict[str, Any] = {setting: value for setting, value in given.items() if value is not None}
     model = Bert4Rec(**settings, device=device, verbose=not quiet)
-    log = read_log(log_files, log_options, quiet).interactions()
+    log = read_log(log_files, log_options, quiet)
     kept: dict[str, Any] = {"checkpoint": checkpoint, "checkpoint_every_s": checkpoint_every}
     kept["items"] = read_features(items, log_options, log.items, quiet)
     started = time.perf_counter()

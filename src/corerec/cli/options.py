@@ -16,13 +16,15 @@ from corerec.cli.console import say
 from corerec.errors import DataError
 
 if TYPE_CHECKING:
-    from corerec.data.tables import EventTable
+    from corerec.data.interactions import Interactions
 
 COLUMNS, EVENTS = "Columns of the file", "Which events"
 KINDS = "CSV, TSV, text, JSON lines (.gz, .zst), Parquet, DuckDB or SQLite"
-LogFile = Annotated[Path, typer.Argument(metavar="LOG", help=f"{KINDS}; a folder, a quoted glob, or - for stdin.")]
+LogFile = Annotated[
+    Path, typer.Argument(metavar="LOG", help=f"{KINDS}; a folder, a quoted glob, a store, or - for stdin.")
+]
 LogFiles = Annotated[
-    list[Path], typer.Argument(metavar="LOG", help=f"{KINDS}; a folder or glob of such, or - for stdin.")
+    list[Path], typer.Argument(metavar="LOG", help=f"{KINDS}; a folder or glob of such, a store, or - for stdin.")
 ]
 ModelFile = Annotated[
     Path, typer.Argument(metavar="MODEL", help="A file of `corerec fit`, or a folder of `corerec card`.")
@@ -164,16 +166,50 @@ def takes_a_log(command: Callable[..., None]) -> Callable[..., None]:
     return with_options
 
 
-def read_log(paths: Path | Sequence[Path], options: LogOptions, quiet: bool) -> EventTable:
+def reading_arguments(options: LogOptions) -> dict[str, Any]:
+    """The options as `read_events` takes them."""
     from corerec.data.layout import Columns
-    from corerec.data.tables import read_events
 
     rest = asdict(options)
     columns = Columns(*(rest.pop(f"{role}_column") for role in ("user", "item", "rating", "time")))
-    table = read_events(paths, columns, rest.pop("header"), **rest)
+    return {"columns": columns, **rest}
+
+
+def read_log(paths: Path | Sequence[Path], options: LogOptions, quiet: bool) -> Interactions:
+    """Read a log, or open a store that `corerec prepare` wrote.
+
+    Raises:
+        DataError: a store beside other logs, or with options that only a log is read with.
+    """
+    from corerec.data.store import is_store
+
+    given = [paths] if isinstance(paths, Path) else list(paths)
+    if any(map(is_store, given)):
+        return _open_store(given, options, quiet)
+    from corerec.data.tables import read_events
+
+    table = read_events(given, **reading_arguments(options))
     if not quiet:
         say(str(table))
-    return table
+    return table.interactions()
+
+
+def _open_store(paths: Sequence[Path], options: LogOptions, quiet: bool) -> Interactions:
+    from corerec.data.interactions import Interactions
+
+    if len(paths) > 1:
+        raise DataError("a store is read alone; add other logs to it with corerec prepare LOG --append STORE")
+    said = [
+        f"--{each.name.replace('_', '-')}" for each in fields(options) if getattr(options, each.name) != each.default
+    ]
+    if said:
+        raise DataError(
+            f"{paths[0]} is a store, which holds its log as it was prepared: give {said[0]} to corerec prepare"
+        )
+    log = Interactions.open(paths[0])
+    if not quiet:
+        say(f"{paths[0]}: {log.sequences.num_events:,} events, {len(log.users):,} users, {len(log.items):,} items")
+    return log
 
 
 def read_features(path: Path | None, log_options: LogOptions, log_items: Any, quiet: bool) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -180,6 +181,7 @@ def recommend(
         )
         return
     from corerec.batch import score
+    from corerec.data.store import is_store
     from corerec.data.tables import read_ids
 
     subject: dict[str, Any] = {}
@@ -187,7 +189,9 @@ def recommend(
         known_users = model.fitted.known_histories().users
         subject["users"] = parse_ids(read_ids(users, "user", log_options.user_column), known_users)
     elif histories is not None:
-        subject["histories"] = read_log(histories, log_options, quiet).interactions()
+        if is_store(histories):  # the columns are those of the other files then
+            log_options = replace(log_options, user_column=None, item_column=None)
+        subject["histories"] = read_log(histories, log_options, quiet)
     written = score(model, output, top_k, **subject, at=at, shard=parts, verbose=not quiet, **rules)
     if not quiet:
         out.print(str(written), markup=False, soft_wrap=True)

@@ -85,7 +85,7 @@ def tune(
         _figure_class()
     given = {"epochs": epochs, "max_seq_len": max_seq_len, "hidden_dim": hidden_dim}
     settings: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-    log = read_log(log_files, log_options, quiet).interactions()
+    log = read_log(log_files, log_options, quiet)
     tuned = search(
         log,
         minutes=minutes,

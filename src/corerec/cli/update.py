@@ -83,7 +83,7 @@ def update(
         features = read_items(items, log_options.item_column, known=model.items)
     if log_files:
         report = model.fit_more_interactions(
-            read_log(log_files, log_options, quiet).interactions(),
+            read_log(log_files, log_options, quiet),
             epochs=epochs,
             replay=replay,
             learning_rate=learning_rate,

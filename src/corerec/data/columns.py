@@ -105,13 +105,18 @@ def rating_column(values: Any) -> np.ndarray:
             numbers = column.to_numpy(dtype=np.float64, na_value=np.nan).astype(np.float32)
     bad = np.flatnonzero(~np.isfinite(numbers))
     if len(bad):
-        raise DataError(
-            f"ratings has {len(bad):,} values that are not finite numbers, the first ({shown(values, bad[0])}) "
-            f"at row {bad[0]}; drop those rows, or fit without ratings"
-        )
+        raise DataError(unusable_ratings(len(bad), shown(values, bad[0]), bad[0]))
     return numbers
+
+
+def unusable_ratings(count: int, first: str, row: int) -> str:
+    """What to say of ratings that are no numbers: how many, the first as it was written, and its row."""
+    return (
+        f"ratings has {count:,} values that are not finite numbers, the first ({first}) at row {row}; drop those rows, "
+        "or fit without ratings"
+    )
 
 
 def shown(values: Any, row: int) -> str:
     """The value of a row, as it was passed, for an error message."""
-    return repr(values.iloc[row] if isinstance(values, pd.Series) else values[int(row)])
+    return repr(plain_value(values.iloc[row] if isinstance(values, pd.Series) else values[int(row)]))

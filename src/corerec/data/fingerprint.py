@@ -11,7 +11,6 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from hashlib import blake2b
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -20,7 +19,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from torch import Tensor
 
 from corerec.data.interactions import Interactions
-from corerec.data.sequences import SequenceStore, flat_ranges
+from corerec.data.sequences import SequenceStore, flat_ranges, row_blocks
 from corerec.data.splitting import Holdout
 from corerec.data.vocabulary import Vocabulary
 from corerec.errors import DataError
@@ -203,17 +202,6 @@ def _occurrences(
     past, asked = keys(history), keys(targets)
     before = np.searchsorted(past, asked, side="right") - np.searchsorted(past, asked)
     return asked // num_columns, asked % num_columns, before + _places_in_runs(asked)
-
-
-def row_blocks(store: SequenceStore, events_at_once: int) -> list[tuple[int, int]]:
-    """Ranges of rows of about so many events each, at least one row.
-
-    >>> row_blocks(SequenceStore.from_lists([[1, 2], [3], [4, 5, 6], []]), 3)
-    [(0, 2), (2, 4)]
-    """
-    block = np.maximum(store.offsets[1:] - 1, 0) // events_at_once
-    bounds = [0, *(np.flatnonzero(np.diff(block)) + 1).tolist(), len(store)]
-    return [(first, end) for first, end in pairwise(bounds) if first < end]
 
 
 def id_hashes(vocabulary: Vocabulary) -> np.ndarray:

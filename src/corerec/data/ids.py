@@ -79,7 +79,7 @@ def id_column(values: Any, name: str) -> np.ndarray:
         return whole
     missing = np.flatnonzero(column.isna().to_numpy())
     if len(missing):
-        raise DataError(_missing(name, len(missing), missing[0]))
+        raise DataError(missing_ids(name, len(missing), missing[0]))
     objects = column.to_numpy(dtype=object)
     types = set(map(type, objects))
     if not types <= PLAIN:
@@ -88,7 +88,7 @@ def id_column(values: Any, name: str) -> np.ndarray:
         objects, types = plain, set(map(type, plain))
         missing = [row for row, an_id in enumerate(objects) if an_id is None] if type(None) in types else []
         if missing:
-            raise DataError(_missing(name, len(missing), missing[0]))
+            raise DataError(missing_ids(name, len(missing), missing[0]))
     if not types <= {int, str, bool, float}:
         try:
             for an_id in objects:
@@ -128,7 +128,7 @@ def number_ids(values: Any, name: str) -> tuple[np.ndarray, np.ndarray]:
     codes, distinct = _factorize(ids)
     missing = np.flatnonzero(codes < 0)
     if len(missing):
-        raise DataError(_missing(name, len(missing), missing[0]))
+        raise DataError(missing_ids(name, len(missing), missing[0]))
     if not isinstance(ids, np.ndarray):
         by_value = id_column(distinct, name)
         merged, distinct = _factorize(by_value)  # categories 10 and 10.0 are one id
@@ -199,7 +199,7 @@ def _check_savable(codes: np.ndarray, distinct: np.ndarray, name: str) -> None:
     if missing:
         rows = np.flatnonzero(np.isin(codes, missing))
         said = f", written as {', '.join(repr(distinct[at]) for at in missing[:3])}"
-        raise DataError(_missing(name, len(rows), rows[0], said))
+        raise DataError(missing_ids(name, len(rows), rows[0], said))
     for at, an_id in enumerate(distinct):
         problem = _unsavable(an_id)
         if problem:
@@ -220,7 +220,8 @@ def _unsavable(an_id: Any) -> str:
     return "which is not finite" if isinstance(an_id, float) and not np.isfinite(an_id) else ""
 
 
-def _missing(name: str, count: int, row: Any, said: str = "") -> str:
+def missing_ids(name: str, count: int, row: Any, said: str = "") -> str:
+    """What to say of ids that are missing: how many, the first one's row, and how they are written."""
     return f"{name} has {count:,} missing ids, the first at row {row}{said}; drop those rows"
 
 

@@ -9,11 +9,14 @@ from typing import Any
 import numpy as np
 
 from corerec.data.columns import column_length, rating_column
-from corerec.data.sequences import SequenceStore
+from corerec.data.sequences import SequenceStore, row_blocks
+from corerec.data.store import open_store
 from corerec.data.times import time_column
 from corerec.data.vocabulary import Vocabulary
 from corerec.errors import DataError, DataWarning
+from corerec.files import AnyPath
 
+EVENTS_AT_ONCE = 2**22  # looked at for repeats
 PLAUSIBLE_EVENTS, PLAUSIBLE_MEDIANS = 1_000, 100  # a user with more, and more than so many median users, is named
 
 
@@ -24,6 +27,21 @@ class Interactions:
     sequences: SequenceStore
     users: Vocabulary
     items: Vocabulary
+
+    @classmethod
+    def open(cls, path: AnyPath, *, verify: bool = True) -> Interactions:
+        """A log that `corerec prepare` or `corerec.prepare` wrote: its events stay on disk, mapped into memory.
+
+        The arrays cannot be written to. They stay readable while the store is replaced or removed.
+
+        Args:
+            path: the folder of the store.
+            verify: compare every array with its digest, at about 1 GB/s, in constant memory.
+        Raises:
+            FileNotFoundError: there is no such folder.
+            DataError: the folder holds no store, or one that is damaged or of another version.
+        """
+        return cls(*open_store(path, verify=verify))
 
     @classmethod
     def from_columns(
@@ -79,9 +97,14 @@ class Interactions:
             None if values is None else values[order],
         )
         del order
-        _warn_of_repeats(store)
-        _warn_of_crowds(counts, users)
-        return cls(store, users, items)
+        log = cls(store, users, items)
+        log.warn_of_oddities(stacklevel=3)
+        return log
+
+    def warn_of_oddities(self, stacklevel: int = 2) -> None:
+        """Warn of rows that repeat another row, and of users with implausibly many events; once each."""
+        _warn_of_repeats(self.sequences, stacklevel + 2)
+        _warn_of_crowds(self.sequences.lengths, self.users, stacklevel + 2)
 
 
 def _order(rows: np.ndarray, times: np.ndarray | None) -> np.ndarray:
@@ -110,30 +133,37 @@ def _stable_argsort(keys: np.ndarray) -> np.ndarray:
     return packed
 
 
-def _warn_of_repeats(store: SequenceStore) -> None:
-    if store.times is None or store.num_events < 2:
-        return
-    follows = store.times[1:] == store.times[:-1]  # the event has the time of the one before it
-    starts = store.offsets[1:-1]
-    follows[starts[(starts > 0) & (starts < store.num_events)] - 1] = False
-    tied = np.zeros(store.num_events, bool)
-    tied[1:] = follows
-    tied[:-1] |= follows
-    at = np.flatnonzero(tied)
-    groups = np.cumsum(~np.concatenate([[False], follows])[at])
-    packed = (groups << 31) | store.items[at]
-    packed.sort()
-    repeats = int((packed[1:] == packed[:-1]).sum())
+def _warn_of_repeats(store: SequenceStore, stacklevel: int) -> None:
+    repeats = 0
+    if store.times is not None:
+        for first, end in row_blocks(store, EVENTS_AT_ONCE):
+            start, stop = store.offsets[first], store.offsets[end]
+            starts = store.offsets[first + 1 : end] - start
+            repeats += _count_repeats(store.items[start:stop], store.times[start:stop], starts)
     if repeats:
         warnings.warn(
             f"{repeats:,} of {store.num_events:,} rows repeat another row's user, item and time; they are kept as "
             "events: drop them before fit if they are an accident of logging",
             DataWarning,
-            stacklevel=4,
+            stacklevel=stacklevel,
         )
 
 
-def _warn_of_crowds(counts: np.ndarray, users: Vocabulary) -> None:
+def _count_repeats(items: np.ndarray, times: np.ndarray, starts: np.ndarray) -> int:
+    """Events that repeat another's item and time, in rows that begin at 0 and at `starts`."""
+    follows = times[1:] == times[:-1]  # the event has the time of the one before it
+    follows[starts[(starts > 0) & (starts < len(items))] - 1] = False
+    tied = np.zeros(len(items), bool)
+    tied[1:] = follows
+    tied[:-1] |= follows
+    at = np.flatnonzero(tied)
+    groups = np.cumsum(~np.concatenate([[False], follows])[at])
+    packed = (groups << 31) | items[at]
+    packed.sort()
+    return int((packed[1:] == packed[:-1]).sum())
+
+
+def _warn_of_crowds(counts: np.ndarray, users: Vocabulary, stacklevel: int) -> None:
     """One warning for users with so many events that they are rather bots, or ids that many people share."""
     bound = max(PLAUSIBLE_EVENTS, PLAUSIBLE_MEDIANS * float(np.median(counts)))
     crowds = np.flatnonzero(counts > bound)
@@ -144,5 +174,5 @@ def _warn_of_crowds(counts: np.ndarray, users: Vocabulary) -> None:
             f"{np.median(counts):,.0f}; if they are bots or an id that many share, leave them out (max_events, "
             "--max-events)",
             DataWarning,
-            stacklevel=4,
+            stacklevel=stacklevel,
         )

@@ -19,8 +19,9 @@ import pandas as pd
 from corerec.data.date_formats import read_dates
 from corerec.data.item_features import ITEM_ID
 from corerec.data.layout import NO_COLUMN, find_columns
+from corerec.data.selection import open_table
 from corerec.data.sources import Source, TextFormat, run
-from corerec.data.tables import ids_like, open_table, read_columns
+from corerec.data.tables import ids_like, read_columns
 from corerec.data.vocabulary import Vocabulary
 
 SEPARATOR = "|"

@@ -5,10 +5,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 
 from corerec.data.times import time_unit
+
+EVENTS_AT_ONCE = 2**21  # taken out of a large store: bounds the working memory
 
 
 @dataclass(frozen=True)
@@ -91,14 +94,22 @@ class SequenceStore:
         return newest if self.asked_at is None else replace(newest, asked_at=self.asked_at)
 
     def ranges(self, starts: np.ndarray, ends: np.ndarray) -> SequenceStore:
-        """One row for each range starts[i] .. ends[i] of events."""
-        at, offsets = flat_ranges(starts, ends)
-        return SequenceStore(
-            self.items[at],
-            offsets,
-            None if self.times is None else self.times[at],
-            None if self.ratings is None else self.ratings[at],
-        )
+        """One row for each range starts[i] .. ends[i] of events; little memory beside what they hold."""
+        if int((ends - starts).sum()) <= EVENTS_AT_ONCE:
+            at, offsets = flat_ranges(starts, ends)
+            taken = {name: column[at] for name, column in self._columns().items()}
+        else:
+            offsets = np.concatenate([[0], np.cumsum(ends - starts)])
+            taken = {name: np.empty(offsets[-1], column.dtype) for name, column in self._columns().items()}
+            for first, end in row_blocks(SequenceStore(taken["items"], offsets), EVENTS_AT_ONCE):
+                at, _ = flat_ranges(starts[first:end], ends[first:end])
+                for name, column in self._columns().items():
+                    taken[name][offsets[first] : offsets[end]] = column[at]
+        return SequenceStore(offsets=offsets, **taken)
+
+    def _columns(self) -> dict[str, np.ndarray]:
+        columns = {"items": self.items, "times": self.times, "ratings": self.ratings}
+        return {name: column for name, column in columns.items() if column is not None}
 
     def check(self, num_rows: int, num_items: int) -> None:
         """Raises:
@@ -154,6 +165,17 @@ def flat_ranges(starts: np.ndarray, ends: np.ndarray) -> tuple[np.ndarray, np.nd
     offsets = np.zeros(len(lengths) + 1, np.int64)
     np.cumsum(lengths, out=offsets[1:])
     return np.arange(offsets[-1]) + np.repeat(starts - offsets[:-1], lengths), offsets
+
+
+def row_blocks(store: SequenceStore, events_at_once: int) -> list[tuple[int, int]]:
+    """Ranges of rows of about so many events each, at least one row.
+
+    >>> row_blocks(SequenceStore.from_lists([[1, 2], [3], [4, 5, 6], []]), 3)
+    [(0, 2), (2, 4)]
+    """
+    block = np.maximum(store.offsets[1:] - 1, 0) // events_at_once
+    bounds = [0, *(np.flatnonzero(np.diff(block)) + 1).tolist(), len(store)]
+    return [(first, end) for first, end in pairwise(bounds) if first < end]
 
 
 def last_items(histories: SequenceStore) -> np.ndarray:

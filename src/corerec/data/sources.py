@@ -26,6 +26,7 @@ import duckdb
 import pandas as pd
 
 from corerec.data.layout import has_header
+from corerec.data.store import is_store
 from corerec.errors import DataError
 
 STDIN = "-"
@@ -144,6 +145,10 @@ def _files(paths: list[str | Path], stack: ExitStack) -> list[Path]:
         path = Path(given)
         if str(given) == STDIN:
             found.append(_spooled(sys.stdin.buffer, "standard input", stack))
+        elif is_store(path):
+            raise DataError(
+                f"{path} is a store, not a file of events: name it alone where a log is read (Interactions.open)"
+            )
         elif path.is_dir():
             inside = sorted(file for file in path.rglob("*") if file.is_file() and not _is_hidden(file, path))
             if not inside:

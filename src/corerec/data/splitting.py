@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import datetime
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Generic, Literal, TypeVar
 
 import numpy as np
@@ -22,6 +24,13 @@ Moment = float | str | datetime.date | np.datetime64
 """A number in the log's own unit; or a date: a datetime, a Timestamp, text such as "2024-05-01 12:30"."""
 
 AskedAt = Literal["unknown", "newest", "target"]
+
+
+def sampled(size: int, count: int, seed: int = 0) -> np.ndarray:
+    """int64: at most `count` of 0 .. size - 1, drawn at random without replacement, rising."""
+    if count >= size:
+        return np.arange(size)
+    return np.sort(np.random.default_rng(seed).choice(size, count, replace=False))
 
 
 @dataclass(frozen=True)
@@ -54,9 +63,7 @@ class Holdout:
 
     def sample(self, count: int, seed: int = 0) -> Holdout:
         """At most so many questions, drawn at random without replacement; in their order."""
-        if count >= len(self):
-            return self
-        return self.select(np.sort(np.random.default_rng(seed).choice(len(self), count, replace=False)))
+        return self if count >= len(self) else self.select(sampled(len(self), count, seed))
 
     def numbered_by(self, items: Vocabulary) -> Holdout:
         """The same questions in another vocabulary's item numbers.
@@ -118,19 +125,30 @@ class Holdout:
         return replace(self, history=replace(self.history, asked_at=firsts if moment == "target" else newest))
 
 
-@dataclass(frozen=True)
 class Split(Generic[Log]):
     """`train` keeps every user's row; `valid` and `test` hold the users that have something to ask.
 
-    `train` is a store where a store was split, and an `Interactions` of the same numbers where one was.
+    `train` is a store where a store was split, and an `Interactions` of the same numbers where one was. A part is taken
+    out of the log when it is first asked for, so that of a large log only those that are used are in memory.
     """
 
-    train: Log
-    valid: Holdout
-    test: Holdout
+    def __init__(self, train: Callable[[], Log], valid: Callable[[], Holdout], test: Callable[[], Holdout]) -> None:
+        self._train, self._valid, self._test = train, valid, test
+
+    @cached_property
+    def train(self) -> Log:
+        return self._train()
+
+    @cached_property
+    def valid(self) -> Holdout:
+        return self._valid()
+
+    @cached_property
+    def test(self) -> Holdout:
+        return self._test()
 
 
-def leave_one_out(log: Log) -> Split[Log]:
+def leave_one_out(log: Log, *, max_users: int | None = None) -> Split[Log]:
     """The last event of each user is the test target, the one before it the validation target; the rest trains.
 
     When testing, the validation item is part of the history. A user with two events has no training event before the
@@ -138,15 +156,24 @@ def leave_one_out(log: Log) -> Split[Log]:
 
         [a b c d]  ->  train [a b]   valid [a b] -> c   test [a b c] -> d
 
+    Args:
+        max_users: ask about so many users at most: those that `Holdout.sample` would take.
     Raises:
         DataError: no user has three events.
     """
-    asked = np.flatnonzero(_sequences(log).lengths >= 3)
-    if not len(asked):
+    store = _sequences(log)
+    starts, ends = store.offsets[:-1], store.offsets[1:]
+    has_three = store.lengths >= 3
+    rows = np.flatnonzero(has_three)
+    if not len(rows):
         raise DataError("leave-one-out needs users with at least three events, and this log has none")
-    rest, test = hold_out_last(log, asked)
-    train, valid = hold_out_last(rest, asked)
-    return Split(train, valid, test)
+    if max_users is not None:
+        rows = rows[sampled(len(rows), max_users)]
+    return Split(
+        lambda: _with_rows(log, starts, ends - 2 * has_three),
+        lambda: _questions(log, rows, starts[rows], ends[rows] - 2, ends[rows] - 1),
+        lambda: _questions(log, rows, starts[rows], ends[rows] - 1, ends[rows]),
+    )
 
 
 def hold_out_last(log: Log, rows: np.ndarray) -> tuple[Log, Holdout]:
@@ -184,7 +211,7 @@ def by_time(
         raise DataError(f"valid_from ({valid_from}) must come before test_from ({test_from})")
     train, valid = hold_out_period(log, first, middle, targets=targets, name="validation")
     _, test = hold_out_period(log, middle, test_until, targets=targets, name="test")
-    return Split(train, valid, test)
+    return Split(lambda: train, lambda: valid, lambda: test)
 
 
 def hold_out_period(

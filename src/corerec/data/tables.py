@@ -21,17 +21,12 @@ import pandas as pd
 
 from corerec.data.ids import text_to_id
 from corerec.data.interactions import Interactions
-from corerec.data.layout import WITHOUT_HEADER, Columns, find_columns
-from corerec.data.sources import Source, TextFormat, open_source, quoted, run
-from corerec.data.times import time_column, time_in, time_unit, unit_of
+from corerec.data.layout import Columns, find_columns
+from corerec.data.selection import select_columns, select_events
+from corerec.data.sources import Source, TextFormat, run
+from corerec.data.times import time_column, time_in, time_unit
 from corerec.data.vocabulary import Vocabulary
 from corerec.errors import DataError
-
-OLDEST_GUESSED = 6 * 10**8  # seconds: a column of whole numbers from 1989 on is taken for times where none was named
-WHOLE = r"regexp_full_match({0}, '(-?[1-9]\d*|0)(\.0+)?')"
-AS_PROGRAMS_WRITE = "(contains({0}, 'e+') AND CAST(TRY_CAST({0} AS DOUBLE) AS VARCHAR) = {0})"  # 1e+16
-WITHOUT_POINT = r"TRY_CAST(regexp_replace({0}, '\.0+$', '') AS BIGINT)"
-AS_WHOLE = f"coalesce({WITHOUT_POINT}, TRY_CAST(TRY_CAST({{0}} AS DOUBLE) AS BIGINT))"
 
 
 @dataclass(frozen=True)
@@ -71,12 +66,7 @@ class EventTable:
     day_first: bool | None = None
 
     def __str__(self) -> str:
-        roles = ", ".join(f"{role} = {name}" for role, name in self.used.items())
-        order = "" if "time" in self.used else "; no time column, so the order of the rows is the order of time"
-        if self.unused and order:
-            order += f" (not used: {', '.join(self.unused)})"
-        kept = f" ({'; '.join(self.left_out)})" if self.left_out else ""
-        return f"{self.name}: {len(self.events):,} events{kept}, {roles}{order}"
+        return described(self.name, len(self.events), self.used, self.unused, self.left_out)
 
     def interactions(self) -> Interactions:
         """The log in numbers, sorted stably by (user, time). A column of ratings or times without a value is left out.
@@ -127,20 +117,23 @@ def read_events(
     """
     filters = Filters(where, since, until, min_events, max_events)
     with duckdb.connect() as database, ExitStack() as stack:
-        wanted = vars(columns or Columns())
-        source = open_table(database, stack, paths, TextFormat(header, delimiter, quote), wanted.values(), query)
-        guesses = WITHOUT_HEADER.get(len(source.names), ())
-        found = find_columns(source.name, source.names, source.has_header, wanted, ("user", "item"), guesses)
-        found = _without_a_false_clock(database, source, found, wanted["time"])
-        events = read_columns(database, source, found, filters.where, explode)
-        if not source.has_header:
-            _check_guesses(source, found, wanted, events)
-        unused = [
-            source.shown(at) for at in range(len(source.names)) if all(at not in places for places in found.values())
-        ]
-        used = {role: "+".join(map(source.shown, places)) for role, places in found.items()}
-        table = EventTable(source.name, events, used, tuple(unused), day_first=day_first)
+        chosen = select_events(
+            database, stack, paths, columns, TextFormat(header, delimiter, quote), query, explode, where
+        )
+        events = run(database, chosen.name, chosen.sql, chosen.parameters).df()
+        chosen.check(events, len(events))
+        table = EventTable(chosen.name, events, chosen.used, chosen.unused, day_first=day_first)
     return _filtered(table, filters)
+
+
+def described(name: str, num_events: int, used: dict[str, str], unused: Sequence[str], left_out: Sequence[str]) -> str:
+    """What was read, in a line for people."""
+    roles = ", ".join(f"{role} = {column}" for role, column in used.items())
+    order = "" if "time" in used else "; no time column, so the order of the rows is the order of time"
+    if unused and order:
+        order += f" (not used: {', '.join(unused)})"
+    kept = f" ({'; '.join(left_out)})" if left_out else ""
+    return f"{name}: {num_events:,} events{kept}, {roles}{order}"
 
 
 def read_titles(
@@ -191,155 +184,19 @@ def ids_like(texts: Iterable[Any], known: Vocabulary) -> list[Any]:
     return [an_id if an_id in known else by_text.get(str(an_id), an_id) for an_id in given]
 
 
-# ------------------------------------------------------------------------------------------------------- reading
-
-
-def open_table(
-    database: duckdb.DuckDBPyConnection,
-    stack: ExitStack,
-    paths: str | Path | Sequence[str | Path],
-    text: TextFormat,
-    wanted: Iterable[str | None],
-    query: str | None = None,
-) -> Source:
-    """A table whose rows keep the order of the file."""
-    database.execute("SET enable_progress_bar = false")
-    database.execute("SET preserve_insertion_order = true")
-    return open_source(database, stack, paths, text, wanted, query)
-
-
 def read_columns(
-    database: duckdb.DuckDBPyConnection,
-    source: Source,
-    found: dict[str, tuple[int, ...]],
-    where: str | None = None,
-    explode: bool = False,
+    database: duckdb.DuckDBPyConnection, source: Source, found: dict[str, tuple[int, ...]]
 ) -> pd.DataFrame:
-    """The columns found, named by their roles and in their best types."""
-    table, fields = source.sql, source.fields
-    if where is not None:
-        table, fields = _narrowed(database, source, where)
-    raw = {role: _expression(source, fields, role, places, explode) for role, places in found.items()}
-    chosen = ", ".join(f'{expression} AS "{role}"' for role, expression in raw.items())
-    if source.is_text:
-        run(database, source.name, f"CREATE TEMP TABLE events AS SELECT {chosen} FROM {table}", source.parameters)
-        chosen, table, parameters = _typed(database, found), "events", []
-    else:
-        parameters = source.parameters
-    events = run(database, source.name, f"SELECT {chosen} FROM {table}", parameters).df()
-    if not len(events):
-        why = f" where {where}" if where is not None else " below its header" if source.has_header else ""
-        raise DataError(f"{source.name} has no rows{why}")
-    return events
+    """The columns found, named by their roles and in their best types.
 
-
-def _typed(database: duckdb.DuckDBPyConnection, found: dict[str, tuple[int, ...]]) -> str:
-    """SQL that reads the text columns of `events` as the numbers that they all write, or as text."""
-    tests, casts = {}, {}
-    for role in found:
-        field = quoted(role)
-        if role != "title":
-            whole = (
-                f"({WHOLE.format(field)} OR {AS_PROGRAMS_WRITE.format(field)}) AND {AS_WHOLE.format(field)} IS NOT NULL"
-            )
-            tests[role, AS_WHOLE.format(field)] = f"bool_and({whole} OR {field} IS NULL)"
-        if role in ("rating", "time"):
-            number = f"TRY_CAST({field} AS DOUBLE)"
-            tests[role, number] = f"bool_and({number} IS NOT NULL OR {field} IS NULL)"
-    answers: Any = database.execute(f"SELECT {', '.join(tests.values())} FROM events").fetchone()
-    for (role, cast), holds in zip(tests, answers, strict=True):
-        if holds:
-            casts.setdefault(role, cast)
-    return ", ".join(f"{casts.get(role, quoted(role))} AS {quoted(role)}" for role in found)
-
-
-def _expression(source: Source, fields: list[str], role: str, places: tuple[int, ...], explode: bool) -> str:
-    """SQL that reads the column of a role in a type that pandas holds exactly."""
-    if len(places) == 2:
-        return f"CAST({fields[places[0]]} AS VARCHAR) || ' ' || CAST({fields[places[1]]} AS VARCHAR)"
-    field, kind, shown = fields[places[0]], source.types[places[0]], source.shown(places[0])
-    if kind.endswith("]"):
-        if not explode:
-            raise DataError(
-                f"{source.name}: {shown} holds lists ({kind}); to take each as events one after another, say explode "
-                "(--explode)"
-            )
-        field, kind = f"unnest({field})", kind[: kind.rindex("[")]
-    base = kind.split("(")[0]
-    if base in ("STRUCT", "MAP", "UNION") or kind.endswith("]"):
-        raise DataError(
-            f"{source.name}: {shown} is a {base.lower()} ({kind[:80]}), not one {role}; name another column"
-        )
-    if base == "BLOB":
-        return f"decode({field})"
-    if base == "JSON":
-        return f"{field} ->> '$'"
-    if base == "DECIMAL":
-        scale = int(kind.rstrip(")").split(",")[1])
-        return f"CAST({field} AS {'BIGINT' if scale == 0 else 'DOUBLE'})"
-    if base == "TIMESTAMP WITH TIME ZONE":
-        return f"make_timestamp(epoch_us({field}))"
-    if role in ("user", "item", "title") and base.startswith(
-        ("DATE", "TIME", "UUID", "HUGEINT", "UHUGEINT", "INTERVAL")
-    ):
-        return f"CAST({field} AS VARCHAR)"
-    return field
-
-
-def _narrowed(database: duckdb.DuckDBPyConnection, source: Source, where: str) -> tuple[str, list[str]]:
-    """The table with the condition on it. Columns of a text file are compared as numbers where all are numbers."""
-    if not source.is_text:
-        return f"(SELECT * FROM {source.sql} WHERE ({where}))", source.fields
-    raw = [f'{field} AS "_{place}"' for place, field in enumerate(source.fields)]
-    names = source.names if source.has_header else source.fields
-    named = [(name, field) for name, field in zip(names, source.fields, strict=True) if name.lower() in where.lower()]
-    if named:
-        tests = ", ".join(f"bool_and(TRY_CAST({f} AS DOUBLE) IS NOT NULL OR {f} IS NULL)" for _, f in named)
-        numeric: Any = run(database, source.name, f"SELECT {tests} FROM {source.sql}", source.parameters).fetchone()
-        for (name, field), is_number in zip(named, numeric, strict=True):
-            raw.append(f"{f'CAST({field} AS DOUBLE)' if is_number else field} AS {quoted(name)}")
-    table = f"(SELECT * FROM (SELECT {', '.join(raw)} FROM {source.sql}) WHERE ({where}))"
-    return table, [f'"_{place}"' for place in range(len(source.fields))]
-
-
-# ------------------------------------------------------------------------------------------------------- guesses
-
-
-def _without_a_false_clock(
-    database: duckdb.DuckDBPyConnection, source: Source, found: dict[str, tuple[int, ...]], asked: str | None
-) -> dict[str, tuple[int, ...]]:
-    """A guessed pair of date and time of day, unless the second holds no times of day: then it, alone."""
-    places = found.get("time", ())
-    if asked is not None or len(places) < 2:
-        return found
-    clock = f"CAST({source.fields[places[1]]} AS VARCHAR)"
-    query = f"SELECT {clock} FROM {source.sql} WHERE {clock} IS NOT NULL LIMIT 1"
-    value = run(database, source.name, query, source.parameters).fetchone()
-    return found if value and ":" in value[0][:3] else found | {"time": places[1:]}
-
-
-def _check_guesses(
-    source: Source, found: dict[str, tuple[int, ...]], wanted: dict[str, str | None], events: pd.DataFrame
-) -> None:
-    """Raises:
-    DataError: a file without a header was guessed at, and times stand where ids or ratings should.
+    Raises:
+        DataError: the table has no rows.
     """
-    for role in ("user", "item", "rating"):
-        if role in found and wanted[role] is None and _look_like_times(events[role]):
-            raise DataError(
-                f"{source.name} has no header, and {source.shown(found[role][0])}, where the {role}s are expected, "
-                f"looks like times ({events[role].iloc[0]}): say which column holds what, such as --user-column 1 "
-                "--item-column 2 --time-column 3"
-            )
-
-
-def _look_like_times(column: Any) -> bool:
-    if pd.api.types.is_integer_dtype(column.dtype):
-        unit = unit_of(column.min())
-        return unit is not None and unit == unit_of(column.max()) and column.min() >= OLDEST_GUESSED
-    if pd.api.types.is_numeric_dtype(column.dtype):
-        return False
-    return bool(column.head(100).astype(str).str.fullmatch(r"\d{4}-\d\d-\d\d([T ].*)?").all())
+    sql, parameters, empty = select_columns(database, source, found, None, False)
+    events = run(database, source.name, sql, parameters).df()
+    if not len(events):
+        raise DataError(empty)
+    return events
 
 
 # ------------------------------------------------------------------------------------------------------- filters

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import datetime as dt
 import re
+from collections.abc import Callable
 from decimal import Decimal
 from typing import Any
 
@@ -140,17 +141,30 @@ def _one_clock(values: Any, times: np.ndarray) -> np.ndarray:
     """The times, unless all are on a clock (or 0), but not on the same one."""
     if not len(times) or time_unit(times) in (None, "s"):
         return times
-    found = {unit: np.flatnonzero((times >= CLOCK_FROM * t) & (times < CLOCK_TO * t)) for unit, t in UNITS.items()}
-    found = {unit: rows for unit, rows in found.items() if len(rows)}
-    if len(found) > 1 and sum(map(len, found.values())) == np.count_nonzero(times):
-        fewest = min(found, key=lambda unit: len(found[unit]))
-        row = found[fewest][0]
+    rows = {unit: np.flatnonzero((times >= CLOCK_FROM * t) & (times < CLOCK_TO * t)) for unit, t in UNITS.items()}
+    found = {unit: (len(at), at[0]) for unit, at in rows.items() if len(at)}
+    check_one_clock(found, int(np.count_nonzero(times)), lambda row: shown(values, row))
+    return times
+
+
+def check_one_clock(found: dict[str, tuple[int, int]], num_nonzero: int, shown_at: Callable[[int], str]) -> None:
+    """Refuse a column whose newest time is on a clock of milliseconds or finer, where all are on clocks, but several.
+
+    Args:
+        found: unit -> how many times lie on its clock, and the first row; units without any are left out.
+        num_nonzero: times that are not 0.
+        shown_at: the value of a row, for the message.
+    Raises:
+        DataError: two units are counted.
+    """
+    if len(found) > 1 and sum(count for count, _ in found.values()) == num_nonzero:
+        fewest = min(found, key=lambda unit: found[unit][0])
+        count, row = found[fewest]
         others = " and ".join(unit for unit in found if unit != fewest)
         raise DataError(
-            f"timestamps counts two units: {len(found[fewest]):,} values look like {fewest}, the first "
-            f"({shown(values, row)}) at row {row}, the others like {others}; bring all to one unit"
+            f"timestamps counts two units: {count:,} values look like {fewest}, the first ({shown_at(row)}) at row "
+            f"{row}, the others like {others}; bring all to one unit"
         )
-    return times
 
 
 # --------------------------------------------------------------------------------------------------------- dates
@@ -217,10 +231,14 @@ def _written(value: Any) -> str:
 
 
 def _unreadable(values: Any, bad: Any) -> str:
+    return unreadable(len(bad), shown(values, bad[0]), bad[0])
+
+
+def unreadable(count: int, first: str, row: int) -> str:
+    """What to say of times that do not read: how many, the first as it was written, and its row."""
     return (
-        f"timestamps has {len(bad):,} values that are missing or do not read as a time in the format of the others "
-        f"(dates: 1678 to 2261), the first ({shown(values, bad[0])}) at row {bad[0]}; drop those rows, or go without "
-        "timestamps"
+        f"timestamps has {count:,} values that are missing or do not read as a time in the format of the others "
+        f"(dates: 1678 to 2261), the first ({first}) at row {row}; drop those rows, or go without timestamps"
     )
 
 

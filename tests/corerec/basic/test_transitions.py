@@ -10,7 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from corerec.basic.popularity import Popularity
-from corerec.basic.transitions import MAX_SUCCESSORS, LastItemMarkov, TransitionModel, leave_one_out_fit
+from corerec.basic.transitions import (
+    MAX_SUCCESSORS,
+    LastItemMarkov,
+    TransitionModel,
+    count_transitions,
+    leave_one_out_fit,
+)
 from corerec.data.interactions import Interactions
 from corerec.data.sequences import SequenceStore, last_items
 from corerec.data.splitting import leave_one_out
@@ -76,6 +82,16 @@ def test_counts_are_how_often_an_item_followed_directly(transitions):
 def test_the_last_event_of_one_user_is_not_followed_by_the_first_of_the_next():
     transitions = TransitionModel.of(SequenceStore.from_lists([[1, 2], [3, 4]]), 4)
     assert transitions.count(2, 3) == 0
+
+
+def test_counts_of_a_log_in_parts_are_those_of_it_all(monkeypatch):
+    random = np.random.default_rng(0)
+    store = SequenceStore.from_lists([random.integers(1, 20, n) for n in random.integers(0, 30, 60)])
+    at_once = count_transitions(store, 19)
+    monkeypatch.setattr("corerec.basic.transitions.EVENTS_AT_ONCE", 50)
+    for ours, theirs in zip(count_transitions(store, 19), at_once, strict=True):
+        assert ours.dtype == theirs.dtype
+        assert np.array_equal(ours, theirs)
 
 
 def test_only_the_most_frequent_followers_are_kept_and_of_equals_the_lower():

@@ -4,6 +4,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from corerec.data import sequences as module
 from corerec.data.interactions import Interactions
 from corerec.data.sequences import SequenceStore, flat_ranges, last_items
 
@@ -94,3 +95,17 @@ def test_joined_stores_lie_one_after_another():
 
 def test_last_items_are_0_where_a_history_is_empty():
     assert last_items(SequenceStore.from_lists([[], [3, 4], [], [5]])).tolist() == [0, 4, 0, 5]
+
+
+def test_ranges_taken_some_at_a_time_are_those_taken_at_once(monkeypatch):
+    random = np.random.default_rng(0)
+    bounds = np.sort(random.integers(0, 500, (40, 2)), axis=1)
+    times, ratings = np.arange(500) * 10, random.random(500).astype(np.float32)
+    store = SequenceStore(random.integers(1, 9, 500).astype(np.int32), np.array([0, 500]), times, ratings)
+    at_once = store.ranges(*bounds.T)
+    monkeypatch.setattr(module, "EVENTS_AT_ONCE", 7)
+    in_parts = store.ranges(*bounds.T)
+    for name in ("items", "offsets", "times", "ratings"):
+        ours, theirs = getattr(in_parts, name), getattr(at_once, name)
+        assert ours.dtype == theirs.dtype
+        assert np.array_equal(ours, theirs)

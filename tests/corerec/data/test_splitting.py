@@ -321,6 +321,15 @@ def test_a_sample_is_some_of_the_questions_in_their_order(cycle_log):
     assert test.sample(len(test)) is test
 
 
+def test_a_split_of_some_users_asks_those_of_the_sample(cycle_log):
+    whole, some = leave_one_out(cycle_log), leave_one_out(cycle_log, max_users=5)
+    for ours, theirs in ((some.valid, whole.valid.sample(5)), (some.test, whole.test.sample(5))):
+        assert ours.users.tolist() == theirs.users.tolist()
+        assert ours.history.items.tolist() == theirs.history.items.tolist()
+        assert ours.targets.items.tolist() == theirs.targets.items.tolist()
+    assert some.train.sequences.items.tolist() == whole.train.sequences.items.tolist()
+
+
 # --- the split that every published figure is quoted on
 
 

@@ -32,6 +32,7 @@ MOST_BUCKETS = 64
 FORGET_ASKED = 0.3  # share of the training's questions whose own time is not known
 FORGET_ALL = 0.1  # share of the training's sequences without any time
 SMALLEST_QUANTILE = 0.01  # of the positive gaps: smaller ones share the first bucket
+MOST_GAPS = 2**24  # looked at to choose the buckets
 
 
 class GapScale(NamedTuple):
@@ -42,9 +43,15 @@ class GapScale(NamedTuple):
 
     @classmethod
     def of(cls, store: SequenceStore) -> GapScale | None:
-        """The scale of a log; None where no two events of a sequence are known to be apart in time."""
+        """The scale of a log; None where no two events of a sequence are known to be apart in time.
+
+        Of a log of more than MOST_GAPS events, every n-th user is looked at.
+        """
         if store.times is None:
             return None
+        if store.num_events > MOST_GAPS:
+            store = store.select(np.arange(0, len(store), -(-store.num_events // MOST_GAPS)))
+            assert store.times is not None
         gaps = np.diff(store.times.astype(np.float64))
         is_first = np.zeros(store.num_events, bool)
         is_first[store.offsets[:-1][store.lengths > 0]] = True
