@@ -28,7 +28,7 @@ def prepare(
     """Sort a log of any size into a store: a folder that fit, tune, update, evaluate and recommend take as a log.
 
     A store is read once, sorted once, and then mapped into memory, so a log may be larger than the memory. Temporary
-    files lie beside the store meanwhile: about 50 bytes an event.
+    files lie beside the store meanwhile.
 
     \b
     Examples:

@@ -125,7 +125,7 @@ def prepare(
             with progress.stage("merging", None) as advance:
                 manifest = append_store(base, Interactions.open(target.folder), writer, source, advance)
     written = Interactions.open(folder, verify=False)
-    written.warn_of_oddities(stacklevel=3)
+    written.warn_of_oddities()
     if verbose:
         progress.say(manifest.source)
     seconds = time.perf_counter() - started
@@ -199,7 +199,7 @@ class _Progress:
 
     @contextmanager
     def stage(self, name: str, database: duckdb.DuckDBPyConnection | None) -> Iterator[Callable[[float], None]]:
-        """A function that is told the share done, from 0 to 1; until then DuckDB is asked for it."""
+        """A function that is told the share done, from 0 to 1. Before it is called, DuckDB is asked for the share."""
         started, done = time.perf_counter(), 0.0
         columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
         is_terminal = self._console.is_terminal and not self._console.quiet
@@ -209,13 +209,12 @@ class _Progress:
             def advance(share: float) -> None:
                 nonlocal done
                 done = share
-                bars.update(bar, completed=share, total=1.0)
 
             def watch() -> None:
-                said = started
+                said, share = started, 0.0
                 while not ended.wait(LOOK_EVERY_S):
                     asked = database.query_progress() / 100 if database is not None and not done else 0.0
-                    share = done or max(0.0, asked)
+                    share = max(share, done, asked)
                     if share:
                         bars.update(bar, completed=share, total=1.0)
                     if not is_terminal and time.perf_counter() - said >= LINE_EVERY_S:

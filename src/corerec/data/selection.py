@@ -105,8 +105,8 @@ def open_table(
     wanted: Iterable[str | None],
     query: str | None = None,
 ) -> Source:
-    """`open_source`, with rows in the order of the files and without DuckDB's own progress bar."""
-    database.execute("SET enable_progress_bar = false")
+    """`open_source`, with rows in the order of the files, and progress that is measured but not drawn."""
+    database.execute("SET enable_progress_bar = true; SET enable_progress_bar_print = false")
     database.execute("SET preserve_insertion_order = true")
     return open_source(database, stack, paths, text, wanted, query)
 
