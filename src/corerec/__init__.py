@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from corerec.basic.transitions import LastItemMarkov
     from corerec.data.histories import Histories
     from corerec.data.interactions import Interactions
+    from corerec.data.item_table import read_items
     from corerec.data.prepare import prepare
     from corerec.data.sequences import SequenceStore
     from corerec.data.splitting import Holdout, Split, by_time, hold_out_period, leave_one_out
@@ -63,6 +64,7 @@ _HOMES = {
     "leave_one_out": "data.splitting",
     "prepare": "data.prepare",
     "read_events": "data.tables",
+    "read_items": "data.item_table",
     "read_titles": "data.tables",
 }
 
@@ -95,6 +97,7 @@ __all__ = [  # as _HOMES, which a test holds it to
     "leave_one_out",
     "prepare",
     "read_events",
+    "read_items",
     "read_titles",
 ]
 

@@ -22,7 +22,7 @@ import pandas as pd
 from corerec.data.ids import text_to_id
 from corerec.data.interactions import Interactions
 from corerec.data.layout import Columns, find_columns
-from corerec.data.selection import select_columns, select_events
+from corerec.data.selection import open_table, select_columns, select_events
 from corerec.data.sources import Source, TextFormat, run
 from corerec.data.times import time_column, time_in, time_unit
 from corerec.data.vocabulary import Vocabulary

@@ -39,7 +39,7 @@ def test_the_columns_and_filters_of_a_log_are_read_as_asked(tmp_path, capsys):
     path.write_text("who\twhat\tat\nann\t7\t1\nann\t8\t2\nbob\t9\t3\n")
     options = LogOptions(user_column="who", item_column="what", time_column="at", until="3")
     table = read_log(path, options, quiet=False)
-    assert table.events["item"].tolist() == [7, 8]
+    assert table.items.ids.tolist() == [7, 8]
     assert "user = who, item = what, time = at" in words(capsys.readouterr().err)
     read_log(path, options, quiet=True)
     assert capsys.readouterr().err == ""

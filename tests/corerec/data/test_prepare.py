@@ -3,56 +3,17 @@
 import gzip
 import sqlite3
 import warnings
-from pathlib import Path
 
 import duckdb
-import numpy as np
 import pandas as pd
 import pytest
 
 from corerec.data import log_table
 from corerec.data.interactions import Interactions
-from corerec.data.layout import Columns
 from corerec.data.prepare import memory_limit, prepare
-from corerec.data.store import MANIFEST
 from corerec.data.tables import read_events
-from corerec.errors import DataError, DataWarning, UnknownIdError
-
-
-def assert_same_log(found: Interactions, wanted: Interactions) -> None:
-    for name in ("items", "offsets", "times", "ratings"):
-        ours, theirs = getattr(found.sequences, name), getattr(wanted.sequences, name)
-        assert (ours is None) == (theirs is None), name
-        if ours is not None:
-            assert ours.dtype == theirs.dtype, name
-            assert np.array_equal(ours, theirs), name
-    for ours, theirs in ((found.users.ids, wanted.users.ids), (found.items.ids, wanted.items.ids)):
-        assert ours.dtype == theirs.dtype
-        assert ours.tolist() == theirs.tolist()
-        assert list(map(type, ours.tolist())) == list(map(type, theirs.tolist()))
-
-
-def events(rows=2000, seed=0) -> pd.DataFrame:
-    """Whole numbers as users, text as items, many equal times, not in time order."""
-    random = np.random.default_rng(seed)
-    return pd.DataFrame(
-        {
-            "user_id": random.integers(0, 100, rows) * 7,
-            "item_id": random.choice(["a", "b", 'c"d', "ä,ö", "007"], rows),
-            "rating": random.integers(1, 6, rows) / 2,
-            "timestamp": random.integers(10**9, 10**9 + 50, rows),
-        }
-    )
-
-
-def as_csv(frame, path: Path) -> Path:
-    frame.to_csv(path, index=False)
-    return path
-
-
-def as_dates(frame, style: str):
-    days = (frame["timestamp"] - 10**9) * 86_400 // 7 + 10**9
-    return frame.assign(timestamp=pd.to_datetime(days, unit="s").dt.strftime(style))
+from corerec.errors import DataError, DataWarning
+from logs import as_csv, as_dates, assert_same_log, events
 
 
 def no_times(folder):
@@ -170,58 +131,6 @@ def test_a_log_through_a_store_is_the_log_in_memory(log, tmp_path, monkeypatch):
     assert prepared.num_events == read.sequences.num_events
 
 
-def damaged(change):
-    frame = events().astype({"user_id": object, "timestamp": object, "rating": object})
-    change(frame)
-    return frame
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda f: f.__setitem__("item_id", f["item_id"].where(f.index != 17)),
-        lambda f: f.loc.__setitem__((5, "item_id"), " NULL "),
-        lambda f: f.loc.__setitem__((9, "timestamp"), None),
-        lambda f: f.loc.__setitem__((9, "timestamp"), "yesterday"),
-        lambda f: f.loc.__setitem__((slice(0, 900), "timestamp"), 1_600_000_000_000),
-        lambda f: f.loc.__setitem__((3, "rating"), "inf"),
-        lambda f: f.loc.__setitem__((3, "rating"), "good"),
-        lambda f: f.loc.__setitem__((1500, "rating"), None),
-    ],
-)
-def test_what_memory_refuses_a_store_refuses_in_the_same_words(change, tmp_path):
-    path = as_csv(damaged(change), tmp_path / "log.csv")
-    with pytest.raises(DataError) as in_memory:
-        read_events(path).interactions()
-    with pytest.raises(DataError) as on_disk:
-        prepare(path, tmp_path / "store")
-    assert str(on_disk.value) == str(in_memory.value)
-    assert [file.name for file in tmp_path.iterdir()] == ["log.csv"]
-
-
-@pytest.mark.parametrize(
-    "settings", [{"since": 5}, {"min_events": 10**6}, {"where": "user_id < 0"}, {"where": "x = 1"}]
-)
-def test_what_the_filters_refuse_is_said_in_the_same_words(settings, tmp_path):
-    path, _ = no_times(tmp_path)
-    with pytest.raises(DataError) as in_memory:
-        read_events(path, **settings)
-    with pytest.raises(DataError) as on_disk:
-        prepare(path, tmp_path / "store", **settings)
-    assert str(on_disk.value) == str(in_memory.value)
-
-
-def test_a_row_of_a_later_piece_is_named_by_its_place_in_the_log(tmp_path, monkeypatch):
-    monkeypatch.setattr(log_table, "VECTORS_AT_ONCE", 1)
-    frame = as_dates(pd.concat([events(), events()]), "%Y-%m-%d %H:%M")
-    frame.iloc[3000, 3] = "soon"
-    with pytest.raises(DataError, match="at row 3000"):
-        prepare(as_csv(frame, tmp_path / "log.csv"), tmp_path / "store")
-    frame.iloc[2048:, 3] = "03/04/2021"  # another format from the second piece on
-    with pytest.raises(DataError, match="do not read as a time in the format of the others"):
-        prepare(as_csv(frame, tmp_path / "log.csv"), tmp_path / "store")
-
-
 def test_repeated_rows_are_warned_of_as_in_memory(tmp_path):
     path = as_csv(events(), tmp_path / "log.csv")
     with pytest.warns(DataWarning) as in_memory:
@@ -229,43 +138,6 @@ def test_repeated_rows_are_warned_of_as_in_memory(tmp_path):
     with pytest.warns(DataWarning) as on_disk:
         prepare(path, tmp_path / "store")
     assert [str(w.message) for w in on_disk] == [str(w.message) for w in in_memory]
-
-
-@pytest.mark.filterwarnings("ignore::corerec.errors.DataWarning")
-@pytest.mark.parametrize("columns", [None, Columns(time="-"), Columns(rating="-")])
-def test_appending_gives_the_store_of_both_logs(columns, tmp_path):
-    first = as_csv(events(seed=0), tmp_path / "1.csv")
-    second = events(seed=1).assign(user_id=lambda f: f["user_id"] + 300)
-    second.loc[:50, "item_id"] = "new"
-    second = as_csv(second, tmp_path / "2.csv")
-    prepare([first, second], tmp_path / "whole", columns)
-    prepare(first, tmp_path / "grown", columns)
-    before = Interactions.open(tmp_path / "grown")
-    seen = before.sequences.items.copy()
-    prepared = prepare(second, tmp_path / "grown", columns, append=True)
-    assert_same_log(Interactions.open(tmp_path / "grown"), Interactions.open(tmp_path / "whole"))
-    assert prepared.num_events == 4000
-    assert np.array_equal(before.sequences.items, seen)  # who had it open goes on reading the old one
-    names = sorted(file.name for file in (tmp_path / "grown").iterdir())
-    assert MANIFEST in names
-    assert all(".2." in name for name in names if name != MANIFEST)
-
-
-@pytest.mark.filterwarnings("ignore::corerec.errors.DataWarning")
-def test_a_log_of_another_kind_is_not_appended_and_the_store_stays(tmp_path):
-    prepare(as_csv(events(), tmp_path / "log.csv"), tmp_path / "store")
-    kept = {file.name: file.read_bytes() for file in (tmp_path / "store").iterdir()}
-    others = {
-        "has no times": (events().drop(columns="timestamp"), DataError),
-        "counts time in ms": (events().assign(timestamp=lambda f: f["timestamp"] * 1000), DataError),
-        "type": (events().assign(user_id=lambda f: f["user_id"].astype(str) + "x"), UnknownIdError),
-    }
-    for message, (frame, error) in others.items():
-        with pytest.raises(error, match=message):
-            prepare(as_csv(frame, tmp_path / "new.csv"), tmp_path / "store", append=True)
-    assert {file.name: file.read_bytes() for file in (tmp_path / "store").iterdir()} == kept
-    with pytest.raises(FileNotFoundError):
-        prepare(tmp_path / "log.csv", tmp_path / "none", append=True)
 
 
 def test_a_folder_of_other_files_is_not_replaced(tmp_path):

@@ -180,7 +180,7 @@ def _content(
     stand_ins = np.flatnonzero(encoder.counts.numpy()[numbers] == 0)
     if len(stand_ins) < FEWEST_NEW:
         drawn = np.random.default_rng(seed_for(seed, "new items")).permutation(np.flatnonzero(numbers))
-        stand_ins = drawn[: max(FEWEST_NEW, len(drawn) // 10)]
+        stand_ins = drawn[: max(1, min(len(drawn) // 2, max(FEWEST_NEW, len(drawn) // 10)))]
     some = frame.iloc[stand_ins]
     vectors, biases = (part.to(network.device) for part in content.rows(some[ITEM_ID].tolist(), table.read(some)))
     own = numbers[stand_ins]
