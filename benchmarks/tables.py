@@ -372,6 +372,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "server": server,
     "server-robustness": server_robustness,
     "attacks": attacks,
+    "files": files,
     "training": training,
 }
 
