@@ -107,7 +107,7 @@ def measured(
         if not knows_cold:
             scores[:, cold] = -np.inf
         for at, row in enumerate(rows):
-            target, line, seen = targets[row], scores[at], asked.history.row(row)
+            target, line, seen = targets[row], scores[at], asked.history.row(int(row))
             own = line[target]
             line[seen] = -np.inf
             named[np.argpartition(-line, 10)[:10]] += 1

@@ -65,7 +65,9 @@ def networks(
     features = FeatureTable.of(table)
     clock = replace(config, gap_unit=scale.unit, gap_buckets=scale.num_buckets)
     content = replace(clock, content_codes=features.num_codes, content_dim=features.dense_dim)
-    made = dict(zip(NAMES, (build_network(each, 0) for each in (config, clock, content)), strict=True))
+    made: dict[str, Bert4RecNetwork] = dict(
+        zip(NAMES, (build_network(each, 0) for each in (config, clock, content)), strict=True)
+    )
     encoder = made["clock and content"].item_encoder
     assert encoder is not None
     encoder.attach(features.read(table), store.item_counts(num_items))

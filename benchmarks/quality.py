@@ -122,11 +122,12 @@ def fit_and_measure(
     split: Split[Interactions], settings: dict[str, Any], items: pd.DataFrame | None, reads_time: bool
 ) -> dict[str, Any]:
     """One seed: validation and test figures of a model fitted by `Bert4Rec.fit_interactions`."""
-    model = Bert4Rec(**({} if reads_time else {"clock": False}) | settings)
+    inputs: dict[str, Any] = {} if reads_time else {"clock": False}
+    model = Bert4Rec(**inputs | settings)
     model.fit_interactions(split.train, split.valid, items=items)
     run = {
         "seed": model.train_config.seed,
-        "train_seconds": float(model.training_log["seconds"].sum()),
+        "train_seconds": sum(model.training_log["seconds"].tolist()),
         "reads_time": model.fitted.network.gap_scale is not None,
         "valid": apart(model, split.valid),
         "test": apart(model, split.test),

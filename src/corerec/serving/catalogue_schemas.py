@@ -19,7 +19,7 @@ def _checked_feature(value: Any) -> Any:
     """A category, a number, a list of categories, or a vector, each of a bounded size."""
     if value is None or isinstance(value, bool) or (type(value) is str and len(value) <= MAX_ID_LENGTH):
         return value
-    if type(value) in (int, float) and -LARGEST_FEATURE <= value <= LARGEST_FEATURE:
+    if isinstance(value, int | float) and -LARGEST_FEATURE <= value <= LARGEST_FEATURE:
         return value
     if type(value) is list and all(type(part) in (int, float) for part in value) and len(value) <= MAX_VECTOR:
         return [_checked_feature(part) for part in value]
