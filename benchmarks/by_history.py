@@ -22,6 +22,7 @@ import torch
 import typer
 from rich.console import Console
 
+from arguments import settings_of
 from corerec.basic.popularity import Popularity
 from corerec.basic.transitions import LastItemMarkov
 from corerec.data.interactions import Interactions
@@ -31,7 +32,6 @@ from corerec.engines.bert4rec import Bert4Rec
 from corerec.evaluation.evaluate import by_history, by_length
 from corerec.evaluation.report import Report, by_history_table
 from machine import describe
-from quality import settings_of
 
 
 def figures(columns: list[list[Report]]) -> dict[str, Any]:

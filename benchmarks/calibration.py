@@ -23,6 +23,7 @@ import torch
 import typer
 from rich.console import Console
 
+from arguments import settings_of
 from corerec.basic.popularity import Popularity
 from corerec.basic.transitions import LastItemMarkov
 from corerec.data.interactions import Interactions
@@ -32,7 +33,6 @@ from corerec.engines.bert4rec import Bert4Rec
 from corerec.evaluation.calibration import Bin, Binning, reliability, reliability_plot, reliability_table
 from corerec.evaluation.evaluate import evaluate
 from machine import describe
-from quality import settings_of
 
 MANY, ALLOWED = 200, 0.02
 BINNINGS: tuple[Binning, ...] = ("count", "width")

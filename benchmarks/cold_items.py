@@ -35,32 +35,20 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from arguments import items_of, settings_of
 from corerec.data.interactions import Interactions
 from corerec.data.item_features import ITEM_ID, FeatureTable
 from corerec.data.item_table import read_items
 from corerec.data.sequences import SequenceStore
 from corerec.data.splitting import Holdout, leave_one_out
 from corerec.data.tables import read_events
-from corerec.data.vocabulary import Vocabulary
 from corerec.engines.bert4rec import Bert4Rec
 from corerec.engines.bert4rec.encoding import NetworkScorer
 from machine import describe
-from quality import settings_of
 
 SHARE = 0.1  # of the items, taken out
 ROWS = 512
 GAIN = 1 / np.log2(np.arange(2, 12))  # of the ranks 1 to 10
-
-
-def items_of(path: Path, items: Vocabulary) -> pd.DataFrame:
-    """A table of items; of a folder of MovieLens-100K its genres and years."""
-    if path.is_dir():
-        from cr_learn import ml_100k
-
-        movies = ml_100k.load(path)["movies"]
-        year = pd.to_numeric(movies["title"].str.extract(r"\((\d{4})\)\s*$")[0])
-        return pd.DataFrame({ITEM_ID: movies["movie_id"], "genres": movies["genres"].str.split("|"), "year": year})
-    return read_items(path, known=items)
 
 
 def without(store: SequenceStore, is_out: np.ndarray) -> SequenceStore:

@@ -26,6 +26,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from arguments import settings_of
 from corerec.data.interactions import Interactions
 from corerec.data.layout import Columns
 from corerec.data.splitting import Holdout
@@ -33,7 +34,6 @@ from corerec.data.tables import read_events
 from corerec.engines.bert4rec import Bert4Rec
 from corerec.evaluation.evaluate import evaluate
 from machine import describe
-from quality import settings_of
 
 out = Console(highlight=False, soft_wrap=True)
 

@@ -18,7 +18,6 @@ figures are given apart: of targets with training events (warm) and without (col
 
 from __future__ import annotations
 
-import ast
 import json
 import statistics
 import sys
@@ -35,6 +34,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from arguments import items_of, settings_of
 from corerec.basic.popularity import Popularity
 from corerec.basic.transitions import LastItemMarkov, TransitionModel
 from corerec.data.interactions import Interactions
@@ -50,18 +50,6 @@ from corerec.evaluation.evaluate import Scorer, evaluate
 from corerec.evaluation.metrics import ndcg
 from corerec.evaluation.ranking import rank_answers
 from machine import describe
-
-
-def settings_of(pairs: list[str]) -> dict[str, Any]:
-    """["epochs=3", "dropout=.1", "positions=sinusoidal"] -> {"epochs": 3, "dropout": .1, "positions": "sinusoidal"}"""
-    settings = {}
-    for pair in pairs:
-        name, _, value = pair.partition("=")
-        try:
-            settings[name] = ast.literal_eval({"true": "True", "false": "False", "none": "None"}.get(value, value))
-        except (SyntaxError, ValueError):
-            settings[name] = value
-    return settings
 
 
 def measure(data: Path, seeds: range, settings: dict[str, Any], look_every: int, budget: float) -> dict[str, Any]:
@@ -179,8 +167,6 @@ def measure_apart(
     data: Path, seeds: range, settings: dict[str, Any], items: Path | None, reads_time: bool, by: str
 ) -> dict[str, Any]:
     """Every figure of some seeds, warm and cold targets and known and unknown query times apart."""
-    from cold_items import items_of
-
     log = read_events(data).interactions()
     split = parted(log, by)
     table = None if items is None else items_of(items, log.items)

@@ -27,9 +27,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from arguments import settings_of
 from corerec.engines.bert4rec import Bert4Rec
 from machine import describe
-from quality import settings_of
 
 RANDOM = "random 80/20"
 TUTORIAL = {
