@@ -7,7 +7,7 @@ from typing import Protocol, runtime_checkable
 from torch import Tensor
 
 from corerec.data.sequences import SequenceStore
-from corerec.retrieval.score_edits import Boosts
+from corerec.retrieval.score_edits import Boosts, Shifts
 
 
 class Scorer(Protocol):
@@ -26,7 +26,7 @@ class Scorer(Protocol):
 
 @runtime_checkable
 class VectorScorer(Scorer, Protocol):
-    """A scorer whose scores are state @ vector + bias, with a few of them boosted.
+    """A scorer whose scores are state @ vector + bias, with some of them shifted and a few boosted.
 
     Its answers are ranked block of items by block of items, so that memory stays level and no block leaves the cache,
     whatever the size of the catalogue.
@@ -44,6 +44,10 @@ class VectorScorer(Scorer, Protocol):
 
     def states(self, histories: SequenceStore) -> Tensor:
         """float32 (B, D), on the device of the vectors."""
+        ...
+
+    def shifts(self, histories: SequenceStore) -> Shifts:
+        """What is added to some scores before they are summed; NO_SHIFTS where nothing is."""
         ...
 
     def boosts(self, histories: SequenceStore) -> Boosts | None:

@@ -16,7 +16,7 @@ from corerec.evaluation.report import Seen
 from corerec.evaluation.scorer import VectorScorer
 from corerec.retrieval.blocks import block_width
 from corerec.retrieval.item_index import log_sum
-from corerec.retrieval.score_edits import Boosts, look_up
+from corerec.retrieval.score_edits import Boosts, Shifts, look_up
 from corerec.retrieval.topk import EXCLUDED, top_k
 
 STATES_AT_ONCE = 2**9  # ranked together, so that an item's vector is read for many
@@ -40,12 +40,14 @@ def rank_histories(
         named_counts: int64 (V + 1,), added to.
     """
     protocols: list[Seen] = sorted(ranks, reverse=True)  # "included" before "excluded"
-    states, boosts = scorer.states(histories), scorer.boosts(histories)
+    states, shifts, boosts = scorer.states(histories), scorer.shifts(histories), scorer.boosts(histories)
     for first in range(0, len(histories), STATES_AT_ONCE):
         rows = np.arange(first, min(first + STATES_AT_ONCE, len(histories)))
         asked = targets.select(rows)
-        block = _Blocks(scorer, states[first : first + STATES_AT_ONCE])
-        some = None if boosts is None else _of_rows(boosts, first, first + STATES_AT_ONCE)
+        block = _Blocks(
+            scorer, states[first : first + STATES_AT_ONCE], shifts.between_rows(first, first + STATES_AT_ONCE)
+        )
+        some = None if boosts is None else boosts.between_rows(first, first + STATES_AT_ONCE)
         lower, numbers = _count_lower(block, some, histories.select(rows), asked, k, protocols)
         for protocol, counts in lower.items():
             here = slice(targets.offsets[first], targets.offsets[rows[-1] + 1])
@@ -54,10 +56,11 @@ def rank_histories(
 
 
 class _Blocks:
-    """The plain scores of all items, a block of items at a time; padding EXCLUDED."""
+    """The scores of all items, shifted and not yet boosted, a block of items at a time; padding EXCLUDED."""
 
-    def __init__(self, scorer: VectorScorer, states: Tensor) -> None:
+    def __init__(self, scorer: VectorScorer, states: Tensor, shifts: Shifts) -> None:
         self.vectors, self.biases, self.states = scorer.vectors, scorer.biases, states
+        self.shifts = shifts.by_column()
         self.columns = scorer.num_items + 1
         self.width = block_width(len(states), self.columns)
         self.starts = range(0, self.columns, self.width)
@@ -70,6 +73,7 @@ class _Blocks:
         torch.addmm(self.biases[first:end], self.states, self.vectors[first:end].T, out=block)
         if first == 0:
             block[:, 0] = EXCLUDED
+        self.shifts.between_columns(first, end).add_(block)
         return block
 
 
@@ -149,11 +153,6 @@ def _count_lower(
             block[own_cells] = own[own_which]  # all answers of a row compete, also those of its history
             lower[protocol] += _row_counts(block, own, rows_of)
     return lower, best.numbers
-
-
-def _of_rows(boosts: Boosts, first: int, end: int) -> Boosts:
-    here = slice(*np.searchsorted(boosts.rows, (first, end)))
-    return Boosts(boosts.rows[here] - first, boosts.columns[here], boosts.amounts[here])
 
 
 def _row_counts(block: Tensor, own: Tensor, rows: Tensor) -> Tensor:

@@ -14,8 +14,8 @@ scores, no item of those groups can be among the k best. Otherwise, which happen
 state is searched block by block. Normalizers need every score: where they are computed, too, a few states are searched
 block by block, and many get their normalizers first.
 
-A boost (`score_edits.Boosts`) can raise an item's score and never lowers it. So the best items are among the best
-without boosts and the boosted ones: these are scored apart and merged, unless all scores lie in one block.
+Items whose scores are edited (`score_edits.Boosts`, `Shifts`) are scored apart, and merged with the best of the others,
+unless all scores lie in one block.
 
 Answers are exact up to the rounding of float32: where the scores of two items differ by less than about
 D 2**-23 |state| |vector|, either may come first.
@@ -38,7 +38,7 @@ from corerec.kernels import int8_is_fast
 from corerec.retrieval import blocks
 from corerec.retrieval.blocks import BlockTopK, block_width
 from corerec.retrieval.int8_bounds import QuantizedTable
-from corerec.retrieval.score_edits import Exclusions, ScoreEdits
+from corerec.retrieval.score_edits import NO_SHIFTS, Exclusions, ScoreEdits, Shifts
 from corerec.retrieval.topk import EXCLUDED, top_k
 
 LARGE_CATALOGUE = 2**17  # items from which bounds pay
@@ -102,7 +102,8 @@ class ItemIndex:
             allowed: the only item numbers that may be ranked, int (candidates,); None means all.
             with_normalizers: compute `log_normalizers`, too. They need the score of every item: five times
                 the time of the best items alone in a large catalogue.
-            log_normalizers: float32 (B,), where they are known. Boosts need them: they are computed if not given.
+            log_normalizers: float32 (B,), of the shifted scores, where they are known. Boosts need them: they are
+                computed if not given.
         """
         unknown = log_normalizers is None and (with_normalizers or len(edits.boosts) > 0)
         if allowed is not None:
@@ -111,7 +112,7 @@ class ItemIndex:
         # The normalizers are of the whole catalogue, whatever is allowed. For many states a pass for them and one for
         # bounds take less time than to rank every item.
         if unknown and (allowed is not None or (bounds_pay and len(states) >= FEWEST_STATES)):
-            log_normalizers, unknown = self.log_normalizers(states), False
+            log_normalizers, unknown = self.log_normalizers(states, edits.shifts), False
         by_bounds = bounds_pay and not unknown
         columns = self.num_items + 1 if allowed is None else len(allowed)
         at_once = STATES_AT_ONCE if by_bounds else states_at_once(k, columns)
@@ -133,13 +134,19 @@ class ItemIndex:
                 sums[rows] = found
         return TopItems(numbers, scores, sums if unknown else log_normalizers)
 
-    def log_normalizers(self, states: Tensor) -> Tensor:
-        """float32 (B, D) -> (B,): log(sum(exp(scores))) over the catalogue. A score minus it is a log-probability."""
+    def log_normalizers(self, states: Tensor, shifts: Shifts = NO_SHIFTS) -> Tensor:
+        """float32 (B, D) -> (B,): log(sum(exp(scores))) over the catalogue. A score minus it is a log-probability.
+
+        Args:
+            shifts: what is added to some of the scores.
+        """
         log_normalizers = states.new_empty(len(states))
         for first in range(0, len(states), STATES_AT_ONCE):
             part = states[first : first + STATES_AT_ONCE]
             sums = part.new_empty(len(part), self._num_blocks(len(part)))
-            for at, (_, block) in enumerate(self._score_blocks(part)):
+            some = shifts.between_rows(first, first + len(part)).by_column()
+            for at, (start, block) in enumerate(self._score_blocks(part)):
+                some.between_columns(start, start + block.shape[1]).add_(block)
                 sums[:, at] = log_sum(block)
             log_normalizers[first : first + len(part)] = sums.logsumexp(1)
         return log_normalizers
@@ -203,11 +210,11 @@ class ItemIndex:
         if by_bounds:
             numbers, scores = self._by_bounds(states, k, edits.all_cells())
         else:
-            numbers, scores, sums = self._block_by_block(states, k, edits.all_cells(), allowed, with_normalizers)
+            shifts = edits.shifts if with_normalizers else None
+            numbers, scores, sums = self._block_by_block(states, k, edits.all_cells(), allowed, shifts)
             log_normalizers = sums if with_normalizers else log_normalizers
-        if len(edits.boosts):
-            assert log_normalizers is not None
-            numbers, scores = self._merge_boosted(states, numbers, scores, edits, allowed, log_normalizers)
+        if len(edits.boosts) or len(edits.shifts):
+            numbers, scores = self._merge_edited(states, numbers, scores, edits, allowed, log_normalizers)
         return TopItems(numbers, scores, log_normalizers)
 
     # ----------------------------------------------------------------------------------------- every item scored
@@ -217,6 +224,7 @@ class ItemIndex:
     ) -> TopItems:
         """The best items of a small catalogue, whose scores lie in one block."""
         block = self._score_block(states)
+        edits.shifts.add_(block)
         if with_normalizers:
             log_normalizers = log_sum(block)
         edits.apply_(block, log_normalizers)
@@ -228,19 +236,23 @@ class ItemIndex:
         k: int,
         excluded: Exclusions,
         allowed: np.ndarray | None = None,
-        with_normalizers: bool = False,
+        summed_with: Shifts | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Numbers and scores of the best items, those of each block first; and the normalizers if asked for, else none.
 
         Args:
             allowed: int64, rising; the normalizers would be of these alone.
+            summed_with: compute the normalizers of scores with these shifts, whose items are excluded. None: do not.
         """
+        with_normalizers = summed_with is not None
+        shifts = NO_SHIFTS if summed_with is None else summed_with.by_column()
         num_blocks = self._num_blocks(len(states), allowed)
         sums = states.new_empty(len(states), num_blocks if with_normalizers else 0)
         excluded = (excluded if allowed is None else excluded.within(allowed)).by_column()
         found = BlockTopK(states, min(k * num_blocks, self.num_items + 1 if allowed is None else len(allowed)))
         for at, (first, block) in enumerate(self._score_blocks(states, allowed)):
             if with_normalizers:
+                shifts.between_columns(first, first + block.shape[1]).add_(block)
                 sums[:, at] = log_sum(block)
             excluded.between_columns(first, first + block.shape[1]).apply_(block)
             columns, scores = top_k(block, k)
@@ -335,33 +347,35 @@ class ItemIndex:
                 self._quantized = QuantizedTable.of(self.vectors, self.biases)
             return self._quantized
 
-    # --------------------------------------------------------------------------------------------------- boosts
+    # ------------------------------------------------------------------------------------------- edited scores
 
-    def _merge_boosted(
+    def _merge_edited(
         self,
         states: Tensor,
         numbers: Tensor,
         scores: Tensor,
         edits: ScoreEdits,
         allowed: np.ndarray | None,
-        log_normalizers: Tensor,
+        log_normalizers: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
-        """The best of the items without boosts, (B, k) best first, and of the boosted ones.
+        """The best of the items whose scores are not edited, (B, k) best first, and of the shifted and boosted ones.
 
         Args:
-            numbers, scores: those without boosts, 0 and EXCLUDED from the place on where a row has no item left.
+            numbers, scores: of those not edited, 0 and EXCLUDED from the place on where a row has no item left.
         """
-        boosts = edits.boosts.without(edits.exclusions)
-        boosts = boosts if allowed is None else boosts.among(allowed)
-        plain = self.scores_of(states.cpu().numpy(), boosts.rows, boosts.columns)
-        raised = np.logaddexp(plain, boosts.beside(log_normalizers).amounts)
-        counts = np.bincount(boosts.rows, minlength=len(states))
-        places = np.arange(len(boosts)) - np.repeat(np.cumsum(counts) - counts, counts)
-        boosted = np.zeros((len(states), counts.max(initial=0)), np.int64)
-        boosted_scores = np.full(boosted.shape, EXCLUDED, np.float32)
-        boosted[boosts.rows, places], boosted_scores[boosts.rows, places] = boosts.columns, raised
-        both = torch.cat([numbers, torch.from_numpy(boosted).to(numbers.device)], 1)
-        both_scores = torch.cat([scores, torch.from_numpy(boosted_scores).to(scores.device)], 1)
+        host_states = states.cpu().numpy()
+        rows, columns, values = edits.competing(
+            lambda rows, columns: self.scores_of(host_states, rows, columns), log_normalizers, allowed
+        )
+        if not len(rows):
+            return numbers, scores
+        counts = np.bincount(rows, minlength=len(states))
+        places = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
+        edited = np.zeros((len(states), counts.max()), np.int64)
+        edited_scores = np.full(edited.shape, EXCLUDED, np.float32)
+        edited[rows, places], edited_scores[rows, places] = columns, values
+        both = torch.cat([numbers, torch.from_numpy(edited).to(numbers.device)], 1)
+        both_scores = torch.cat([scores, torch.from_numpy(edited_scores).to(scores.device)], 1)
         both, order = both.sort(dim=1)  # rising numbers: of equal scores the lower comes first
         at, best = top_k(both_scores.gather(1, order), numbers.shape[1])
         return both.gather(1, at).masked_fill_(best == EXCLUDED, 0), best

@@ -1,4 +1,4 @@
-"""Score edits: the exclusions and boosts that change single scores before the top-k. B states, V items, P cells.
+"""Score edits: exclusions, shifts and boosts that change single scores before the top-k. B states, V items, P cells.
 
 A cell is one score of a (B, V + 1) matrix: a state and an item number. In a block of scores the same cell has another
 row and column, counted from the block's first.
@@ -6,6 +6,7 @@ row and column, counted from the block's first.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -31,6 +32,28 @@ class Cells:
         """The cells of the rows `first` to `end`, counted from `first`."""
         here = slice(*np.searchsorted(self.rows, (first, end)))
         return self._take(here, rows=self.rows[here] - first)
+
+    def by_column(self) -> Self:
+        """The same cells by rising column, as `between_columns` needs them."""
+        return self._take(np.argsort(self.columns, kind="stable"))
+
+    def between_columns(self, first: int, end: int) -> Self:
+        """The cells of the columns `first` to `end`, counted from `first`; only of cells by rising column."""
+        here = slice(*np.searchsorted(self.columns, (first, end)))
+        return self._take(here, columns=self.columns[here] - first)
+
+    def without(self, others: Cells) -> Self:
+        """The cells that are not among the others."""
+        return self._take(~look_up(np.sort(others.keys), self.keys)[1])
+
+    def among(self, numbers: np.ndarray) -> Self:
+        """The cells of some item numbers, given in rising order."""
+        return self._take(look_up(numbers, self.columns)[1])
+
+    @property
+    def keys(self) -> np.ndarray:
+        """int64 (P,): a number for each cell, which rises with the row, then with the column."""
+        return self.rows << 32 | self.columns
 
     def index(self, device: torch.device) -> tuple[Tensor, Tensor]:
         """Rows and columns as tensors, to index a block of scores with."""
@@ -76,14 +99,35 @@ class Exclusions(Cells):
         columns = at[found] % groups.shape[1] * size + self.columns[found] % size
         return self._take(found, columns=columns)
 
-    def by_column(self) -> Exclusions:
-        """The same cells by rising column, as `between_columns` needs them."""
-        return self._take(np.argsort(self.columns, kind="stable"))
 
-    def between_columns(self, first: int, end: int) -> Exclusions:
-        """The cells of the columns `first` to `end`, counted from `first`; only of cells by rising column."""
-        here = slice(*np.searchsorted(self.columns, (first, end)))
-        return self._take(here, columns=self.columns[here] - first)
+@dataclass(frozen=True)
+class Shifts(Cells):
+    """What is added to the scores of some items before these are summed. A cell that occurs twice is shifted once.
+
+    Attributes:
+        amounts: float32 (P,); cells that are the same have the same.
+    """
+
+    amounts: np.ndarray
+
+    @classmethod
+    def of(cls, items: SequenceStore, amount: float) -> Shifts:
+        """The same amount for all items of each row, such as each user's history; number 0 is no item."""
+        if amount == 0:
+            return NO_SHIFTS
+        cells = Exclusions.of(items)
+        if len(cells) and cells.columns.min() < 1:
+            cells = cells._take(cells.columns > 0)
+        return cls(cells.rows, cells.columns, np.full(len(cells), amount, np.float32))
+
+    def add_(self, block: Tensor) -> None:
+        """Add the amounts to a block of scores, float32 (B, block), in place."""
+        if len(self):
+            at = self.index(block.device)
+            block[at] = block[at] + torch.from_numpy(self.amounts).to(block.device)
+
+
+NO_SHIFTS = Shifts(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.float32))
 
 
 @dataclass(frozen=True)
@@ -106,40 +150,36 @@ class Boosts(Cells):
         at = self.index(block.device)
         block[at] = torch.logaddexp(block[at], torch.from_numpy(self.amounts).to(block.device))
 
-    def without(self, exclusions: Exclusions) -> Boosts:
-        """The boosts of items that are not excluded."""
-        keys, excluded = (cells.rows << 32 | cells.columns for cells in (self, exclusions))
-        return self._take(~look_up(np.sort(excluded), keys)[1])
-
-    def among(self, numbers: np.ndarray) -> Boosts:
-        """The boosts of some item numbers, given in rising order."""
-        return self._take(look_up(numbers, self.columns)[1])
-
 
 NO_BOOSTS = Boosts(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.float32))
 
 
 @dataclass(frozen=True)
 class ScoreEdits:
-    """What changes the scores of B states before their items are ranked. An excluded item stays out, boosted or not."""
+    """What changes the scores of B states before their items are ranked.
+
+    Shifts come first: the sums that probabilities and boosts are shares of are of shifted scores. Exclusions come last:
+    an excluded item stays out, boosted or not, and counts in the sums all the same.
+    """
 
     exclusions: Exclusions
-    boosts: Boosts
+    boosts: Boosts = NO_BOOSTS
+    shifts: Shifts = NO_SHIFTS
 
     @classmethod
-    def of(cls, excluded: SequenceStore, boosts: Boosts = NO_BOOSTS) -> ScoreEdits:
+    def of(cls, excluded: SequenceStore, boosts: Boosts = NO_BOOSTS, shifts: Shifts = NO_SHIFTS) -> ScoreEdits:
         """Args:
         excluded: B rows of item numbers.
         boosts: as shares of each state's sum.
         """
-        return cls(Exclusions.of(excluded), boosts)
+        return cls(Exclusions.of(excluded), boosts, shifts)
 
     def rows(self, first: int, end: int) -> ScoreEdits:
         """The edits of the states `first` to `end`."""
-        return ScoreEdits(self.exclusions.between_rows(first, end), self.boosts.between_rows(first, end))
+        return ScoreEdits(*(cells.between_rows(first, end) for cells in (self.exclusions, self.boosts, self.shifts)))
 
     def apply_(self, block: Tensor, log_normalizers: Tensor | None) -> None:
-        """Edit the scores of all items, float32 (B, V + 1), in place.
+        """Boost and exclude, in the scores of all items, float32 (B, V + 1), shifted before; in place.
 
         Args:
             log_normalizers: float32 (B,); only boosts need them.
@@ -150,13 +190,42 @@ class ScoreEdits:
         self.exclusions.apply_(block)
 
     def all_cells(self) -> Exclusions:
-        """The cells of exclusions and boosts together: what is left ranks by its plain score."""
-        if not len(self.boosts):
+        """The cells of all edits together: what is left ranks by its plain score."""
+        if not len(self.boosts) and not len(self.shifts):
             return self.exclusions
-        rows = np.concatenate([self.exclusions.rows, self.boosts.rows])
-        columns = np.concatenate([self.exclusions.columns, self.boosts.columns])
+        edits = self.exclusions, self.boosts, self.shifts
+        rows, columns = (np.concatenate(parts) for parts in zip(*((e.rows, e.columns) for e in edits), strict=True))
         order = np.argsort(rows, kind="stable")
         return Exclusions(rows[order], columns[order])
+
+    def competing(
+        self,
+        plain: Callable[[np.ndarray, np.ndarray], np.ndarray],
+        log_normalizers: Tensor | None,
+        allowed: np.ndarray | None,
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The shifted and boosted items that may be ranked, and their edited scores.
+
+        Args:
+            plain: int64 (P,) rows and item numbers -> their scores, float32 (P,).
+            log_normalizers: float32 (B,); only boosts need them.
+            allowed: the only item numbers that may be ranked, rising; None means all.
+        Returns:
+            rows and item numbers, int64 (P,), by rising row, then number; scores, float32 (P,).
+        """
+        boosts, shifts = self.boosts.without(self.exclusions), self.shifts.without(self.exclusions)
+        if allowed is not None:
+            boosts, shifts = boosts.among(allowed), shifts.among(allowed)
+        keys = np.unique(np.concatenate([boosts.keys, shifts.keys]))
+        rows, columns = keys >> 32, keys & (1 << 32) - 1
+        scores, shifted = plain(rows, columns), np.zeros(len(keys), np.float32)
+        shifted[np.searchsorted(keys, shifts.keys)] = shifts.amounts
+        scores += shifted
+        if len(boosts):
+            assert log_normalizers is not None
+            at = np.searchsorted(keys, boosts.keys)
+            scores[at] = np.logaddexp(scores[at], boosts.beside(log_normalizers).amounts)
+        return rows, columns, scores
 
 
 def look_up(rising: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

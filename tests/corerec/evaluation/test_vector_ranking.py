@@ -10,13 +10,16 @@ from corerec.evaluation import ranking, vector_ranking
 from corerec.evaluation.evaluate import METRICS, evaluate
 from corerec.evaluation.scorer import VectorScorer
 from corerec.retrieval import blocks
-from corerec.retrieval.score_edits import Boosts
+from corerec.retrieval.score_edits import Boosts, Shifts
 
 pytestmark = pytest.mark.usefixtures("kernels")  # with the private operations of PyTorch and without
 
 
 class ByVectors:
-    """Whole numbers for scores, so that many tie; each history's last two items are boosted, where `boosted`."""
+    """Whole numbers for scores, so that many tie; all items of a history score 1 less.
+
+    Each history's last two items are boosted, where `boosted`.
+    """
 
     name = "ByVectors"
 
@@ -35,6 +38,9 @@ class ByVectors:
         )
         return torch.from_numpy(sums % 5 - 2).float().reshape(-1, 3)
 
+    def shifts(self, histories: SequenceStore) -> Shifts:
+        return Shifts.of(histories, -1.0)
+
     def boosts(self, histories: SequenceStore) -> Boosts | None:
         if not self.boosted:
             return None
@@ -45,6 +51,7 @@ class ByVectors:
 
     def score(self, histories: SequenceStore) -> torch.Tensor:
         scores = self.states(histories) @ self.vectors.T + self.biases
+        self.shifts(histories).add_(scores)
         boosts = self.boosts(histories)
         if boosts is not None:
             boosts.beside(scores[:, 1:].logsumexp(1)).raise_(scores)

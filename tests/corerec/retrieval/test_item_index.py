@@ -13,7 +13,7 @@ from corerec.retrieval import blocks
 from corerec.retrieval import item_index as retrieval
 from corerec.retrieval.int8_bounds import QuantizedTable
 from corerec.retrieval.item_index import ItemIndex
-from corerec.retrieval.score_edits import NO_BOOSTS, Boosts, ScoreEdits
+from corerec.retrieval.score_edits import NO_BOOSTS, Boosts, ScoreEdits, Shifts
 
 pytestmark = pytest.mark.usefixtures("kernels")  # with the private operations of PyTorch and without
 
@@ -221,6 +221,35 @@ def test_boosted_items_are_ranked_by_their_raised_scores(way, known, count, rows
     torch.testing.assert_close(best.log_normalizers, totals.float())
     raised = [np.intersect1d(row, boosts.columns[boosts.rows == at]) for at, row in enumerate(best.numbers.numpy())]
     assert sum(map(len, raised)) > 0
+
+
+@pytest.mark.parametrize("known", [False, True])
+@pytest.mark.parametrize("count", [None, 700])
+@pytest.mark.parametrize(("rows", "amount"), [(7, -3.0), (80, 2.0)])
+def test_shifts_count_in_ranks_and_in_the_normalizers(way, known, count, rows, amount):
+    """Some of the shifted items are excluded: they count in the sums. Boosts are shares of the shifted sums."""
+    (weights, biases), states = random_table(3000), random_states(rows)
+    held = random_rows(rows, 3000, seed=1)
+    excluded = store([held.row(row)[::2] for row in range(rows)])
+    allowed = None if count is None else np.random.default_rng(2).permutation(3000)[:count] + 1
+    boosts, scores = random_boosts(rows, 3000), exact_scores(states, weights, biases).float()
+    for row in range(rows):
+        scores[row, np.unique(held.row(row))] += amount
+    totals = scores.logsumexp(1)
+    at = torch.from_numpy(boosts.rows), torch.from_numpy(boosts.columns)
+    scores[at] = torch.logaddexp(scores[at], totals[at[0]] + torch.from_numpy(boosts.amounts))
+    if allowed is not None:
+        scores[:, np.setdiff1d(np.arange(3001), allowed)] = -torch.inf
+    best = ItemIndex(weights, biases).search(
+        states,
+        10,
+        edits(excluded, boosts, Shifts.of(held, amount)),
+        allowed,
+        with_normalizers=True,
+        log_normalizers=totals if known else None,
+    )
+    assert named(best.numbers) == plain_best(scores, 10, excluded)
+    torch.testing.assert_close(best.log_normalizers, totals)
 
 
 def test_the_largest_boost_leads_a_catalogue_without_differences(way):

@@ -21,7 +21,7 @@ from corerec.engines.bert4rec.fitted import FittedModel
 from corerec.queries import Basis, ItemId, QueryBatch, Recommendations, ids_of
 from corerec.retrieval.item_index import ItemIndex
 from corerec.retrieval.reranking import Reranking
-from corerec.retrieval.score_edits import NO_BOOSTS, ScoreEdits
+from corerec.retrieval.score_edits import NO_BOOSTS, NO_SHIFTS, Exclusions, ScoreEdits, Shifts
 
 QUERIES_AT_ONCE = 2**13  # searched together: bounds the memory of their exclusions and boosts
 POOL_GROWTH = 4  # of the lists that are re-ranked, where groups leave too few items
@@ -126,7 +126,13 @@ def _answer_by_model(model: FittedModel, batch: QueryBatch, with_scores: bool) -
     states, normalizers = encode(model.network, model.states, batch.users, batch.histories)
     on_device = torch.from_numpy(states).to(model.network.device)
     best = rank_states(
-        model.index, on_device, batch, normalizers, with_normalizers=with_scores, transitions=model.transitions
+        model.index,
+        on_device,
+        batch,
+        normalizers,
+        with_normalizers=with_scores,
+        transitions=model.transitions,
+        repeat_bias=model.repeat_bias,
     )
     new = np.flatnonzero(np.isnan(normalizers))
     keep_states(model.network, model.states, batch.users, batch.histories, states, best.log_normalizers, new)
@@ -137,6 +143,8 @@ def fill_blanks(
     model: FittedModel, numbers: np.ndarray, top_k: int, *, exclude_seen: bool, with_scores: bool
 ) -> Answers:
     """The best items of each blank of one sequence, seen from both sides, by the network alone.
+
+    Neither the temperature nor `repeat_bias` applies: both are fitted to what comes next.
 
     Args:
         numbers: int64 (L,), item numbers, MASK at each blank. Of a sequence longer than max_seq_len, each blank is
@@ -161,7 +169,8 @@ class RankedItems(NamedTuple):
 
     `numbers`: int64 (B, k), best first, 0 after the end of a row. `scores`: float32 (B, k). `log_normalizers`: float32
     (B,), NaN where they were not needed. Scores minus normalizers are log-probabilities.
-    The normalizers are the network's own, also where transitions are blended in: these scores are shifted to suit.
+    The normalizers are the network's own, `repeat_bias` included, also where transitions are blended in: these scores
+    are shifted to suit.
     """
 
     numbers: np.ndarray
@@ -182,6 +191,7 @@ def rank_states(
     *,
     with_normalizers: bool = True,
     transitions: TransitionModel | None = None,
+    repeat_bias: float = 0.0,
 ) -> RankedItems:
     """The best items of each state; queries with the same candidates, or none, are ranked together.
 
@@ -191,6 +201,7 @@ def rank_states(
         with_normalizers: compute those that are not known.
         transitions: blend these in; needs the normalizers of the queries whose last item has any. None asks the
             network alone.
+        repeat_bias: added to the scores of the items that a history holds, before they are summed.
     """
     last = last_items(batch.histories)
     weights = np.zeros(len(batch)) if transitions is None else transitions.weights(batch.histories.lengths, last)
@@ -200,18 +211,21 @@ def rank_states(
     limited = np.arange(len(batch)) if batch.shared_candidates is not None else batch.limited
     apart = limited[lacking[limited]]
     if len(apart):
-        log_normalizers[apart] = index.log_normalizers(states[apart]).cpu().numpy()
+        shifts = Shifts.of(batch.histories.select(apart), repeat_bias)
+        log_normalizers[apart] = index.log_normalizers(states[apart], shifts).cpu().numpy()
         lacking[apart] = False
     width = min(int(batch.top_k.max(initial=1)), index.num_items)
     numbers, scores = np.zeros((len(batch), width), np.int64), np.zeros((len(batch), width), np.float32)
     for rows, allowed in _alike(batch, lacking):
         unknown = bool(lacking[rows].any())
-        excluded = batch.excluded if isinstance(rows, slice) else batch.excluded.select(rows)
+        histories, excluded = (
+            store if isinstance(rows, slice) else store.select(rows) for store in (batch.histories, batch.excluded)
+        )
         boosts = NO_BOOSTS if transitions is None else transitions.boosts(batch.histories.lengths[rows], last[rows])
         best = index.search(
             states[rows],
             int(batch.top_k[rows].max()),
-            ScoreEdits.of(excluded, boosts),
+            ScoreEdits.of(excluded, boosts, _shifts(histories, excluded, repeat_bias, unknown)),
             allowed,
             with_normalizers=unknown,
             log_normalizers=None if unknown else torch.from_numpy(log_normalizers[rows]).to(states.device),
@@ -226,6 +240,22 @@ def rank_states(
         scores += np.log1p(-weights)[:, None]  # the network's part of the mixture
     numbers[np.arange(width) >= batch.top_k[:, None]] = 0
     return RankedItems(numbers, scores, log_normalizers)
+
+
+def _shifts(histories: SequenceStore, excluded: SequenceStore, repeat_bias: float, with_excluded: bool) -> Shifts:
+    """What is added to the scores of the items that each history holds.
+
+    Args:
+        with_excluded: also to those that may not be named, which normalizers need and ranks do not.
+    """
+    if not with_excluded and _equal(histories, excluded):
+        return NO_SHIFTS
+    shifts = Shifts.of(histories, repeat_bias)
+    return shifts if with_excluded else shifts.without(Exclusions.of(excluded))
+
+
+def _equal(some: SequenceStore, others: SequenceStore) -> bool:
+    return some is others or (np.array_equal(some.items, others.items) and np.array_equal(some.offsets, others.offsets))
 
 
 def _alike(batch: QueryBatch, lacking: np.ndarray) -> Iterator[tuple[np.ndarray | slice, np.ndarray | None]]:

@@ -18,7 +18,7 @@ from corerec.engines.bert4rec.config import MASK
 from corerec.engines.bert4rec.model import Bert4RecNetwork
 from corerec.engines.bert4rec.state_cache import StateCache
 from corerec.engines.bert4rec.time_encoding import asked_buckets, history_gaps
-from corerec.retrieval.score_edits import Boosts
+from corerec.retrieval.score_edits import Boosts, Shifts
 
 PLACES_AT_ONCE = 2**13  # sequence places in one forward pass: bounds memory, and stays near a CPU's cache
 KEPT_BYTES = 2**25 - 2**16  # below the most that glibc lets its threshold rise to
@@ -125,7 +125,10 @@ def blank_states(network: Bert4RecNetwork, items: np.ndarray, positions: Sequenc
 
 @torch.no_grad()
 def score_states(network: Bert4RecNetwork, states: Tensor) -> Tensor:
-    """float32 (B, D) -> (B, V + 1): log-probability of each item number up to a constant; column 0 is padding."""
+    """float32 (B, D) -> (B, V + 1): log-probability of each item number up to a constant; column 0 is padding.
+
+    Items that the history holds have no `repeat_bias` yet.
+    """
     return torch.addmm(network.item_biases(), states, network.item_vectors().T)
 
 
@@ -154,6 +157,10 @@ class NetworkScorer:
         """float32 (B, D)."""
         return next_states(self.network, histories)
 
+    def shifts(self, histories: SequenceStore) -> Shifts:
+        """The `repeat_bias` of the items that each history holds, also of those too old for the network to read."""
+        return Shifts.of(histories, float(self.network.repeat_bias))
+
     def boosts(self, histories: SequenceStore) -> Boosts | None:
         """What the transitions add, as shares of the network's part; None without transitions."""
         if self.transitions is None:
@@ -162,6 +169,7 @@ class NetworkScorer:
 
     def score(self, histories: SequenceStore) -> Tensor:
         scores = score_states(self.network, self.states(histories))
+        self.shifts(histories).add_(scores)
         return scores if self.transitions is None else self.transitions.blend_(scores, histories)
 
     def probabilities(self, histories: SequenceStore) -> Tensor:

@@ -127,6 +127,8 @@ class NextItem(nn.Module):
         state = network(items, torch.full_like(blank, items.shape[1] - 1), gaps=gaps)[:, 0]  # (B, D)
         state = state * network.inverse_temperature
         scores = F.linear(state, network.item_vectors(), self.item_bias)  # (B, V + 1)
+        times = torch.zeros_like(scores).scatter_add(1, histories, torch.ones_like(histories, dtype=scores.dtype))
+        scores = scores + network.repeat_bias * times.clamp(max=1)  # of the whole history, as it was given
         logs = self._blended(scores.log_softmax(1), histories)
         has_items = (items != 0).sum(1, keepdim=True) > 1  # besides the blank
         return torch.where(has_items, logs, self.without_history)

@@ -55,6 +55,7 @@ class FittedModel:
     content: ItemContent | None = None
     """What was learned of the items' features; None where `fit` got none."""
     # What follows is derived, and left out of copies that travel.
+    repeat_bias: float = field(init=False, repr=False)
     popularity: Popularity = field(init=False, repr=False)
     index: ItemIndex = field(init=False, repr=False)
     states: StateCache = field(init=False, repr=False)
@@ -64,6 +65,7 @@ class FittedModel:
         self.network.eval()
         dim = 0 if self.ratings is None else len(self.ratings.user_variances)
         derived = {
+            "repeat_bias": float(self.network.repeat_bias),
             "popularity": Popularity(self.transitions.item_counts),
             "index": ItemIndex(self.network.item_vectors(), self.network.item_bias),
             "states": StateCache(self.config.hidden_dim),

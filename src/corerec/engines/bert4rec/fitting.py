@@ -190,12 +190,14 @@ def _content(
     column_of[own] = torch.arange(len(own))
     rows = np.flatnonzero(store.lengths)
     histories = store.select(rows[:: max(1, len(rows) // MOST_PROBES)])
-    best, theirs = [], []
+    scorer, best, theirs = NetworkScorer(network), [], []
     at_once = max(1, PROBED_SCORES // len(column_of))
     for first in range(0, len(histories), at_once):
         part = histories.select(np.arange(first, min(len(histories), first + at_once)))
         states = next_states(network, part)
-        scores = exclude_(transitions.blend_(score_states(network, states), part), part)
+        scores = score_states(network, states)
+        scorer.shifts(part).add_(scores)
+        exclude_(transitions.blend_(scores, part), part)
         scores[:, is_out.to(scores.device)] = -torch.inf
         best.append(scores.topk(min(FIRST_PLACES, scores.shape[1])).values.cpu())
         new = F.pad(torch.addmm(biases, states, vectors.T), (0, 1)).cpu()

@@ -31,6 +31,7 @@ class Bert4RecNetwork(nn.Module):
     """
 
     inverse_temperature: Tensor
+    repeat_bias: Tensor
     time_encoder: TimeEncoder | None
     item_encoder: ItemEncoder | None
 
@@ -60,6 +61,8 @@ class Bert4RecNetwork(nn.Module):
             self.item_encoder = ItemEncoder(dim, config.content_codes, config.content_dim)
         # What states are multiplied by before they meet the items in an answer (`calibration.py`); not in training.
         self.register_buffer("inverse_temperature", torch.empty(()))
+        # What is added to the scores of the items that a history holds, in an answer to what comes next.
+        self.register_buffer("repeat_bias", torch.empty(()))
 
     @torch.no_grad()
     def initialise(self, generator: torch.Generator) -> Bert4RecNetwork:
@@ -75,6 +78,7 @@ class Bert4RecNetwork(nn.Module):
         if self.time_encoder is not None:
             self.time_encoder.since_embedding[0] = self.time_encoder.until_embedding[0] = 0
         self.inverse_temperature.fill_(1)
+        self.repeat_bias.fill_(0)
         return self
 
     @property

@@ -16,6 +16,7 @@ from corerec.engines.bert4rec.encoding import encode, keep_states
 from corerec.engines.bert4rec.fitted import FittedModel
 from corerec.errors import DataError
 from corerec.queries import as_list, warn_of_unknown
+from corerec.retrieval.score_edits import Cells, Exclusions, Shifts, look_up
 
 Kind = Literal["rating", "probability"]
 OnUnseen = Callable[[list[Any], Vocabulary, str], None]  # ids, their vocabulary, and what follows from it
@@ -60,7 +61,8 @@ def predict(model: FittedModel, user_id: Hashable, item_id: Hashable, kind: Kind
         (state,), (log_normalizer,) = _normalized_states(model, np.array([user]), newest)
     else:
         state, log_normalizer = kept
-    probability = np.exp(model.index.score_of(state, item) - log_normalizer)
+    shift = model.repeat_bias if model.repeat_bias and (history == item).any() else 0.0
+    probability = np.exp(model.index.score_of(state, item) + shift - log_normalizer)
     return float(model.transitions.blended(probability, len(history), int(history[-1]), item))
 
 
@@ -122,7 +124,11 @@ def _probabilities(model: FittedModel, users: np.ndarray, numbers: np.ndarray) -
     distinct, which = np.unique(users, return_inverse=True)
     histories = model.known_histories().select(distinct)
     states, normalizers = _normalized_states(model, distinct, histories)
-    by_network = np.exp(model.index.scores_of(states, which, numbers) - normalizers[which])
+    scores = model.index.scores_of(states, which, numbers)
+    if model.repeat_bias:
+        pairs, held = Cells(which, numbers), Exclusions.of(histories)
+        scores += np.where(look_up(np.sort(held.keys), pairs.keys)[1], np.float32(model.repeat_bias), 0)
+    by_network = np.exp(scores - normalizers[which])
     lengths, last = histories.lengths[which], last_items(histories)[which]
     answers = model.transitions.blended(by_network, lengths, last, numbers)
     answers = np.where(lengths == 0, model.popularity.shares[numbers], answers)
@@ -137,7 +143,8 @@ def _normalized_states(
     new = np.flatnonzero(np.isnan(normalizers))
     if len(new):
         on_device = torch.from_numpy(states[new]).to(model.network.device)
-        normalizers[new] = model.index.log_normalizers(on_device).cpu().numpy()
+        shifts = Shifts.of(histories.select(new), model.repeat_bias)
+        normalizers[new] = model.index.log_normalizers(on_device, shifts).cpu().numpy()
         keep_states(model.network, model.states, users, histories, states, normalizers, new)
     return states, normalizers
 

@@ -16,10 +16,11 @@ class StateCache:
     """At most `capacity` states, one a user; the longest unused goes first. Thread-safe.
 
     A state is what one history leads the model to expect: enough to score any item in a microsecond. Its log total is
-    the logarithm of the sum over the catalogue of the exponentiated scores, NaN as long as nobody asked for a
-    probability. A caller says how many events the user's history has now. Histories only grow, so a state of fewer
-    events is stale and is not returned. A slow thread cannot replace a newer state by a stale one. A state that
-    depends on the moment asked about is kept with that moment, a number; only one moment of a user is kept.
+    the logarithm of the sum over the catalogue of the exponentiated scores, those of the history's items shifted by the
+    repeat bias, NaN as long as nobody asked for a probability. A caller says how many events the user's history has
+    now. Histories only grow, so a state of fewer events is stale and is not returned. A slow thread cannot replace a
+    newer state by a stale one. A state that depends on the moment asked about is kept with that moment, a number; only
+    one moment of a user is kept.
 
     They are rows of arrays: Python's garbage collector looks through small objects again and again.
     """

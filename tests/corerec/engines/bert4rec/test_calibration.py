@@ -105,7 +105,52 @@ def test_the_concentration_that_the_answers_were_drawn_with_is_found(network, hi
         np.testing.assert_allclose(fitted.weights(1, np.arange(1, V + 1)).mean(), expected.mean(), atol=0.08)
 
 
+@pytest.mark.parametrize("repeat_bias", [-2.0, 0.0, 2.0])
+def test_the_repeat_bias_that_the_answers_were_drawn_with_is_found(network, histories, repeat_bias):
+    network.inverse_temperature.fill_(0.6)
+    network.repeat_bias.fill_(repeat_bias)
+    transitions = TransitionModel.of(histories, V)
+    calibrate(network, transitions, answered(NetworkScorer(network, transitions=transitions), histories))
+    assert float(network.repeat_bias) == pytest.approx(repeat_bias, abs=0.4)
+
+
+def test_few_questions_say_little_of_repeats_and_many_without_one_say_much(network, histories):
+    """About a fifth of the probability lies on seen items. Nothing repeats: a thousand questions rule it out."""
+    none = TransitionModel.none(np.ones(V + 1, np.int64))
+    unseen = [np.setdiff1d(np.arange(1, V + 1), histories.row(row))[row % 30] for row in range(len(histories))]
+    asked = Holdout(histories, SequenceStore.from_lists([[item] for item in unseen]), np.arange(len(histories)) + 1)
+    found = []
+    for count in (0, 2, len(histories)):
+        network.repeat_bias.fill_(9)
+        calibrate(network, none, asked.select(np.arange(count)))
+        found.append(float(network.repeat_bias))
+    assert found[0] == 0
+    assert -1 < found[1] < 0
+    probabilities = NetworkScorer(network).probabilities(histories).numpy()
+    mass = sum(float(probabilities[row, np.unique(histories.row(row))].sum()) for row in range(len(histories)))
+    assert -8 < found[2] < -4
+    assert mass < 2  # of 1,000
+
+
 # --------------------------------------------------------------------------------------------------------- what is said
+
+
+def of_walks(repeats: bool) -> Interactions:
+    """120 users of 12 events among 60 items, none of them twice, or all from three items of the user's own."""
+    random = np.random.default_rng(3)
+    rows = [random.permutation(60)[:12] for _ in range(120)]
+    if repeats:
+        rows = [row[random.integers(0, 3, 12)] for row in rows]
+    return Interactions.from_columns(np.repeat(np.arange(120), 12), np.concatenate(rows), timestamps=np.arange(1440))
+
+
+def test_a_log_without_repeats_is_told_from_one_of_many():
+    without, with_many = (
+        Bert4Rec(epochs=3, hidden_dim=16, max_seq_len=12).fit_interactions(of_walks(repeats))
+        for repeats in (False, True)
+    )
+    assert float(without.scorer.network.repeat_bias) < -0.5
+    assert float(with_many.scorer.network.repeat_bias) > -0.5
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5])

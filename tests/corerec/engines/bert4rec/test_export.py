@@ -36,6 +36,8 @@ def fitted(**settings) -> Bert4Rec:
         for parameter in model.scorer.network.parameters():
             parameter += 0.3 * torch.randn(parameter.shape, generator=generator)
         model.scorer.network.item_embedding[0] = 0
+        model.scorer.network.repeat_bias.fill_(-1.5)
+    model._adopt(replace(model.fitted))
     return model
 
 
