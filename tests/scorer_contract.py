@@ -110,7 +110,9 @@ def vectors_and_boosts_give_the_scores(scorer: Any) -> None:
     assert vectors.shape == (scorer.num_items + 1, states.shape[1])
     assert biases.shape == (scorer.num_items + 1,)
     with torch.no_grad():
-        product = (states @ vectors.T + biases)[:, 1:].clone()
+        product = states @ vectors.T + biases
+        scorer.shifts(histories).add_(product)
+        product = product[:, 1:].clone()
         boosts = scorer.boosts(histories)
         if boosts is not None:
             assert boosts.columns.min(initial=1) >= 1

@@ -13,6 +13,7 @@ UNTESTED = {  # a module without a file of tests, and why
 }
 WITHOUT_MODULE = {  # a file of tests without a module, and why
     Path("cli/test_items.py"): "the options --items and --at of fit, update, evaluate and recommend together",
+    Path("test_repeat_bias.py"): "one number that every way of scoring has to agree on",
     Path("serving/test_page.py"): "the page's scripts, serving/page/*.js, in a browser",
 }
 

@@ -5,6 +5,7 @@ import torch
 
 import scorer_contract
 from corerec.evaluation.scorer import VectorScorer
+from corerec.retrieval.score_edits import NO_SHIFTS
 from scorer_contract import PROMISES
 from scorers import Hashed, Next
 
@@ -20,6 +21,9 @@ class Vectors(Hashed):
 
     def states(self, histories):
         return super().score(histories)[:, 1:3].clone()
+
+    def shifts(self, histories):
+        return NO_SHIFTS
 
     def boosts(self, histories):
         return None

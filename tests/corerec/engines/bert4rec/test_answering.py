@@ -234,7 +234,9 @@ def test_reasons_sum_up_what_followed_the_newest_event(model):
     known = dict(model.recommend(history=list("fgh"), top_k=12, exclude_seen=False, with_scores=True))["i"]
     alone = model.fitted.network(torch.tensor([[*model.items.encode(list("fg")), MASK, MASK]]), torch.tensor([[3]]))
     scores = model.fitted.network.logits(alone[0, 0] * model.fitted.network.inverse_temperature)
-    hidden = float(scores[1:].softmax(0)[item - 1].detach())
+    shifted = scores.detach().clone()
+    shifted[model.items.encode(list("fg"))] += model.fitted.network.repeat_bias
+    hidden = float(shifted[1:].softmax(0)[item - 1])
     assert reasons["h"].weight == pytest.approx(np.log(known / hidden), abs=1e-4)
 
 
@@ -268,6 +270,7 @@ def test_vectors_score_as_the_model_does(model):
     assert (ids, vectors.shape) == (model.items.ids.tolist(), (12, 16))
     states = model.embed([["a", "b"], ["c"]]).vectors
     scores = states @ vectors.T + model.fitted.network.item_bias[1:].detach().numpy()
+    scores[[0, 0, 1], [0, 1, 2]] += float(model.fitted.network.repeat_bias)  # a, b and c are in the histories
     expected = NetworkScorer(model.fitted.network).score(SequenceStore.from_lists([[1, 2], [3]]))[:, 1:]
     np.testing.assert_allclose(scores, expected, rtol=1e-4, atol=1e-5)
 
