@@ -176,7 +176,11 @@ class ScoreEdits:
 
     def rows(self, first: int, end: int) -> ScoreEdits:
         """The edits of the states `first` to `end`."""
-        return ScoreEdits(*(cells.between_rows(first, end) for cells in (self.exclusions, self.boosts, self.shifts)))
+        return ScoreEdits(
+            self.exclusions.between_rows(first, end),
+            self.boosts.between_rows(first, end),
+            self.shifts.between_rows(first, end),
+        )
 
     def apply_(self, block: Tensor, log_normalizers: Tensor | None) -> None:
         """Boost and exclude, in the scores of all items, float32 (B, V + 1), shifted before; in place.
