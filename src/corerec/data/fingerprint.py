@@ -139,8 +139,7 @@ class EventFingerprint:
 
     def tensors(self) -> dict[str, Tensor]:
         """What a file needs; `of_tensors` reads it back."""
-        parts = {"events": self.events, "windows": self.windows}
-        return {f"{part}.{field}": tensor for part, of in parts.items() for field, tensor in of.tensors().items()}
+        return {f"{part}.{field}": tensor for part in PARTS for field, tensor in getattr(self, part).tensors().items()}
 
     @classmethod
     def of_tensors(cls, tensors: dict[str, Tensor]) -> EventFingerprint:

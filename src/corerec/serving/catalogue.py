@@ -17,7 +17,8 @@ import pandas as pd
 
 from corerec.data.item_features import ITEM_ID, FeatureColumn, FeatureTable
 from corerec.engines.bert4rec import Bert4Rec
-from corerec.errors import CorerecError, DataError
+from corerec.errors import DataError
+from corerec.serving.halving import take_most
 
 log = logging.getLogger(__name__)
 
@@ -64,14 +65,11 @@ def apply_rows(model: Bert4Rec, rows: Sequence[CatalogueRow]) -> int:
     """Add logged rows to a model that may be another than the one that took them; how many it can rank."""
     if not rows:
         return 0
-    try:
-        model.add_items(features_frame(model, rows, is_strict=False))
-        return len(rows)
-    except CorerecError:  # rows of another model's columns are among them: halves of the list find out which
-        if len(rows) == 1:
-            return 0
-        middle = len(rows) // 2
-        return apply_rows(model, rows[:middle]) + apply_rows(model, rows[middle:])
+
+    def add(first: int, end: int) -> None:
+        model.add_items(features_frame(model, rows[first:end], is_strict=False))
+
+    return take_most(len(rows), add)  # rows of another model's columns may be among them
 
 
 def titles_of(rows: Iterable[CatalogueRow]) -> dict[str, str]:

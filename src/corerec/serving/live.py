@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import compress
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -20,6 +21,7 @@ from corerec.errors import CorerecError, DataError, NotFittedError, UnknownIdErr
 from corerec.serving.candidates import CandidateLists
 from corerec.serving.catalogue import CatalogueRow, apply_rows, features_frame, titles_of
 from corerec.serving.events import EventLog, LoggedEvent
+from corerec.serving.halving import take_most
 from corerec.serving.known_events import KnownEvents
 from corerec.serving.settings import ServerSettings
 from corerec.serving.titles import TitleIndex
@@ -128,7 +130,8 @@ class LiveModel:
         rows, _ = self._events.read_items(last.item)
         if rows:
             apply_rows(served.model, rows)
-            served = self._served(served.model, served.num_fitted_users, served.num_fitted_items)
+            every_row, _ = self._events.read_items()
+            served = self._served(served.model, every_row, served.num_fitted_users, served.num_fitted_items)
         self._replay(served.model, after=last.event)
         self.now = served
 
@@ -187,7 +190,8 @@ class LiveModel:
             raise LimitReachedError(
                 f"{self._settings.max_new_items:,} new items are as many as this server takes: fit again with them"
             )
-        known = [row.item_id for row in rows if not model.fitted.is_new(model.items.encode([row.item_id]))[0]]
+        ids = [row.item_id for row in rows]
+        known = list(compress(ids, (~model.fitted.is_new(model.items.encode(ids))).tolist()))
         self._events.append_items(rows)
         model.add_items(frame)
         added = [row.item_id for row in rows if row.item_id in new]
@@ -280,11 +284,13 @@ class LiveModel:
                 f"{len(rows) - taken:,}",
             )
         last = self._replay(model, after=0)  # their events, too
-        return self._served(model, num_fitted_users, num_fitted_items), _Logged(last, last_item)
+        return self._served(model, rows, num_fitted_users, num_fitted_items), _Logged(last, last_item)
 
-    def _served(self, model: Bert4Rec, num_fitted_users: int, num_fitted_items: int) -> Served:
+    def _served(
+        self, model: Bert4Rec, rows: Sequence[CatalogueRow], num_fitted_users: int, num_fitted_items: int
+    ) -> Served:
         popular = model.recommend(history=[], top_k=len(model.items), exclude_seen=False)
-        titles = TitleIndex(popular, titles_of(self._events.read_items()[0]) | self._titles)
+        titles = TitleIndex(popular, titles_of(rows) | self._titles)
         candidates = CandidateLists.read(self._candidate_files, model.items)
         return Served(model, titles, candidates, num_fitted_users, num_fitted_items, _digest(model))
 
@@ -303,7 +309,8 @@ class LiveModel:
                 continue
             is_known = np.zeros(len(columns), bool) if known_events is None else known_events.find(columns)
             wanted = ~is_known & (model.items.encode(list(columns.item_ids)) > 0)
-            done = _observe_most(model, [list(compress(column, wanted.tolist())) for column in columns[1:5]])
+            rows = [list(compress(column, wanted.tolist())) for column in columns[1:5]]
+            done = take_most(len(rows[0]), partial(_observe_rows, model, rows))
             known += int(is_known.sum())
             taken += done
             skipped += len(columns) - int(is_known.sum()) - done
@@ -342,18 +349,8 @@ def _observe(model: Bert4Rec, columns: list[list[Any]]) -> None:
         model.observe_events(users, items, _column(times), _column(ratings))
 
 
-def _observe_most(model: Bert4Rec, columns: list[list[Any]]) -> int:
-    """Observe all events that the model can; how many those were."""
-    count = len(columns[0])
-    try:
-        _observe(model, columns)
-        return count
-    except CorerecError:  # events of another model are among them: halves of the columns find out which
-        if count == 1:
-            return 0
-        middle = count // 2
-        halves = [column[:middle] for column in columns], [column[middle:] for column in columns]
-        return sum(_observe_most(model, half) for half in halves)
+def _observe_rows(model: Bert4Rec, columns: list[list[Any]], first: int, end: int) -> None:
+    _observe(model, [column[first:end] for column in columns])
 
 
 def _column(values: list[Any]) -> list[Any] | None:
