@@ -116,7 +116,7 @@ def vectors_and_boosts_give_the_scores(scorer: Any) -> None:
         boosts = scorer.boosts(histories)
         if boosts is not None:
             assert boosts.columns.min(initial=1) >= 1
-            whole = torch.cat([torch.full((len(product), 1), -torch.inf), product], dim=1)
+            whole = torch.cat([torch.full((len(product), 1), -torch.inf, device=product.device), product], dim=1)
             boosts.beside(product.logsumexp(1)).raise_(whole)
             product = whole[:, 1:]
         assert_close(product.softmax(1), scorer.score(histories)[:, 1:].softmax(1), **CLOSE)
@@ -130,7 +130,7 @@ def probabilities_sum_to_1_in_the_order_of_the_scores(scorer: Any) -> None:
     assert probabilities.shape == (len(histories), scorer.num_items + 1)
     assert (probabilities >= 0).all()
     assert (probabilities[:, 0] == 0).all()
-    assert_close(probabilities.sum(1), torch.ones(len(histories)), **CLOSE)
+    assert_close(probabilities.sum(1), torch.ones(len(histories), device=probabilities.device), **CLOSE)
     order = scores.argsort(dim=1, descending=True, stable=True)
     assert (probabilities[:, 1:].gather(1, order).diff(dim=1) <= 1e-6).all()
 

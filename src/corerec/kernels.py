@@ -30,8 +30,9 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor, gelu: bool = False) -> Tenso
     multiplies float32 with MKL, which takes twice as long on AMD's processors (`benchmarks/LAB.md`). oneDNN also
     applies the GELU while a value is still in a register.
     """
-    plain = x.numel() < ONEDNN_FROM or x.device.type != "cpu" or torch.is_grad_enabled()
-    plain = plain or torch.is_autocast_enabled("cpu") or torch.compiler.is_exporting() or use_plain_kernels()
+    # A graph that is exported has no number of values yet, so that question comes last.
+    plain = torch.compiler.is_exporting() or x.device.type != "cpu" or torch.is_grad_enabled()
+    plain = plain or torch.is_autocast_enabled("cpu") or use_plain_kernels() or x.numel() < ONEDNN_FROM
     if plain or not _onednn_linear_works():
         return _plain_linear(x, weight, bias, gelu)
     return _onednn_linear(x, weight, bias, gelu)

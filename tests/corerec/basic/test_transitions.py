@@ -57,7 +57,7 @@ def model():
     with torch.no_grad():
         generator = torch.Generator().manual_seed(0)
         for parameter in model.scorer.network.parameters():
-            parameter += 0.3 * torch.randn(parameter.shape, generator=generator)
+            parameter += 0.3 * torch.randn(parameter.shape, generator=generator).to(parameter.device)
     return model
 
 
@@ -190,7 +190,7 @@ def test_scores_and_pairs_are_blended_alike(transitions):
     store = SequenceStore.from_lists(HISTORIES)
     expected = [blended_by_hand(row[1:], history) for row, history in zip(scores.tolist(), HISTORIES, strict=True)]
     of_pairs = transitions.blended(
-        scores[:, 1:].softmax(1).numpy(), store.lengths[:, None], last_items(store)[:, None], np.arange(1, V + 1)
+        scores[:, 1:].softmax(1).cpu().numpy(), store.lengths[:, None], last_items(store)[:, None], np.arange(1, V + 1)
     )
     of_scores = transitions.blend_(scores.clone(), store)[:, 1:].softmax(1)
     np.testing.assert_allclose(of_pairs, expected, rtol=1e-5)
@@ -263,16 +263,16 @@ def test_probabilities_sum_to_1_and_are_those_of_predict_and_of_the_scorer(model
     assert [model.predict(user, item) for item in items] == pytest.approx(list(reply.values()), rel=1e-4)
     assert model.batch_predict([(user, item) for item in items]) == pytest.approx(list(reply.values()), rel=1e-4)
     history = SequenceStore.from_lists([model.items.require(model.history(user))])
-    scored = model.scorer.score(history)[0, 1:].softmax(0).numpy()
+    scored = model.scorer.score(history)[0, 1:].softmax(0).cpu().numpy()
     np.testing.assert_allclose(scored[model.items.require(items) - 1], list(reply.values()), rtol=1e-4)
-    alone = NetworkScorer(model.scorer.network).score(history)[0, 1:].softmax(0).numpy()
+    alone = NetworkScorer(model.scorer.network).score(history)[0, 1:].softmax(0).cpu().numpy()
     assert np.abs(alone - scored).max() > 0.005
 
 
 def test_a_history_that_is_cut_counts_as_many_events_as_are_left(model):
     whole = SequenceStore.from_lists([model.items.require(model.history(user)) for user in range(12)])
     for length in (1, 3):
-        scores = model.scorer.score(whole.last(length))[:, 1:].softmax(1).numpy()
+        scores = model.scorer.score(whole.last(length))[:, 1:].softmax(1).cpu().numpy()
         for user in range(12):
             reply = all_probabilities(model, history=model.history(user)[-length:])
             np.testing.assert_allclose(scores[user][model.items.require(list(reply)) - 1], list(reply.values()), 1e-4)
@@ -306,7 +306,7 @@ def test_without_followers_the_network_answers_alone():
     model = Bert4Rec(epochs=1, hidden_dim=8).fit_interactions(log)
     store = SequenceStore.from_lists([[2], [1, 3], []])
     assert torch.equal(model.scorer.score(store), NetworkScorer(model.scorer.network).score(store))
-    expected = NetworkScorer(model.scorer.network).score(store)[0, 1:].softmax(0)
+    expected = NetworkScorer(model.scorer.network).score(store)[0, 1:].softmax(0).cpu()
     reply = all_probabilities(model, history=[model.items.ids[1]])
     np.testing.assert_allclose(expected[model.items.require(list(reply)) - 1], list(reply.values()), rtol=1e-5)
 

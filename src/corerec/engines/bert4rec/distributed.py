@@ -81,7 +81,8 @@ class Ranks:
         self.sum(flat)
         *parts, total = flat.split([*(parameter.numel() for parameter in graded), 1])
         for parameter, part in zip(graded, parts, strict=True):
-            parameter.grad = part.view_as(parameter)
+            assert parameter.grad is not None
+            parameter.grad.copy_(part.view_as(parameter))  # a CUDA graph reads them where they are
         return total[0]
 
     def sum(self, tensor: Tensor) -> None:

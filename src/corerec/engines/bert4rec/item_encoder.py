@@ -66,9 +66,9 @@ class ItemEncoder(nn.Module):
             digest.update(rows.cpu().numpy().tobytes())
         return digest.hexdigest()
 
-    def drop_ids(self, generator: torch.Generator) -> None:
-        """Choose the items whose ids are left out until the next call, while training."""
-        self.dropped = (torch.rand(len(self.counts), generator=generator) < self.drop_share).to(self.counts.device)
+    def draw_dropped(self, generator: torch.Generator) -> Tensor:
+        """bool (V + 1,), on the CPU: the items whose ids a training step leaves out, once `dropped` holds it."""
+        return torch.rand(len(self.counts), generator=generator) < self.drop_share
 
     def trust(self, items: Tensor | None) -> Tensor:
         """float (...): how much of the items' id vectors counts; int64 (...) numbers, or None for all."""

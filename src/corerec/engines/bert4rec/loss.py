@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 LOGITS_AT_ONCE = 2**20  # logits of one chunk of the loss: small enough to stay in a CPU's cache
+LOGITS_AT_ONCE_GPU = 2**27  # there each chunk costs launches: few, of a quarter of a gigabyte in bfloat16
 TINY = torch.finfo(torch.float32).tiny
 ROUND_TO = 512  # matrix libraries keep prepared code for every size they meet: have few
 
@@ -27,9 +28,6 @@ class SampledItems:
 
     items: Tensor
     log_q: Tensor
-
-    def to(self, device: torch.device) -> SampledItems:
-        return SampledItems(self.items.to(device), self.log_q.to(device))
 
 
 def sample_items(targets: Tensor, shares: Tensor, count: int, generator: torch.Generator) -> SampledItems:
@@ -58,11 +56,13 @@ def sample_items(targets: Tensor, shares: Tensor, count: int, generator: torch.G
     return SampledItems(items, chances.log() if size < num_items else torch.zeros(size))
 
 
-def rows_at_once(num_items: int) -> int:
-    """Places in one chunk of the loss: a power of two, so that most batches split evenly; from 64, 256 at the most.
+def rows_at_once(num_items: int, device: torch.device) -> int:
+    """Places in one chunk of the loss: a power of two, so that most batches split evenly; on a CPU 64 to 256.
 
     Thinner chunks make slow matrix products, and ragged ones cost memory (`rounded_length` in batches.py says why).
     """
+    if device.type != "cpu":
+        return 2 ** max(6, (LOGITS_AT_ONCE_GPU // num_items).bit_length() - 1)
     return 2 ** min(8, max(6, (LOGITS_AT_ONCE // num_items).bit_length() - 1))
 
 
@@ -87,7 +87,7 @@ class ChunkedCrossEntropy(torch.autograd.Function):
             grad_hidden = torch.empty_like(hidden)
             grad_weight = torch.zeros(len(weight), inputs.shape[1], device=weight.device)
             total = torch.zeros((), device=hidden.device)
-            rows = rows_at_once(len(weight))
+            rows = rows_at_once(len(weight), hidden.device)
             for at in range(0, len(hidden), rows):
                 chunk = slice(at, at + rows)
                 logits = torch.addmm(bias.to(fast), hidden[chunk], weight.T)  # (rows, V)

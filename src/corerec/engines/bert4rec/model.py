@@ -8,6 +8,8 @@ newest event always has the same one.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
 
@@ -15,12 +17,16 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from corerec.engines.bert4rec.config import MASK, ModelConfig
 from corerec.engines.bert4rec.item_encoder import ItemEncoder
 from corerec.engines.bert4rec.loss import ChunkedCrossEntropy, SampledItems
 from corerec.engines.bert4rec.time_encoding import GapScale, TimeEncoder
 from corerec.kernels import linear
+
+# cuDNN's attention is left out: it spends milliseconds on each shape that it meets first.
+CUDA_ATTENTION = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
 
 class Bert4RecNetwork(nn.Module):
@@ -214,8 +220,8 @@ class Bert4RecNetwork(nn.Module):
 def attention_mask(is_item: Tensor, causal: bool) -> Tensor | None:
     """bool (B, 1, 1 or L, L), true where a query may look at a key; None where every query sees every key."""
     length = is_item.shape[1]
-    # A graph that is exported cannot look at its data: there the mask is always drawn.
-    pad = torch.compiler.is_exporting() or not bool(is_item.all())
+    # A graph that is exported cannot look at its data, and a look at a GPU's waits for it: they always get a mask.
+    pad = is_item.device.type != "cpu" or torch.compiler.is_exporting() or not bool(is_item.all())
     mask = is_item[:, None, None, :] if pad else None
     if causal:
         lower = torch.ones(length, length, dtype=torch.bool, device=is_item.device).tril()
@@ -291,6 +297,9 @@ class Linear(nn.Linear):
 
 def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
     """softmax(Q K^T / sqrt(D / H)) V, float (B, H, M, D / H)."""
+    if query.device.type == "cuda":
+        with sdpa_kernel(CUDA_ATTENTION):
+            return F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
     if query.device.type != "cpu" or not torch.is_grad_enabled():
         return F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
     # On a CPU the fused kernel's backward pass takes 2-3 times as long in bfloat16 as these matrix products.
@@ -325,12 +334,15 @@ class Dropout(nn.Module):
         self._noise: dict[tuple[torch.device, torch.dtype], Tensor] = {}
         self._starts = np.random.default_rng(0)
         self._first_row, self._num_rows = 0, None
+        self._device_starts: Tensor | None = None
+        self._calls: list[tuple[int, int]] = []
 
     def seed_epoch(self, seed: np.random.SeedSequence) -> None:
-        """Forget the noise; that of this seed is drawn at the next call."""
+        """Draw the noise of this seed in place of the one at hand, or at the next call where there is none."""
         self._noise_seed = int(seed.generate_state(1, np.uint64)[0]) % 2**62
         self._blocks.clear()
-        self._noise.clear()
+        for noise in self._noise.values():
+            noise.copy_(self._drawn(len(noise))).div_(1 - self.p)
 
     def seed_step(self, seed: np.random.SeedSequence) -> None:
         """Decide where the calls of one step start."""
@@ -347,15 +359,41 @@ class Dropout(nn.Module):
         row = x.shape[1:].numel()
         whole = row * (self._num_rows or len(x))
         room = max(self.BLOCK, 2 * whole)
-        noise = self._noise.get((x.device, x.dtype))
+        noise = self._noise_of(room, x.device, x.dtype)
+        if self._device_starts is None:
+            (start,) = self.draw_starts([(room - whole + 1, row)])
+            return x * noise[start : start + x.numel()].view_as(x)
+        start = self._device_starts[len(self._calls)]
+        self._calls.append((room - whole + 1, row))
+        return x * noise[torch.arange(x.numel(), device=x.device) + start].view_as(x)
+
+    def draw_starts(self, calls: list[tuple[int, int]]) -> list[int]:
+        """Where the next calls of this step start: for each the number of places to choose from, and values a row."""
+        return [int(self._starts.integers(places)) + row * self._first_row for places, row in calls]
+
+    @contextmanager
+    def recorded(self, starts: Tensor) -> Iterator[list[tuple[int, int]]]:
+        """Within, the n-th call starts at `starts[n]`, int64 on the device; yields the calls for `draw_starts`."""
+        self._device_starts, self._calls = starts, []
+        try:
+            yield self._calls
+        finally:
+            self._device_starts = None
+
+    def reserve(self, most_values: int, device: torch.device, dtypes: list[torch.dtype]) -> None:
+        """Hold noise for tensors of up to so many values, which then stays at its place in memory."""
+        for dtype in dtypes:
+            self._noise_of(max(self.BLOCK, 2 * most_values), device, dtype)
+
+    def _noise_of(self, room: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+        noise = self._noise.get((device, dtype))
         if noise is None or len(noise) < room:
-            noise = self._noise[x.device, x.dtype] = self._drawn(room).to(x.device, x.dtype) / (1 - self.p)
-        start = int(self._starts.integers(room - whole + 1)) + row * self._first_row
-        return x * noise[start : start + x.numel()].view_as(x)
+            noise = self._noise[device, dtype] = self._drawn(room).to(device, dtype) / (1 - self.p)
+        return noise
 
     def _drawn(self, length: int) -> Tensor:
         """bool (length or more,): each block of a seed of its own, so that more noise leaves the first as it was."""
         while len(self._blocks) * self.BLOCK < length:
             generator = torch.Generator().manual_seed(self._noise_seed + len(self._blocks))
             self._blocks.append(torch.rand(self.BLOCK, generator=generator) >= self.p)
-        return torch.cat(self._blocks)
+        return torch.cat(self._blocks)[: -(-length // self.BLOCK) * self.BLOCK]

@@ -17,6 +17,7 @@ inputs they cost next to nothing, and on MovieLens-100K they gained as much (`be
 from __future__ import annotations
 
 import math
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -169,8 +170,14 @@ class TimeEncoder(nn.Module):
 
     def buckets(self, gaps: Tensor) -> Tensor:
         """int64 (...): the bucket of each gap, float32 (...)."""
-        edges = torch.tensor(self.scale.edges(), dtype=torch.float32, device=gaps.device)
-        # ONNX has no bucketize.
-        is_exporting = torch.compiler.is_exporting()
-        found = (gaps[..., None] > edges).sum(-1) if is_exporting else torch.bucketize(gaps, edges)
+        if torch.compiler.is_exporting():  # ONNX has no bucketize
+            found = (gaps[..., None] > torch.tensor(self.scale.edges(), dtype=torch.float32)).sum(-1)
+        else:
+            found = torch.bucketize(gaps, edges_on(self.scale, gaps.device))
         return torch.where(gaps > 0, (found + 2) * (gaps <= self.scale.longest), (gaps == 0).long())
+
+
+@cache
+def edges_on(scale: GapScale, device: torch.device) -> Tensor:
+    """float32 (G - 3,): `GapScale.edges` on a device."""
+    return torch.tensor(scale.edges(), dtype=torch.float32, device=device)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import time
 from collections.abc import Iterator
@@ -13,17 +12,15 @@ import torch
 from torch import Tensor
 
 from corerec.data.sequences import SequenceStore
-from corerec.engines.bert4rec.batches import Batch, epoch_batches, rounded_length
-from corerec.engines.bert4rec.config import MASK, ModelConfig, TrainConfig
+from corerec.engines.bert4rec.batches import epoch_batches
+from corerec.engines.bert4rec.config import ModelConfig
+from corerec.engines.bert4rec.cuda_graphs import CapturedSteps
 from corerec.engines.bert4rec.distributed import ALONE, Ranks, local_rank, world_size
-from corerec.engines.bert4rec.loss import sample_items
 from corerec.engines.bert4rec.model import Bert4RecNetwork
-from corerec.engines.bert4rec.objectives import IGNORE, cloze_mask, next_item_targets
 from corerec.engines.bert4rec.plan import TrainPlan
-from corerec.engines.bert4rec.time_encoding import training_gaps
 from corerec.engines.bert4rec.training_state import EMA_EVERY, TrainingState, seed_for, torch_generator
+from corerec.engines.bert4rec.training_step import StepRunner, draw_step
 from corerec.errors import ConfigError, DivergedError
-from corerec.kernels import bfloat16_is_fast
 
 FINAL_RATE = 0.03  # of the peak learning rate, reached with the last step
 CHECK_EVERY = 10  # steps between two looks at whether all is finite, where a look waits for the device
@@ -100,7 +97,7 @@ def train_epochs(
     if plan.num_negatives is not None:
         counts = torch.from_numpy(store.item_counts(network.config.num_items))
         shares = (counts / counts.sum()).float()
-    all_finite = torch.ones((), dtype=torch.bool, device=device)
+    runner = _runner(state)
     while state.epoch <= plan.epochs:
         state.ema.use_plain()
         started = time.perf_counter() - state.seconds
@@ -115,20 +112,13 @@ def train_epochs(
             network.dropout.seed_step(seed_for(config.seed, "dropout", state.step))
             masks = torch_generator(seed_for(config.seed, "masks", state.step))
             rate = config.learning_rate * learning_rate_factor(state.step, plan.num_steps, plan.warmup_steps)
-            for group in state.optimizer.param_groups:
-                group["lr"] = rate
             share = config.next_item_share * fading(state.step / plan.num_steps, plan.next_item_until)
             causal = batch.items.shape[1] > 1 and bool(torch.rand((), generator=masks) < share)
-            with mixed_precision(device, config.bfloat16):
-                loss = batch_loss(network, batch, config, causal, masks, plan.num_negatives, shares, ranks)
-            state.optimizer.zero_grad()
-            loss.backward()
-            loss = ranks.sum_gradients(network, loss.detach())
-            norm = torch.nn.utils.clip_grad_norm_(network.parameters(), config.gradient_clip)
-            all_finite &= torch.isfinite(norm.detach() + loss)
-            if (device.type == "cpu" or state.step % CHECK_EVERY == 0) and not all_finite:
+            step = draw_step(network, batch, config, causal, masks, plan.num_negatives, shares, ranks)
+            loss = ranks.sum_gradients(network, runner.gradients(step))
+            runner.update(rate, loss)
+            if (device.type == "cpu" or state.step % CHECK_EVERY == 0) and not runner.all_finite:
                 raise _diverged(state, rate)
-            state.optimizer.step()
             state.step += 1
             state.batch += 1
             if state.step % EMA_EVERY == 0:
@@ -137,7 +127,7 @@ def train_epochs(
             state.num_events += int(torch.count_nonzero(batch.items))
             state.seconds = time.perf_counter() - started
             yield StepResult(state.epoch, state.step, plan.num_steps, loss, state.num_events)
-        if not all_finite:
+        if not runner.all_finite:
             raise _diverged(state, rate)
         state.ema.update()
         state.ema.use_average()
@@ -148,65 +138,20 @@ def train_epochs(
         yield result
 
 
+def _runner(state: TrainingState) -> StepRunner:
+    network = state.network
+    if network.device.type != "cuda":
+        return StepRunner(network, state.optimizer, state.config)
+    most_values = state.plan.batch_size * network.config.max_seq_len * network.config.hidden_dim
+    return CapturedSteps(network, state.optimizer, state.config, most_values)
+
+
 def _diverged(state: TrainingState, rate: float) -> DivergedError:
     return DivergedError(
         f"training diverged in epoch {state.epoch}, step {state.step + 1}, at a learning rate of {rate:g}: the loss or "
         f"its gradients are not finite, and nothing was kept. Try a learning_rate below {state.config.learning_rate:g} "
         "(the default is 0.001), more warmup_steps, or bfloat16=False"
     )
-
-
-def batch_loss(
-    network: Bert4RecNetwork,
-    batch: Batch,
-    config: TrainConfig,
-    causal: bool,
-    generator: torch.Generator,
-    num_negatives: int | None = None,
-    shares: Tensor | None = None,
-    ranks: Ranks = ALONE,
-) -> Tensor:
-    """The mean loss of one batch, which is on the CPU: every next item if `causal`, a cloze otherwise.
-
-    `shares`, float32 (V + 1,), is each item's share of the events: needed where the loss takes negatives. Of several
-    ranks, each computes its rows' part of that mean: all draw for the whole batch, and then take their rows.
-    """
-    items, hidden, gaps, knows_next = batch.items, None, None, True
-    if causal:
-        inputs, targets = next_item_targets(items)
-        positions = None
-    else:
-        inputs, targets = cloze_mask(
-            items,
-            mask_number=MASK,
-            mask_prob=config.mask_prob,
-            generator=generator,
-            num_items=network.config.num_items if config.bert_replacement else None,
-        )
-        # The last block works at the hidden places only: gather them to the left of each row.
-        hidden = targets != IGNORE
-        most = rounded_length(int(hidden.sum(1).max()), items.shape[1])
-        positions = (~hidden).byte().argsort(dim=1, stable=True)[:, :most]
-        targets = targets.gather(1, positions)
-    device, sampled = network.device, None
-    if network.item_encoder is not None:
-        network.item_encoder.drop_ids(generator)
-    if network.time_encoder is not None and batch.times is not None:
-        gaps, knows_next = training_gaps(batch.times, items != 0, hidden, generator)
-    if num_negatives is not None:
-        assert shares is not None
-        sampled = sample_items(targets, shares, num_negatives, generator).to(device)
-    rows, is_target = ranks.rows(len(items)), targets > 0
-    weight = int(is_target[rows].sum()) / max(1, int(is_target.sum()))
-    if rows.start == rows.stop:
-        # Without a row of its own a rank repeats the first with weight 0, so that the same weights get gradients.
-        rows = slice(0, 1)
-    network.dropout.take_rows(rows.start, len(items))
-    inputs, targets = inputs[rows].to(device), targets[rows].to(device)
-    positions = None if positions is None else positions[rows].to(device)
-    gaps = None if gaps is None else gaps[rows].to(device)
-    states = network(inputs, positions, causal=causal, gaps=gaps, knows_next=knows_next)
-    return network.loss(states, targets, sampled) * weight
 
 
 def learning_rate_factor(step: int, num_steps: int, warmup_steps: int) -> float:
@@ -224,12 +169,6 @@ def fading(done: float, until: float) -> float:
     place, leave it sooner.
     """
     return max(0.0, 1 - done / until) if until else 0.0
-
-
-def mixed_precision(device: torch.device, bfloat16: bool) -> contextlib.AbstractContextManager[object]:
-    """Matrix products in bfloat16, if wanted and where the hardware multiplies in it; float32 elsewhere."""
-    fast = bfloat16 and bfloat16_is_fast(device)
-    return torch.autocast(device.type, torch.bfloat16) if fast else contextlib.nullcontext()
 
 
 def choose_device(device: str | torch.device) -> torch.device:

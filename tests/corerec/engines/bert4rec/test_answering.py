@@ -232,7 +232,8 @@ def test_reasons_sum_up_what_followed_the_newest_event(model):
     assert [reason.followed for reason in model.explain("c", history=["h"])] == [None]  # which never followed h
     # Without the newest event the network alone answers, and with it the transition has its part in the probability.
     known = dict(model.recommend(history=list("fgh"), top_k=12, exclude_seen=False, with_scores=True))["i"]
-    alone = model.fitted.network(torch.tensor([[*model.items.encode(list("fg")), MASK, MASK]]), torch.tensor([[3]]))
+    asked = torch.tensor([[*model.items.encode(list("fg")), MASK, MASK]]), torch.tensor([[3]])
+    alone = model.fitted.network(*(tensor.to(model.device) for tensor in asked))
     scores = model.fitted.network.logits(alone[0, 0] * model.fitted.network.inverse_temperature)
     shifted = scores.detach().clone()
     shifted[model.items.encode(list("fg"))] += model.fitted.network.repeat_bias
@@ -269,9 +270,9 @@ def test_vectors_score_as_the_model_does(model):
     ids, vectors = model.item_embeddings()
     assert (ids, vectors.shape) == (model.items.ids.tolist(), (12, 16))
     states = model.embed([["a", "b"], ["c"]]).vectors
-    scores = states @ vectors.T + model.fitted.network.item_bias[1:].detach().numpy()
+    scores = states @ vectors.T + model.fitted.network.item_bias[1:].detach().cpu().numpy()
     scores[[0, 0, 1], [0, 1, 2]] += float(model.fitted.network.repeat_bias)  # a, b and c are in the histories
-    expected = NetworkScorer(model.fitted.network).score(SequenceStore.from_lists([[1, 2], [3]]))[:, 1:]
+    expected = NetworkScorer(model.fitted.network).score(SequenceStore.from_lists([[1, 2], [3]]))[:, 1:].cpu()
     np.testing.assert_allclose(scores, expected, rtol=1e-4, atol=1e-5)
 
 

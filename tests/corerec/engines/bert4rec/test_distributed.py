@@ -88,7 +88,8 @@ def run_ranks(folder, settings=(), **asked):
     given = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "COREREC_TIMEOUT_S": "30"}
     given |= asked.pop("environment", {})
     asked |= {"settings": dict(settings), "folder": str(folder)}
-    forked = multiprocessing.get_context("fork")  # a process that imports torch anew takes seconds
+    # A process that imports torch anew takes seconds; but a GPU that is in use does not bear a fork.
+    forked = multiprocessing.get_context("spawn" if torch.cuda.is_available() else "fork")
     processes = [forked.Process(target=main, args=(rank, asked, given)) for rank in range(2)]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of forking beside threads; none of them is used here

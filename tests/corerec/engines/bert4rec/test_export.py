@@ -34,7 +34,7 @@ def fitted(**settings) -> Bert4Rec:
     with torch.no_grad():
         generator = torch.Generator().manual_seed(0)
         for parameter in model.scorer.network.parameters():
-            parameter += 0.3 * torch.randn(parameter.shape, generator=generator)
+            parameter += 0.3 * torch.randn(parameter.shape, generator=generator).to(parameter.device)
         model.scorer.network.item_embedding[0] = 0
         model.scorer.network.repeat_bias.fill_(-1.5)
     model._adopt(replace(model.fitted))
@@ -141,9 +141,9 @@ def test_the_graph_of_a_model_that_reads_time_answers_by_the_gaps(tmp_path):
             "asked_gaps": gaps[:, -1],
         },
     )
-    expected = model.scorer.score(replace(histories, times=times, asked_at=asked_at))[:, 1:].log_softmax(1)
+    expected = model.scorer.score(replace(histories, times=times, asked_at=asked_at))[:, 1:].log_softmax(1).cpu()
     np.testing.assert_allclose(scores[:, 1:], expected, atol=1e-4)
-    without = model.scorer.score(replace(histories, times=times))[:, 1:].log_softmax(1)
+    without = model.scorer.score(replace(histories, times=times))[:, 1:].log_softmax(1).cpu()
     assert float((without - expected).abs().max()) > 0.01
     about = json.loads((tmp_path / "onnx" / "metadata.json").read_text(encoding="utf-8"))
     assert any("asked_gaps" in line for line in about["how_to_call"])

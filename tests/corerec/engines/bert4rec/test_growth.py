@@ -72,7 +72,7 @@ def test_new_rows_start_from_their_neighbours_and_old_rows_stay(model, monkeypat
     model.fit_more(["a", "a", "a"], ["i1", "new", "i2"], timestamps=[1, 2, 3])
     after = dict(zip(*model.item_embeddings(), strict=True))
     for row, item_id in enumerate(old, 1):
-        assert np.array_equal(after[item_id], before[row].detach().numpy())
+        assert np.array_equal(after[item_id], before[row].detach().cpu().numpy())
     mean = (after["i1"] + after["i2"]) / 2
     near = np.linalg.norm(after["new"] - mean)
     assert near < 0.5 * min(np.linalg.norm(after["new"] - after[item_id]) for item_id in ("i6", "i7"))
@@ -125,7 +125,7 @@ def test_moments_are_kept_in_the_file_on_request(model, tmp_path):
     model.save(tmp_path / "large", training_state=True)
     assert Bert4Rec.load(tmp_path / "small").fitted.moments is None
     moments = Bert4Rec.load(tmp_path / "large").fitted.moments
-    assert all(torch.equal(moments[name], value) for name, value in model.fitted.moments.items())
+    assert all(torch.equal(moments[name], value.cpu()) for name, value in model.fitted.moments.items())
     new = (["n"] * 3, ["i1", "new", "i2"], None, [100, 101, 102])
     with_moments, without = Bert4Rec.load(tmp_path / "large"), Bert4Rec.load(tmp_path / "small")
     with_moments.fit_more(*new, epochs=1)
@@ -171,7 +171,7 @@ def test_old_weights_keep_half_of_what_was_trained_and_new_rows_all_of_it(model,
     (before, head), (after, trained_head) = after_training(0.0), after_training(1.0)
     assert after["i1"] == pytest.approx(before["i1"] + old, abs=1e-5)
     assert after["new"] == pytest.approx(before["new"] + new, abs=1e-5)
-    assert trained_head.numpy() == pytest.approx(head.numpy() + old, abs=1e-5)
+    assert trained_head.cpu().numpy() == pytest.approx(head.cpu().numpy() + old, abs=1e-5)
 
 
 def test_each_pass_has_all_new_events_and_other_old_ones(model, monkeypatch):

@@ -68,7 +68,7 @@ def test_an_item_without_events_is_its_content_alone_and_one_of_many_nearly_its_
 def test_a_dropped_id_is_dropped_while_training_only():
     network = network_with_content()
     whole = network.item_vectors()
-    network.item_encoder.drop_ids(torch.Generator().manual_seed(0))
+    network.item_encoder.dropped = network.item_encoder.draw_dropped(torch.Generator().manual_seed(0))
     dropped = network.item_encoder.dropped
     assert 0 < dropped.sum() < NUM_ITEMS // 2
     changed = (network.item_vectors() != whole).any(1)
@@ -237,7 +237,7 @@ def test_fit_more_starts_a_new_item_from_its_content(model):
     assert report.new_items == 1
     content = model.fitted.content
     vectors, _ = content.rows([300, 301], content.table.read(features))
-    rows = grown.fitted.network.item_vectors()[grown.items.encode([300, 301])]
+    rows = grown.fitted.network.item_vectors()[grown.items.encode([300, 301])].cpu()
     torch.testing.assert_close(rows, vectors, atol=1e-5, rtol=0)
     assert grown.fitted.is_new(grown.items.encode([300, 301])).tolist() == [False, True]
 

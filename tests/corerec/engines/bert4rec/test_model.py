@@ -118,7 +118,7 @@ def test_sinusoidal_positions_are_not_trained():
 
 @pytest.mark.parametrize("rows_at_once", [1, 3, 1000])
 def test_chunked_loss_and_gradients_equal_the_plain_ones(monkeypatch, rows_at_once):
-    monkeypatch.setattr("corerec.engines.bert4rec.loss.rows_at_once", lambda num_items: rows_at_once)
+    monkeypatch.setattr("corerec.engines.bert4rec.loss.rows_at_once", lambda num_items, device: rows_at_once)
     generator = torch.Generator().manual_seed(0)
     given = [torch.randn(shape, generator=generator).requires_grad_() for shape in ((7, 5), (30, 5), (30,))]
     targets = torch.tensor([0, 29, -101, 3, 3, 17, -101])

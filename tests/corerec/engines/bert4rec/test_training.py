@@ -6,8 +6,7 @@ import torch
 
 from corerec.data.sequences import SequenceStore
 from corerec.data.splitting import leave_one_out
-from corerec.engines.bert4rec.batches import Batch
-from corerec.engines.bert4rec.config import MASK, ModelConfig, TrainConfig
+from corerec.engines.bert4rec.config import ModelConfig, TrainConfig
 from corerec.engines.bert4rec.encoding import NetworkScorer
 from corerec.engines.bert4rec.plan import TrainPlan
 from corerec.engines.bert4rec.training import (
@@ -15,7 +14,6 @@ from corerec.engines.bert4rec.training import (
     FINAL_RATE,
     EpochResult,
     StepResult,
-    batch_loss,
     build_network,
     choose_device,
     fading,
@@ -141,21 +139,6 @@ def test_single_event_users_train_too():
     network, results = trained(SequenceStore.from_lists([[5]] * 50), epochs=10)
     assert results[-1].loss < math.log(NUM_ITEMS)
     assert NetworkScorer(network).score(SequenceStore.from_lists([[]]))[0, 1:].argmax() == 4
-
-
-def test_loss_of_a_cloze_counts_hidden_places_only():
-    network = build_network(ModelConfig(num_items=NUM_ITEMS, max_seq_len=6), seed=0)
-    items = torch.tensor([[0, 0, 1, 2, 3, 4]])
-    config = TrainConfig(mask_prob=0.25)
-    loss = batch_loss(network, Batch(items, None), config, False, torch.Generator().manual_seed(0))
-    # one of four items is hidden: the loss is the negative log-probability of one of them
-    alternatives = []
-    for place in range(2, 6):
-        hidden = items.clone()
-        hidden[0, place] = MASK
-        log_probs = network.logits(network(hidden))[0, place, 1:].log_softmax(0)
-        alternatives.append(-log_probs[items[0, place] - 1].item())
-    assert min(abs(loss.item() - other) for other in alternatives) < 1e-5
 
 
 def test_learning_rate_warms_up_and_falls():

@@ -33,7 +33,7 @@ def fit(checkpoint=None, stop_after=None, **settings):
 
 
 def weights(model):
-    return {name: tensor.numpy().tobytes() for name, tensor in model.fitted.network.state_dict().items()}
+    return {name: tensor.cpu().numpy().tobytes() for name, tensor in model.fitted.network.state_dict().items()}
 
 
 @pytest.mark.parametrize("patience", [None, 1])
