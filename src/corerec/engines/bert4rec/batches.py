@@ -1,6 +1,6 @@
-"""Windows over histories, gathered by length so that padding is almost nothing -> batches of item numbers.
+"""Windows over histories -> batches of item numbers: windows of similar length, about as many padded events in each.
 
-B batch, L longest window of the batch.
+B windows of the batch, L its longest window.
 """
 
 from __future__ import annotations
@@ -51,14 +51,29 @@ def window_counts(lengths: np.ndarray, max_seq_len: int, whole_history: bool) ->
     return counts if whole_history else np.minimum(counts, 1)
 
 
-def batch_order(lengths: np.ndarray, batch_size: int, random: np.random.Generator) -> list[np.ndarray]:
-    """Which windows go together: near equals in length, in random company, the batches in random order.
+def batch_order(lengths: np.ndarray, num_batches: int, random: np.random.Generator) -> list[np.ndarray]:
+    """Which windows go together: near equals in length, about as many padded events a batch, in random order.
 
+    A batch of short windows has many of them, and one of long windows few. So no batch takes much more memory than the
+    mean, however long the longest windows are.
+
+    Args:
+        lengths: int64 (windows,), from 1.
+        num_batches: how many; fewer where there are fewer windows.
     Returns:
-        int64 arrays of at most batch_size window indices, each window in exactly one.
+        int64 arrays of window indices, each window in exactly one, none empty.
     """
+    num_batches = min(num_batches, len(lengths))
+    if not num_batches:
+        return []
     by_length = np.argsort(lengths + random.uniform(0, LENGTH_NOISE, len(lengths)), kind="stable")
-    batches = [by_length[at : at + batch_size] for at in range(0, len(by_length), batch_size)]
+    longest = np.maximum.accumulate(lengths[by_length])
+    padded = np.cumsum(rounded_lengths(int(longest[-1]))[longest])
+    at = np.arange(1, num_batches)
+    bounds = np.searchsorted(padded, at * (padded[-1] / num_batches))
+    bounds = np.maximum.accumulate(np.maximum(bounds - at, 0)) + at  # a window in each batch
+    bounds = np.minimum(bounds, len(lengths) - num_batches + at)
+    batches = np.split(by_length, bounds)
     random.shuffle(batches)
     return batches
 
@@ -96,19 +111,19 @@ def pad(
 def epoch_batches(
     store: SequenceStore,
     max_seq_len: int,
-    batch_size: int,
+    num_batches: int,
     whole_history: bool,
     random: np.random.Generator,
     first: int = 0,
 ) -> Iterator[Batch]:
-    """One pass over the store in batches of `batch_size` windows.
+    """One pass over the store in so many batches.
 
     Args:
         first: batches to leave out at the start, as those were done before.
     """
     starts, ends = windows(store.offsets, max_seq_len, whole_history, random)
     lengths = ends - starts
-    for chosen in batch_order(lengths, batch_size, random)[first:]:
+    for chosen in batch_order(lengths, num_batches, random)[first:]:
         width = rounded_length(int(lengths[chosen].max()), max_seq_len)
         begin, end = starts[chosen], ends[chosen]
         times = None if store.times is None else pad(store.times, begin, end, width, np.float64)

@@ -110,8 +110,9 @@ class TrainConfig:
     """Passes over all events; the learning rate's cosine ends with the last. None: 40 where users have 50 events or
     more on average; 20 with fewer, as more would learn a sparse log by heart."""
     batch_size: int | None = None
-    """Windows in a step, at most: a log too small for 200 steps an epoch takes fewer. None: enough windows for about
-    4,096 events."""
+    """Mean number of windows in a step: steps of short windows have more of them, steps of long ones fewer, so that all
+    hold about as many events. A log too small for 200 steps an epoch takes fewer. None: as many as give about 4,096
+    events a step."""
     learning_rate: float = 0.001
     """Peak of AdamW's learning rate."""
     warmup_steps: int | None = None

@@ -23,11 +23,12 @@ from corerec.data.splitting import Holdout, hold_out_last
 from corerec.data.vocabulary import Vocabulary
 from corerec.engines.bert4rec.calibration import calibrate, hold_out_for_calibration
 from corerec.engines.bert4rec.config import ModelConfig, TrainConfig
-from corerec.engines.bert4rec.distributed import Ranks, training_ranks
+from corerec.engines.bert4rec.distributed import Ranks, rank, training_ranks
 from corerec.engines.bert4rec.early_stopping import train_with_early_stopping
 from corerec.engines.bert4rec.encoding import NetworkScorer, next_states, score_states
 from corerec.engines.bert4rec.fitted import FittedModel
 from corerec.engines.bert4rec.item_encoder import ItemContent, new_item_rate, validated_rate
+from corerec.engines.bert4rec.memory import warn_if_too_little
 from corerec.engines.bert4rec.model import Bert4RecNetwork
 from corerec.engines.bert4rec.plan import TrainPlan
 from corerec.engines.bert4rec.progress import with_progress
@@ -246,6 +247,8 @@ def run_training(
 
     Where several processes were started for it, they share the work and all are left with the same weights.
     """
+    if rank() == 0:
+        warn_if_too_little(state.plan.memory_bytes, state.network.device, stacklevel=5)
     with training_ranks(state.network.device) as ranks:
         training_log = _begin(state, checkpoint, ranks)
         results = train_epochs(state, train, ranks)

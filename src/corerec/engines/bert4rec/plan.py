@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from corerec.data.sequences import SequenceStore
-from corerec.engines.bert4rec.batches import window_counts
+from corerec.engines.bert4rec.batches import batch_order, rounded_length, window_counts, windows
 from corerec.engines.bert4rec.config import ModelConfig, TrainConfig
+from corerec.engines.bert4rec.memory import as_text, training_bytes
 
 STEPS_AN_EPOCH = 200  # at least, while batches stay above ...
 SMALLEST_BATCH = 16
@@ -33,6 +34,15 @@ class TrainPlan:
     next_item_until: float
     num_negatives: int | None
     """None: every item competes."""
+    padded_events: int
+    """Of the largest step: windows times padded length. Other epochs' differ by some percent."""
+    memory_bytes: int
+    """What training takes beside the log, at most; an estimate."""
+
+    @property
+    def num_batches(self) -> int:
+        """Steps of an epoch."""
+        return self.num_steps // self.epochs
 
     @classmethod
     def of(cls, config: TrainConfig, model: ModelConfig, store: SequenceStore) -> TrainPlan:
@@ -56,21 +66,35 @@ class TrainPlan:
             warmup = min(1000, num_steps // 20)
         if num_negatives is not None and num_negatives >= model.num_items:
             num_negatives = None
-        return cls(epochs, batch_size, num_steps, warmup, dropout, until, num_negatives)
+        padded_events = _largest_step(store, model.max_seq_len, config.whole_history, num_steps // epochs)
+        competing = model.num_items if num_negatives is None else num_negatives
+        memory = training_bytes(model, padded_events, competing)
+        return cls(epochs, batch_size, num_steps, warmup, dropout, until, num_negatives, padded_events, memory)
 
     def __str__(self) -> str:
         compete = (
             "all items compete" if self.num_negatives is None else f"{self.num_negatives:,} items drawn a step compete"
         )
         return (
-            f"{self.epochs} epochs, {self.num_steps:,} steps of up to {self.batch_size} windows, "
-            f"{self.warmup_steps:,} of warm-up; dropout {self.dropout:g}; "
-            f"next-item steps for {self.next_item_until:.0%} of them; {compete}"
+            f"{self.epochs} epochs, {self.num_steps:,} steps of {self.batch_size} windows on average and up to "
+            f"{self.padded_events:,} events, {self.warmup_steps:,} of warm-up; dropout {self.dropout:g}; "
+            f"next-item steps for {self.next_item_until:.0%} of them; {compete}; about {as_text(self.memory_bytes)} of "
+            "memory beside the log"
         )
 
 
+def _largest_step(store: SequenceStore, max_seq_len: int, whole_history: bool, num_batches: int) -> int:
+    """Padded events of the largest batch of an epoch."""
+    random = np.random.default_rng(0)
+    starts, ends = windows(store.offsets, max_seq_len, whole_history, random)
+    lengths = ends - starts
+    batches = batch_order(lengths, num_batches, random)
+    sizes = (len(batch) * rounded_length(int(lengths[batch].max()), max_seq_len) for batch in batches)
+    return max(sizes, default=0)
+
+
 def batch_size_for(num_windows: int, num_events: int, batch_size: int | None) -> int:
-    """Windows in a step: `batch_size`, but fewer in a small log, whose epoch would otherwise have too few steps.
+    """Mean windows in a step: `batch_size`, but fewer in a small log, whose epoch would otherwise have too few steps.
 
     The cloze loss leaves its plateau after hundreds of steps, however many windows each has. Without a `batch_size`,
     the power of two that puts about EVENTS_A_STEP events into a step: long histories make small batches, a shop's

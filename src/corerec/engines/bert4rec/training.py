@@ -104,7 +104,7 @@ def train_epochs(
         network.dropout.seed_epoch(seed_for(config.seed, "dropout noise", state.epoch))
         order = np.random.default_rng(seed_for(config.seed, "order", state.epoch))
         batches = epoch_batches(
-            store, network.config.max_seq_len, plan.batch_size, config.whole_history, order, first=state.batch
+            store, network.config.max_seq_len, plan.num_batches, config.whole_history, order, first=state.batch
         )
         rate = 0.0
         for batch in batches:

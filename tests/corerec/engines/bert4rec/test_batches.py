@@ -46,11 +46,38 @@ def test_padding_stands_on_the_left():
     assert pad(np.array([5, 6, 7]), np.array([0, 2]), np.array([2, 3])).tolist() == [[5, 6], [0, 7]]
 
 
-def test_each_window_is_in_exactly_one_batch_and_batches_are_near_in_length():
+@settings(deadline=None, derandomize=True)
+@given(st.lists(st.integers(1, 60), min_size=1, max_size=80), st.integers(1, 100), st.integers(0, 5))
+def test_each_window_is_in_exactly_one_batch_and_there_are_as_many_as_wanted(lengths, num_batches, seed):
+    batches = batch_order(np.array(lengths), num_batches, np.random.default_rng(seed))
+    assert sorted(np.concatenate(batches)) == list(range(len(lengths)))
+    assert len(batches) == min(num_batches, len(lengths))
+    assert all(len(batch) for batch in batches)
+
+
+def test_windows_of_a_batch_are_near_in_length():
     lengths = np.random.default_rng(0).integers(1, 200, 1000)
     batches = batch_order(lengths, 32, np.random.default_rng(1))
-    assert sorted(np.concatenate(batches)) == list(range(1000))
-    assert max(np.ptp(lengths[batch]) for batch in batches) < 8 + 3 * 200 * 32 / 1000
+    assert max(np.ptp(lengths[batch]) for batch in batches if len(batch) < 100) < 8 + 4 * 200 / 32
+
+
+def test_a_batch_of_the_longest_windows_holds_no_more_than_others():
+    """As in a shop's log: most windows are short, few are long. Batches of as many windows are the control."""
+    lengths = np.minimum(np.random.default_rng(0).lognormal(1.5, 1.2, 30_000).astype(np.int64) + 1, 200)
+
+    def padded(batches):
+        return np.array([len(batch) * rounded_length(int(lengths[batch].max()), 200) for batch in batches])
+
+    sizes = padded(batch_order(lengths, 200, np.random.default_rng(1)))
+    by_length = np.argsort(lengths)
+    as_many = padded([by_length[at : at + 150] for at in range(0, len(by_length), 150)])
+    assert sizes.max() < 1.5 * sizes.mean()
+    assert as_many.max() > 10 * as_many.mean()
+    assert sizes.sum() <= as_many.sum() + 8 * len(lengths)  # the noise
+
+
+def test_no_window_is_no_batch():
+    assert batch_order(np.zeros(0, np.int64), 3, np.random.default_rng(0)) == []
 
 
 def test_epoch_yields_every_window_announced():
@@ -59,13 +86,14 @@ def test_epoch_yields_every_window_announced():
     for whole in (True, False):
         batches = [batch.items for batch in epoch_batches(store, 20, 8, whole, np.random.default_rng(0))]
         assert sum(len(batch) for batch in batches) == window_counts(store.lengths, 20, whole).sum()
-        assert all(1 <= batch.shape[1] <= 20 and len(batch) <= 8 for batch in batches)
+        assert all(1 <= batch.shape[1] <= 20 for batch in batches)
+        assert len(batches) == 8
 
 
 def test_little_of_a_long_tailed_log_is_padding():
     random = np.random.default_rng(0)
     store = SequenceStore.from_lists([[1] * int(n) for n in random.lognormal(4.4, 0.9, 2000) + 1])
-    batches = [batch.items for batch in epoch_batches(store, 200, 32, True, np.random.default_rng(0))]
+    batches = [batch.items for batch in epoch_batches(store, 200, 80, True, np.random.default_rng(0))]
     padding = sum(int((batch == 0).sum()) for batch in batches) / sum(batch.numel() for batch in batches)
     assert padding < 0.1
 
@@ -73,9 +101,9 @@ def test_little_of_a_long_tailed_log_is_padding():
 def test_each_event_of_a_batch_has_its_own_time_beside_it():
     store = SequenceStore.from_lists([[1, 2, 3], [4, 5]])
     store = replace(store, times=store.items.astype(np.int64) * 100)
-    batches = list(epoch_batches(store, 2, 8, True, np.random.default_rng(0)))
+    batches = list(epoch_batches(store, 2, 1, True, np.random.default_rng(0)))
     assert all(torch.equal(batch.times, batch.items * 100.0) for batch in batches)
-    untimed = epoch_batches(replace(store, times=None), 2, 8, True, np.random.default_rng(0))
+    untimed = epoch_batches(replace(store, times=None), 2, 1, True, np.random.default_rng(0))
     assert [batch.times for batch in untimed] == [None]
 
 

@@ -3,6 +3,7 @@ import pytest
 
 from corerec.data.sequences import SequenceStore
 from corerec.engines.bert4rec.config import ModelConfig, TrainConfig
+from corerec.engines.bert4rec.memory import as_text
 from corerec.engines.bert4rec.plan import MANY_EVENTS, NEGATIVES, TrainPlan, batch_size_for
 
 
@@ -77,7 +78,17 @@ def test_what_is_given_stays(name, value):
 
 
 def test_says_what_was_chosen():
-    assert str(plan(log(users=320, length=10), num_items=30_000, epochs=3)) == (
-        "3 epochs, 60 steps of up to 16 windows, 3 of warm-up; dropout 0.2; next-item steps for 100% of them; "
-        "2,048 items drawn a step compete"
+    chosen = plan(log(users=320, length=10), num_items=30_000, epochs=3)
+    assert str(chosen) == (
+        "3 epochs, 60 steps of 16 windows on average and up to 170 events, 3 of warm-up; dropout 0.2; "
+        "next-item steps for 100% of them; 2,048 items drawn a step compete; about "
+        f"{as_text(chosen.memory_bytes)} of memory beside the log"
     )
+
+
+def test_the_largest_step_holds_little_more_than_the_mean_whatever_the_lengths():
+    lengths = np.minimum(np.random.default_rng(0).lognormal(1.2, 1.3, 30_000).astype(np.int64) + 1, 800)
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    shop = plan(SequenceStore(np.ones(offsets[-1], np.int32), offsets))
+    assert shop.num_batches == shop.num_steps / shop.epochs
+    assert shop.padded_events < 2.5 * offsets[-1] / shop.num_batches  # a batch of 150 of the longest windows held 15

@@ -1,0 +1,77 @@
+"""How much memory a training takes, estimated before it begins, and how much is free."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from pathlib import Path
+
+import torch
+
+from corerec.engines.bert4rec.config import ModelConfig
+from corerec.errors import DataWarning
+
+COPIES = 6  # of the weights: they, their gradients twice, two moments, the average
+FIXED = 170 * 10**6  # dropout's noise, and code that matrix libraries prepare for shapes
+VALUES_A_BLOCK = 22  # float32 values of width D that a block keeps of an event for the backward pass
+VALUES_BESIDE = 12  # the same outside the blocks: embeddings, head, loss
+SCORES = 1  # copies of the attention's scores, one of each head for each event and each it looks at
+MEMORY_FILES = (("memory.max", "memory.current"), ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"))
+
+
+def training_bytes(config: ModelConfig, padded_events: int, num_competing: int) -> int:
+    """Bytes that a training takes beside its log, at most: an estimate, fitted to measurements on a CPU.
+
+    Args:
+        padded_events: windows times padded length of the largest step.
+        num_competing: items in the loss.
+    """
+    dim, length = config.hidden_dim, min(config.max_seq_len, padded_events)
+    feedforward = config.feedforward_dim or 4 * dim
+    block = config.num_layers * (12 * dim**2 + 13 * dim) + (feedforward - 4 * dim) * 2 * dim * config.num_layers
+    weights = (config.num_items + config.max_seq_len) * dim + block
+    an_event = dim * (VALUES_BESIDE + VALUES_A_BLOCK * config.num_layers)
+    an_event += SCORES * config.num_heads * length * config.num_layers
+    loss = 2 * num_competing * dim
+    return FIXED + 4 * (COPIES * weights + padded_events * an_event + loss)
+
+
+def free_bytes(device: torch.device) -> int | None:
+    """Memory that this process may still take on a device; None where the system does not say."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    if device.type != "cpu":
+        return None
+    found = []
+    try:
+        available = re.search(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text())
+        found += [int(available[1]) * 1024] if available else []
+    except OSError:
+        pass
+    for limit, used in MEMORY_FILES:  # of a container
+        try:
+            found.append(int(Path("/sys/fs/cgroup", limit).read_text()) - int(Path("/sys/fs/cgroup", used).read_text()))
+        except (OSError, ValueError):  # none, or "max"
+            continue
+    return min(found) if found else None
+
+
+def warn_if_too_little(wanted: int, device: torch.device, stacklevel: int = 2) -> None:
+    """Say so where a training will not fit, before it begins."""
+    free = free_bytes(device)
+    if free is not None and wanted > free:
+        warnings.warn(
+            f"the training needs about {as_text(wanted)} of memory on {device.type}, and {as_text(free)} are free; "
+            "take a smaller batch_size, max_seq_len or hidden_dim, or a larger machine",
+            DataWarning,
+            stacklevel=stacklevel + 1,
+        )
+
+
+def as_text(num_bytes: int) -> str:
+    """Bytes for people.
+
+    >>> as_text(340_000_000), as_text(2_140_000_000)
+    ('340 MB', '2.1 GB')
+    """
+    return f"{num_bytes / 1e9:.1f} GB" if num_bytes >= 10**9 else f"{round(num_bytes, -7) // 10**6} MB"
