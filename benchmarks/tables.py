@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import json
+import math
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -355,6 +356,45 @@ def speed() -> str:
     return markdown(["", "ours", "RecTools 0.19", "RecTools / ours"], cells)
 
 
+# ---------------------------------------------------------------------------------------------------- large logs
+
+
+def scale_log() -> str:
+    """CPU seconds and memory of each stage and size of log; exponents between the smallest and the largest."""
+    runs = result("scale_log")["runs"]
+    names = {
+        "prepare": "`corerec prepare --memory 4GB`",
+        "open": "open, digests compared",
+        "train": "`fit`, stopped after 200 steps",
+        "evaluate": "`evaluate`, 10,000 users",
+        "score": "score 100,000 users",
+    }
+    rows = []
+    for stage, name in names.items():
+        found = [run for run in runs if run["stage"] == stage]
+        first, last = found[0], found[-1]
+        for at, run in enumerate(found):
+            grown = math.log(last["events"] / first["events"])
+            slopes = (
+                [math.log(last[key] / first[key]) / grown for key in ("cpu_s", "anonymous")]
+                if at and run is last
+                else []
+            )
+            rows.append(
+                [
+                    "" if at else name,
+                    f"{run['events']:,}",
+                    f"{run['cpu_s']:.1f}",
+                    f"{run['anonymous'] / 1e9:.2f}",
+                    f"{run['peak'] / 1e9:.2f}",
+                    *([f"{slope:.2f}" for slope in slopes] or ["", ""]),
+                ]
+            )
+    return markdown(
+        ["stage", "events", "CPU s", "anonymous GB", "peak GB", "exponent of CPU s", "of anonymous memory"], rows
+    )
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "quality-ml-1m": lambda: quality("ml-1m"),
     "quality-beauty": lambda: quality("beauty"),
@@ -374,6 +414,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "attacks": attacks,
     "files": files,
     "training": training,
+    "scale-log": scale_log,
 }
 
 
