@@ -2,6 +2,7 @@
 
     python benchmarks/quality.py --data ml-1m-sasrec.txt.gz --seeds 3 --json-out results/quality_ml-1m.json
     python benchmarks/quality.py --data ml-1m-sasrec.txt.gz --set hidden_dim=64 --set epochs=20
+    python benchmarks/quality.py --data beauty.txt.gz --valid-users 2048
     python benchmarks/quality.py --data ml-100k/u.data --time --seeds 3
     python benchmarks/quality.py --data grocery/train.csv.gz --items grocery/items.csv --time --split time
 
@@ -38,7 +39,8 @@ from arguments import items_of, settings_of
 from corerec.basic.popularity import Popularity
 from corerec.basic.transitions import LastItemMarkov, TransitionModel
 from corerec.data.interactions import Interactions
-from corerec.data.splitting import AskedAt, Holdout, Split, by_time, leave_one_out
+from corerec.data.sequences import SequenceStore
+from corerec.data.splitting import AskedAt, Holdout, Split, by_time, hold_out_last, leave_one_out
 from corerec.data.tables import read_events
 from corerec.engines.bert4rec import Bert4Rec
 from corerec.engines.bert4rec.calibration import calibrate, hold_out_for_calibration
@@ -52,18 +54,31 @@ from corerec.evaluation.ranking import rank_answers
 from machine import describe
 
 
-def measure(data: Path, seeds: range, settings: dict[str, Any], look_every: int, budget: float) -> dict[str, Any]:
+def few_validated(store: SequenceStore, num_users: int) -> Split[SequenceStore]:
+    """Leave-one-out as RecTools trains: only so many random users' validation events are not trained on."""
+    everyone = leave_one_out(store)
+    without_test, _ = hold_out_last(store, np.flatnonzero(store.lengths >= 3))
+    rows = np.flatnonzero(store.lengths >= 3)
+    chosen = np.sort(np.random.default_rng(0).permutation(rows)[:num_users])
+    train, valid = hold_out_last(without_test, chosen)
+    return Split(lambda: train, lambda: valid, lambda: everyone.test)
+
+
+def measure(
+    data: Path, seeds: range, settings: dict[str, Any], look_every: int, budget: float, valid_users: int | None
+) -> dict[str, Any]:
     """Every figure of some seeds, and of the baselines."""
     machine = describe()
     log = read_events(data).interactions()
-    split, num_items = leave_one_out(log.sequences), len(log.items)
+    split = leave_one_out(log.sequences) if valid_users is None else few_validated(log.sequences, valid_users)
+    num_items = len(log.items)
     runs = [train_and_measure(split, num_items, settings | {"seed": seed}, look_every, budget) for seed in seeds]
     baselines = {
         scorer.name: {metric: evaluate(scorer, split.test).value(metric) for metric in ("HR", "NDCG")}
         for scorer in (Popularity(split.train.item_counts(num_items)), LastItemMarkov(split.train, num_items))
     }
     record = {"data": data.name, "model": "corerec BERT4Rec", "machine": machine, "settings": settings}
-    return record | {"budget_seconds": budget, "runs": runs, "baselines": baselines}
+    return record | {"valid_users": valid_users, "budget_seconds": budget, "runs": runs, "baselines": baselines}
 
 
 def train_and_measure(
@@ -217,6 +232,9 @@ def main(
     set_: Annotated[list[str] | None, typer.Option("--set", help="NAME=VALUE of the constructor.")] = None,
     look_every: Annotated[int, typer.Option(help="Epochs between looks at validation.")] = 5,
     budget: Annotated[float, typer.Option(help="Test also what so many training seconds leave.")] = 300,
+    valid_users: Annotated[
+        int | None, typer.Option(help="Hold back the validation events of so many users only, as RecTools: 2048.")
+    ] = None,
     split: Annotated[str, typer.Option(help="leave-one-out or time.")] = "leave-one-out",
     items: Annotated[Path | None, typer.Option(help="A table of items, or the folder of MovieLens-100K.")] = None,
     reads_time: Annotated[bool, typer.Option("--time", help="Read the log's timestamps.")] = False,
@@ -233,7 +251,8 @@ def main(
         if json_out:
             json_out.write_text(json.dumps(record, indent=2) + "\n")
         return
-    record = measure(data, range(first_seed, first_seed + seeds), settings_of(set_ or []), look_every, budget)
+    asked = range(first_seed, first_seed + seeds), settings_of(set_ or []), look_every, budget, valid_users
+    record = measure(data, *asked)
     runs = record["runs"]
     table = Table(title=f"{data.name}, test, whole catalogue, history excluded; {seeds} seeds")
     for column in ("", "HR@10", "NDCG@10", "spread of NDCG@10", "training s"):
