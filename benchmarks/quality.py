@@ -65,7 +65,7 @@ def few_validated(store: SequenceStore, num_users: int) -> Split[SequenceStore]:
 
 
 def measure(
-    data: Path, seeds: range, settings: dict[str, Any], look_every: int, budget: float, valid_users: int | None
+    data: Path, seeds: range, settings: dict[str, Any], look_every: int, budget: float, valid_users: int | None = None
 ) -> dict[str, Any]:
     """Every figure of some seeds, and of the baselines."""
     machine = describe()

@@ -37,10 +37,10 @@ class CapturedSteps(StepRunner):
     """`StepRunner` by CUDA graphs. The random numbers, and so the weights up to rounding, are the same."""
 
     def __init__(
-        self, network: Bert4RecNetwork, optimizer: torch.optim.Optimizer, config: TrainConfig, most_values: int
+        self, network: Bert4RecNetwork, optimizer: torch.optim.Optimizer, config: TrainConfig, padded_events: int
     ) -> None:
         """Args:
-        most_values: of one tensor that dropout gets, in the largest batch.
+        padded_events: of the largest step; one that is twice as large still is captured.
         """
         super().__init__(network, optimizer, config)
         device = network.device
@@ -55,9 +55,13 @@ class CapturedSteps(StepRunner):
         self._rate = torch.zeros((), device=device)
         for group in optimizer.param_groups:
             group["lr"], group["capturable"] = self._rate, True
-        network.dropout.reserve(most_values, device, [torch.float32, torch.bfloat16])
+        self._most_events = 0
+        self._reserve(2 * padded_events)
 
     def gradients(self, step: StepInputs) -> Tensor:
+        num_events = step.num_rows * step.tensors["items"].shape[1]
+        if num_events > self._most_events:
+            self._reserve(2 * num_events)
         shapes = tuple((name, tuple(tensor.shape)) for name, tensor in step.tensors.items())
         key = (*shapes, step.num_rows, step.causal, step.knows_next)
         known = self._steps.get(key)
@@ -86,6 +90,15 @@ class CapturedSteps(StepRunner):
         self.optimizer.step()  # operation by operation: it makes the moments that the graph needs
         if is_ours:
             self._updates[graded] = self._recorded(self._clip_and_step)
+
+    def _reserve(self, most_events: int) -> None:
+        """Have noise for steps of so many padded events. It may move, so that no graph would find it any more."""
+        torch.cuda.synchronize(self.network.device)
+        self._steps.clear()
+        self._seen.clear()
+        self._most_events = most_events
+        values = most_events * self.network.config.hidden_dim
+        self.network.dropout.reserve(values, self.network.device, [torch.float32, torch.bfloat16])
 
     def _clip_and_step(self) -> None:
         self._clip(self._loss)

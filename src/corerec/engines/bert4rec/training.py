@@ -142,8 +142,7 @@ def _runner(state: TrainingState) -> StepRunner:
     network = state.network
     if network.device.type != "cuda":
         return StepRunner(network, state.optimizer, state.config)
-    most_values = state.plan.batch_size * network.config.max_seq_len * network.config.hidden_dim
-    return CapturedSteps(network, state.optimizer, state.config, most_values)
+    return CapturedSteps(network, state.optimizer, state.config, state.plan.padded_events)
 
 
 def _diverged(state: TrainingState, rate: float) -> DivergedError:

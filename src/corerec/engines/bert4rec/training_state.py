@@ -215,7 +215,9 @@ def load_moments(
             if value.ndim and name in ("item_embedding", "item_bias"):
                 value = value[rows.to(value.device)]
                 value[rows.to(value.device) == 0] = 0
-            state[part] = value.to(value.device if value.ndim == 0 else parameter.device).clone()
+            # A fused optimizer counts steps on the parameter's device, another one on the CPU.
+            device = parameter.device if optimizer.defaults["fused"] or value.ndim else "cpu"
+            state[part] = value.to(device).clone()
         optimizer.state[parameter] = state
 
 

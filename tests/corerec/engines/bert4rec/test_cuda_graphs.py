@@ -83,9 +83,21 @@ def test_a_stopped_training_goes_on(models, tmp_path):
     np.testing.assert_allclose(rest, models["cuda"][1][40:], rtol=1e-3)
 
 
-def test_a_fitted_model_learns_new_events_on_a_gpu(models):
+def test_a_step_larger_than_all_expected_ones_is_taken_and_those_after_it_too(monkeypatch):
+    _, expected = fit("cuda", stop_at=60)
+    whole = graphs.CapturedSteps.__init__
+    monkeypatch.setattr(graphs.CapturedSteps, "__init__", lambda *given: whole(*given[:-1], 8))
+    _, losses = fit("cuda", stop_at=60)
+    np.testing.assert_allclose(losses, expected, rtol=1e-3)
+
+
+@pytest.mark.parametrize("loaded", [False, True])
+def test_a_fitted_model_learns_new_events_on_a_gpu(models, loaded, tmp_path):
     model, _ = models["cuda"]
-    report = model.fit_more([500] * 3, [1, 99, 2], timestamps=[10**6, 10**6 + 1, 10**6 + 2], epochs=1)
+    if loaded:
+        model.save(tmp_path / "model", training_state=True)
+        model = Bert4Rec.load(tmp_path / "model", device="cuda")
+    report = model.fit_more([500 + loaded] * 3, [1, 99 + loaded, 2], timestamps=[10**6, 10**6 + 1, 10**6 + 2], epochs=1)
     assert report.new_items == 1
     assert model.fitted.network.device.type == "cuda"
 

@@ -32,7 +32,7 @@ LENGTHS = RANDOM.integers(2, 14, 90)
 USERS = np.repeat(np.arange(90), LENGTHS)
 ITEMS = RANDOM.integers(0, 60, len(USERS))
 SETTINGS = {"epochs": 4, "hidden_dim": 8, "num_heads": 2, "max_seq_len": 8, "dropout": 0.2, "bfloat16": False}
-SETTINGS |= {"batch_size": 16, "learning_rate": 0.003, "device": "cpu"}
+SETTINGS |= {"batch_size": 16, "learning_rate": 0.003, "device": "cpu", "clock": True}
 TOLERANCE = 5e-3  # of the distance that the training moved the weights; without the shift of dropout it is 0.96
 
 
