@@ -1,7 +1,7 @@
-"""Appending to a store: the events of a new log take their places behind those that are there.
+"""Append the events of a new log to a store.
 
-The old log is neither read nor sorted again. Its arrays are copied once, some users at a time, with the new events of
-these users merged in.
+The old log is neither read nor sorted again. Its arrays are copied once, a block of users at a time, and the new events
+of these users are merged in.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ IDS_AT_ONCE = 2**18
 def append_store(
     old: Interactions, new: Interactions, writer: StoreWriter, source: str, advance: Callable[[float], None]
 ) -> Manifest:
-    """Write both logs as one store, the same as if they had been read together, one after the other.
+    """Write both logs as one store, as if the two had been read together, the old one first.
 
     Args:
-        advance: told the share done, from 0 to 1.
+        advance: is called with the share of the work that is done, from 0 to 1.
     Raises:
-        DataError: one has times or ratings and the other has none, or their times count different units.
-        UnknownIdError: the new log has ids of a type that the old one has none of.
+        DataError: only one log has times, or only one has ratings, or the times of the two count different units.
+        UnknownIdError: the new log has an id whose type (text or number) no id of the old log has.
     """
     before, after = old.sequences, new.sequences
     _check_alike(before, after)
@@ -70,7 +70,12 @@ def _merged(
     rows: np.ndarray,
     item_of: np.ndarray,
 ) -> dict[str, np.ndarray]:
-    """The columns of the users first .. end: old events, and those of the new rows `own`, whose users are `rows`."""
+    """Merge the old and the new events of the users first .. end, and return their columns.
+
+    Args:
+        own: the rows of the new log that belong to these users.
+        rows: the user's row in the merged store, for each of `own`.
+    """
     stop = min(end, len(before))
     old = slice(before.offsets[min(first, stop)], before.offsets[stop])
     columns = {
@@ -96,7 +101,7 @@ def _columns(store: SequenceStore) -> dict[str, np.ndarray]:
 
 
 def _numbers_in(known: Vocabulary, new: Vocabulary) -> tuple[np.ndarray, np.ndarray]:
-    """int64: the number of each id of `new`, those that are not known behind all that are; and these ids."""
+    """Return the number of each id of `new` (int64), and the ids that `known` lacks. These get the next numbers."""
     numbers = known.encode(new.ids)
     unknown = np.flatnonzero(numbers == 0)
     more = new.ids[unknown]

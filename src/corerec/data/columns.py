@@ -1,4 +1,4 @@
-"""Columns: any list, array, series or tensor of one dimension -> a pandas Series; ratings -> checked float32."""
+"""Convert any one-dimensional list, array, series or tensor to a pandas Series, and ratings to checked float32."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ MISSING_TEXTS = {"", "nan", "null", "none", "<na>", "nat", "\\n"}  # in lower ca
 
 
 def as_series(values: Any, name: str) -> pd.Series:
-    """A column as a Series of its own type. Masked entries become None; no pyarrow is needed for polars columns.
+    """Return a column as a Series of its own type. Masked entries become None; polars columns need no pyarrow.
 
     Args:
         values: list, tuple, NumPy array (masked or not), pandas or polars series, Arrow array, tensor or any iterable.
         name: what the column is called in error messages.
     Raises:
-        DataError: one single value, or not one-dimensional.
+        DataError: `values` is one single value, or has more than one dimension.
     """
     if isinstance(values, str | bytes):
         raise DataError(f"{name} is one {type(values).__name__} ({values!r}); pass a list of ids")
@@ -64,7 +64,7 @@ def as_series(values: Any, name: str) -> pd.Series:
 
 
 def plain_value(value: Any) -> Any:
-    """A NumPy scalar or a tensor of one value as the Python value in it; None for a masked one."""
+    """Return a NumPy scalar or a tensor of one value as a Python value, and a masked value as None."""
     if value is np.ma.masked:
         return None
     if isinstance(value, np.generic) or (hasattr(value, "item") and getattr(value, "ndim", None) == 0):
@@ -73,10 +73,10 @@ def plain_value(value: Any) -> Any:
 
 
 def column_length(column: Any, name: str) -> int:
-    """The number of a column's values.
+    """Return the number of a column's values.
 
     Raises:
-        DataError: it is no column but a single value.
+        DataError: `column` is a single value, not a column.
     """
     try:
         return len(column)
@@ -85,10 +85,10 @@ def column_length(column: Any, name: str) -> int:
 
 
 def rating_column(values: Any) -> np.ndarray:
-    """float32 (rows,) finite ratings.
+    """Return ratings as float32 (rows,), all finite.
 
     Raises:
-        DataError: a value is not a number, missing, or infinite as a float32; the first such row is named.
+        DataError: a value is not a number, is missing, or is infinite as a float32. The message names its row.
     """
     column: Any = as_series(values, "ratings")
     kind = pd.api.types.infer_dtype(column, skipna=True)
@@ -110,7 +110,7 @@ def rating_column(values: Any) -> np.ndarray:
 
 
 def unusable_ratings(count: int, first: str, row: int) -> str:
-    """What to say of ratings that are no numbers: how many, the first as it was written, and its row."""
+    """Word the error about ratings that are not numbers: their count, and the first one with its row."""
     return (
         f"ratings has {count:,} values that are not finite numbers, the first ({first}) at row {row}; drop those rows, "
         "or fit without ratings"
@@ -118,5 +118,5 @@ def unusable_ratings(count: int, first: str, row: int) -> str:
 
 
 def shown(values: Any, row: int) -> str:
-    """The value of a row, as it was passed, for an error message."""
+    """Return the value of a row, as the caller passed it, for an error message."""
     return repr(plain_value(values.iloc[row] if isinstance(values, pd.Series) else values[int(row)]))

@@ -1,7 +1,7 @@
-"""Dates as people write them (31/01/2023 5:06 PM, Jan 31, 2023 ...) -> nanoseconds UTC, one format for all of a column.
+"""Read dates as people write them (31/01/2023 5:06 PM, Jan 31, 2023) as nanoseconds UTC, one format for a whole column.
 
-Texts of one shape ("00/00/0000 00:00") are read together: a regular expression finds the fields of the first, and the
-bytes of all are cut at the same places.
+Texts of one shape ("00/00/0000 00:00") are read together. A regular expression finds the fields of the first text, and
+all texts of that shape are cut at the same byte positions.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ CLASSES[[*b"0123456789"]] = ord("0")
 
 
 class _Fields(NamedTuple):
-    """What stands in the texts: int64 (texts,) for each number, 0 where it is not written."""
+    """The fields of the texts: int64 (texts,) for each number, 0 where a text does not have it."""
 
     numbers: dict[str, np.ndarray]
     fraction: np.ndarray  # nanoseconds
@@ -62,7 +62,7 @@ class _Fields(NamedTuple):
 
 
 class _Reading(NamedTuple):
-    """One order of day, month and year, and what it makes of the dates."""
+    """The dates as read with one order of day, month and year."""
 
     name: str
     days: np.ndarray  # datetime64[D]
@@ -70,13 +70,15 @@ class _Reading(NamedTuple):
 
 
 def read_dates(texts: Sequence[str], day_first: bool | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Texts -> int64 (texts,) nanoseconds since 1970 UTC, and the places of those not written as the most are.
+    """Read texts as int64 (texts,) nanoseconds since 1970 UTC.
 
     Dates without a zone are taken for UTC. Years of two digits are 1969 to 2068.
 
     Args:
-        day_first: whether 05/03/2023 is the fifth of March; None takes the order that reads all, with a `DataWarning`
-            where several do.
+        day_first: whether 05/03/2023 is the fifth of March. None takes the order that reads all dates, and gives a
+            `DataWarning` where several orders do.
+    Returns:
+        the times, and the indices of the texts that do not have the format of the majority.
     """
     fields = _cut(texts)
     if fields is not None and not fields.unread.any():
@@ -90,7 +92,7 @@ def read_dates(texts: Sequence[str], day_first: bool | None = None) -> tuple[np.
 
 
 def _cut(texts: Sequence[str]) -> _Fields | None:
-    """The fields of the texts by the format of the most; None where no text has any of the formats."""
+    """Cut the texts into fields by the most frequent format. Return None where no text has a known format."""
     try:
         raw = np.array(texts, dtype=np.bytes_)
     except UnicodeEncodeError:
@@ -165,7 +167,7 @@ def _assemble(fields: _Fields, texts: Sequence[str], day_first: bool | None) -> 
 
 
 def _whole_years(years: np.ndarray) -> np.ndarray:
-    """Years of two digits are 1969 to 2068, as POSIX has them."""
+    """Return the years with all four digits: two digits mean 1969 to 2068, as in POSIX."""
     return np.where(years < 69, years + 2000, np.where(years < 100, years + 1900, years))
 
 
@@ -179,7 +181,7 @@ def _days(name: str, year: np.ndarray, month: np.ndarray, day: np.ndarray) -> _R
 def _settle(
     first: np.ndarray, other: np.ndarray, last: np.ndarray, sep: str, texts: Sequence[str], day_first: bool | None
 ) -> _Reading:
-    """The one order of day, month and year that reads all; with a warning where several do."""
+    """Return the order of day, month and year that reads all dates, with a warning where several orders do."""
     years = _whole_years(last)
     readings = [_days("month first", years, first, other), _days("day first", years, other, first)]
     if day_first or (day_first is None and sep == "."):
@@ -208,7 +210,7 @@ def _settle(
 
 
 def _shifts(zones: np.ndarray, wall: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """int64 (texts,) seconds east of UTC, and bool (texts,): a zone that nobody knows."""
+    """Return the seconds east of UTC, int64 (texts,), and a mask of the unknown zones, bool (texts,)."""
     shifts, unknown = np.zeros(len(zones), np.int64), np.zeros(len(zones), bool)
     if (zones == zones[0]).all():
         names, zone_of = zones[:1], np.zeros(len(zones), np.int64)

@@ -2,8 +2,8 @@
 
     evaluate: did the model see the answers that it is asked for?
 
-It works without the events themselves, so a model file that leaves the histories out has it too. Who holds the file
-can test a guess, "did this user meet that item?", but cannot list the events.
+The fingerprint does not need the events, so a model file without histories has it too. Whoever holds the file can test
+a guess ("did this user meet that item?"), but cannot list the events.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ WHOLE_NUMBER = re.compile(r"0|-?[1-9]\d{0,18}")
 class HashSet:
     """A set of 64-bit hashes in 4.5 bytes each.
 
-    Of each hash, the highest bits choose a bucket and the next 32 are stored (quotienting, Bender et al. 2012,
-    arXiv:1208.0290). A question is wrongly called known once in 268 million.
+    The highest bits of a hash choose a bucket, and the next 32 bits are stored in it (quotienting, Bender et al. 2012,
+    arXiv:1208.0290). The chance that an unknown hash is found is 1 in 268 million.
 
     Attributes:
         offsets: int64 (a power of 2, + 1): bucket b owns remainders offsets[b] .. offsets[b + 1].
@@ -49,8 +49,10 @@ class HashSet:
 
     @classmethod
     def of(cls, hashes: np.ndarray) -> HashSet:
-        """Args:
-        hashes: uint64 (hashes,), which are sorted in place.
+        """Build the set of some hashes.
+
+        Args:
+            hashes: uint64 (hashes,). This array is sorted in place.
         """
         hashes.sort()
         bits = max(0, len(hashes) // HASHES_A_BUCKET).bit_length()
@@ -59,7 +61,7 @@ class HashSet:
         return cls(offsets.astype(np.int64), _remainder_of(hashes, bits))
 
     def contains(self, hashes: np.ndarray) -> np.ndarray:
-        """uint64 (questions,) -> bool (questions,)."""
+        """Return bool (questions,): whether the set has each hash of a uint64 (questions,)."""
         bits = (len(self.offsets) - 1).bit_length() - 1
         buckets, remainders = _bucket_of(hashes, bits).astype(np.int64), _remainder_of(hashes, bits)
         found = np.zeros(len(hashes), bool)
@@ -71,14 +73,16 @@ class HashSet:
         return found
 
     def tensors(self) -> dict[str, Tensor]:
-        """What a file needs; `of_tensors` reads it back."""
+        """Return the tensors to save in a file, for `of_tensors` to read."""
         remainders = self.remainders.view(np.int32)  # safetensors and older torch know no uint32
         return {"offsets": torch.from_numpy(self.offsets), "remainders": torch.from_numpy(remainders)}
 
     @classmethod
     def of_tensors(cls, tensors: dict[str, Tensor]) -> HashSet:
-        """Raises:
-        ValueError, KeyError: the tensors do not fit together.
+        """Build the set from the tensors of a file.
+
+        Raises:
+            ValueError, KeyError: the tensors do not fit together.
         """
         offsets, stored = tensors["offsets"].numpy(), tensors["remainders"].numpy()
         if stored.dtype != np.int32:
@@ -96,13 +100,13 @@ class HashSet:
 
 @dataclass(frozen=True)
 class EventFingerprint:
-    """What a training log held, as two sets of hashes; ids are hashed as text, so that 7 and "7" are the same.
+    """The events of a training log as two sets of hashes. Ids are hashed as text, so 7 and "7" are the same.
 
     Attributes:
-        events: of all (user id, item id, n) where the user met the item n times or more. The order of the events does
-            not matter, nor do other events.
-        windows: of every WINDOW consecutive items of a user, in order, without the user: they recognise users who
-            were given other ids.
+        events: the hashes of all (user id, item id, n) where the user has n or more events of the item. They do not
+            depend on the order of the events.
+        windows: the hashes of every WINDOW consecutive items of a user, in order, without the user's id. They recognise
+            users who were given other ids.
     """
 
     events: HashSet
@@ -110,7 +114,7 @@ class EventFingerprint:
 
     @classmethod
     def of(cls, log: Interactions) -> EventFingerprint:
-        """The fingerprint of every event of a log; 16 bytes an event while it is made."""
+        """Compute the fingerprint of a log, with 16 bytes of memory an event."""
         users, items, store = id_hashes(log.users), id_hashes(log.items), log.sequences
         hashes = np.empty(store.num_events, np.uint64)
         windows = []
@@ -129,22 +133,24 @@ class EventFingerprint:
         return len(self.events.remainders)
 
     def knows(self, users: np.ndarray, items: np.ndarray, occurrences: np.ndarray) -> np.ndarray:
-        """Whether users met items so many times or more in the training data, bool (events,).
+        """Return bool (events,): whether users had so many events of an item, or more, in the training data.
 
         Args:
-            users, items: uint64 (events,), `id_hashes`.
+            users, items: uint64 (events,), as `id_hashes` gives them.
             occurrences: int (events,), from 1.
         """
         return self.events.contains(_event_hashes(_pair_hashes(users, items), occurrences))
 
     def tensors(self) -> dict[str, Tensor]:
-        """What a file needs; `of_tensors` reads it back."""
+        """Return the tensors to save in a file, for `of_tensors` to read."""
         return {f"{part}.{field}": tensor for part in PARTS for field, tensor in getattr(self, part).tensors().items()}
 
     @classmethod
     def of_tensors(cls, tensors: dict[str, Tensor]) -> EventFingerprint:
-        """Raises:
-        ValueError, KeyError: the tensors do not fit together.
+        """Build the fingerprint from the tensors of a file.
+
+        Raises:
+            ValueError, KeyError: the tensors do not fit together.
         """
         if more := tensors.keys() - {f"{part}.{field}" for part in PARTS for field in ("offsets", "remainders")}:
             raise ValueError(f"a fingerprint with the parts {', '.join(sorted(more))}")
@@ -157,15 +163,16 @@ class EventFingerprint:
 
 
 def seen_answers(fingerprint: EventFingerprint, holdout: Holdout) -> np.ndarray:
-    """How many of each question's answers were in the training data, int64 (questions,).
+    """Count the answers of each question that were in the training data, int64 (questions,).
 
-    An answer that is the user's n-th event with the item, after those of the visible history, was seen if the training
-    data had n such events or more. So neither the order of the rows matters, nor rows of other items. A question of a
-    user whose id is new was seen if its newest items and its first answer stand side by side in the training data, and
-    so do those of many such questions (RENAMED).
+    Suppose that an answer is the user's n-th event of an item, counted from the start of the visible history. It was
+    seen if the training data has n or more such events. So the order of the rows does not matter.
+
+    A user with a new id may be a training user under another id. So the window of the question's newest items and its
+    first answer is looked up too. These windows count only if the share RENAMED of new users' questions has one.
 
     Args:
-        holdout: with vocabularies: split from an `Interactions`, in the numbers of that log.
+        holdout: a holdout with vocabularies, split from an `Interactions`, in the numbers of that log.
     Raises:
         DataError: the holdout has no vocabularies.
     """
@@ -193,7 +200,7 @@ def seen_answers(fingerprint: EventFingerprint, holdout: Holdout) -> np.ndarray:
 def _occurrences(
     history: SequenceStore, targets: SequenceStore, num_columns: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of each target: its row, its item number, and how many times the row has met the item by then; int64 each."""
+    """Return each target's row, its item number, and the row's count of that item up to the target; int64 each."""
 
     def keys(store: SequenceStore) -> np.ndarray:
         return np.sort(np.repeat(np.arange(len(store)), store.lengths) * num_columns + store.items)
@@ -204,7 +211,7 @@ def _occurrences(
 
 
 def id_hashes(vocabulary: Vocabulary) -> np.ndarray:
-    """uint64 (V + 1,) by number: a hash of each id as text; 0 for padding. Ids that look alike are taken for one."""
+    """Return a hash of each id as text, uint64 (V + 1,) by number; 0 for padding. 7 and "7" have the same hash."""
     ids = vocabulary.ids
     if ids.dtype == np.int64:
         return np.append(np.zeros(1, np.uint64), _mixed(ids.view(np.uint64)))

@@ -1,7 +1,7 @@
-"""Users' histories: the fitted log, and the events observed since. Readers never wait, and see whole histories.
+"""Users' histories: the fitted log, and the events observed since. Readers take no lock, and see whole histories.
 
-Fit leaves one immutable SequenceStore. A user of whom something was observed gets a row beside it that counts instead;
-when such rows become many, all are written into a new store.
+Fit leaves one immutable SequenceStore. A user with observed events gets a row of its own, which replaces the user's row
+in the store. When there are many such rows, all histories are written into a new store.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ MUCH_LATER = 10  # times the newest time on a clock: seconds of 2023 times ten a
 
 
 class _Row(NamedTuple):
-    """One user's events: the first `length` of arrays that may have room for more. Those before are never changed."""
+    """One user's events: the first `length` values of arrays that may have room for more. Those are never changed."""
 
     length: int
     items: np.ndarray
@@ -32,14 +32,14 @@ class _Row(NamedTuple):
 
 
 class _View(NamedTuple):
-    """What a reader takes hold of: row r (user r + 1) of `store`, or `rows[r]` where `changed[r]`."""
+    """What a reader works on. Row r (user r + 1) is in `store`, or is `rows[r]` where `changed[r]` is true."""
 
     store: SequenceStore
     changed: np.ndarray  # bool, at least as many as there are users
     rows: dict[int, _Row]
 
     def select(self, at: np.ndarray) -> SequenceStore:
-        """The given rows, int64 (rows,), in their order; without a loop over those of the store."""
+        """Return the given rows, int64 (rows,), in their order. The rows of the store need no Python loop."""
         store, changed, rows = self
         own = np.flatnonzero(changed[at])
         if not len(own):
@@ -73,7 +73,7 @@ class _View(NamedTuple):
 
 
 class Histories:
-    """All users' histories, by user number. One lock for writers; readers take none.
+    """All users' histories, by user number. Writers share one lock; readers take none.
 
     >>> histories = Histories(SequenceStore.from_lists([[1, 2], [3]]), Vocabulary(["ann", "bob"], "user"))
     >>> histories.append(["bob", "eve"], np.array([1, 2]))
@@ -83,9 +83,11 @@ class Histories:
     """
 
     def __init__(self, store: SequenceStore, users: Vocabulary) -> None:
-        """Args:
-        store: one row for each user; stays as it is.
-        users: as many as the store has rows; stays as it is, `self.users` is a copy that grows.
+        """Start from the fitted log.
+
+        Args:
+            store: one row for each user. It is never changed.
+            users: as many ids as the store has rows. They are never changed: `self.users` is a copy that grows.
         """
         assert len(store) == len(users)
         self.users = users.copy()
@@ -97,7 +99,7 @@ class Histories:
         self._lock = threading.Lock()
 
     def __getstate__(self) -> dict[str, Any]:
-        """All but the lock, of no `append` a part."""
+        """Return the state without the lock. It holds all events of an `append`, or none of them."""
         users, store = self.snapshot()
         return {"users": users, "_newest": self._newest, "store": store}
 
@@ -107,47 +109,47 @@ class Histories:
 
     @property
     def now(self) -> int | float | None:
-        """The time of an event that comes without one: the newest time met so far; None for a log without times."""
+        """Return the newest time so far, which is given to events without a time. None for a log without times."""
         return None if self._view.store.times is None else np.asarray(self._newest).item()
 
     @property
     def time_unit(self) -> str | None:
-        """What the times count since 1970, as `times.time_unit`; None for steps or without times."""
+        """The unit of the times since 1970, as in `times.time_unit`. None for row numbers, or without times."""
         return None if self._view.store.times is None else unit_of(self._newest)
 
     def items(self, user: int) -> np.ndarray:
-        """int32 (events,): what one user did, oldest first. A view, not a copy."""
+        """Return the items of one user, int32 (events,), oldest first. The array is a view, not a copy."""
         store, _, rows = self._view
         row = rows.get(user - 1)
         return store.row(user - 1) if row is None else row.items[: row.length]
 
     def select(self, users: np.ndarray) -> SequenceStore:
-        """The histories of the user numbers, in their order."""
+        """Return the histories of the given user numbers, in their order."""
         return self._view.select(np.asarray(users, np.int64) - 1)
 
     def snapshot(self) -> tuple[Vocabulary, SequenceStore]:
-        """The users so far and their histories, one row each; of no `append` a part."""
+        """Return the users so far and their histories, one row each. Of an `append`, all events are in, or none."""
         with self._lock:
             users, (store, changed, rows) = self.users.copy(), self._view
             view = _View(store, changed.copy(), dict(rows))
         return users, view.select(np.arange(len(users)))
 
     def append(self, user_ids: Any, items: np.ndarray, timestamps: Any = None, ratings: Any = None) -> int:
-        """Take events in, all or none: each behind its user's events of the same time or earlier, in the order given.
+        """Add events, all or none. Each goes behind its user's events of the same or an earlier time.
 
         Args:
             user_ids: (events,) ids, known or new.
             items: int (events,) item numbers.
-            timestamps: (events,) as fit takes them, in the log's own unit; None, or None in a list, stands for the
-                newest time seen so far. A log without times takes events in the order they come, whatever their times.
-            ratings: (events,) finite numbers; None, or None in a list, where there is none (NaN in the store). Not
-                kept where the log had none.
+            timestamps: (events,) times in the log's own unit, of the types that fit takes. None, or None in a list,
+                means the newest time so far. A log without times ignores them, and keeps the order of the calls.
+            ratings: (events,) finite numbers. None, or None in a list, is a missing rating (NaN in the store). A log
+                without ratings ignores them.
         Returns:
             the number of events.
         Raises:
-            DataError: lengths differ; an id is missing; a time or rating is not finite, or a time not in the log's
+            DataError: lengths differ, an id is missing, a time or rating is not finite, or a time is not in the log's
                 unit.
-            UnknownIdError: a new user's id is of a type that no user's has.
+            UnknownIdError: a new user's id has a type (text or number) that no known user's id has.
         """
         user_list = user_ids if isinstance(user_ids, list) else id_column(user_ids, "user_ids").tolist()
         for name, column in {"item_ids": items, "timestamps": timestamps, "ratings": ratings}.items():
@@ -176,7 +178,7 @@ class Histories:
         return len(user_list)
 
     def _on_the_clock(self, asked: tuple[np.ndarray, np.ndarray] | None, count: int, dtype: np.dtype) -> np.ndarray:
-        """(count,) times of the log's type; those not given are the newest met so far."""
+        """Return the times of the events, (count,), in the log's type. A missing time is the newest so far."""
         if asked is None:
             return np.full(count, self._newest, dtype)
         times, given = asked
@@ -196,10 +198,10 @@ class Histories:
     def moment(self, value: Any) -> float:
         """Convert the time of a query, a number or a date, to the unit of the log's times.
 
-        NaN for None, and where the log has no times.
+        Return NaN for None, and for a log without times.
 
         Raises:
-            DataError: it does not read as a time, or cannot be one of the log's unit.
+            DataError: the value does not read as a time, or cannot be one in the log's unit.
         """
         if value is None or self._view.store.times is None:
             return np.nan
@@ -212,7 +214,7 @@ class Histories:
         return float(moment)
 
     def _off_the_clock(self, times: np.ndarray) -> np.ndarray:
-        """bool (events,): times that no event of this log can have, since they count another unit, or steps."""
+        """Return bool (events,): true for a time that counts another unit than this log's times do."""
         times, newest = times.astype(np.float64), float(self._newest)
         if unit_of(newest) is None:  # steps, or dates before 1973
             return (times >= CLOCK_FROM) & (times > 100 * abs(newest))
@@ -225,7 +227,7 @@ class Histories:
         return "" if unit is None else f" ({unit} since 1970)"
 
     def _take(self, rows: np.ndarray, items: np.ndarray, times: np.ndarray | None, ratings: np.ndarray | None) -> None:
-        """Put checked events into their users' rows: one user at a time, or all at once where they are many."""
+        """Add checked events to their users' rows: one user at a time, or all at once where there are many users."""
         store, changed, own = self._view
         order = np.argsort(rows, kind="stable") if times is None else np.lexsort((times, rows))
         bounds = np.flatnonzero(np.diff(rows[order], prepend=-1, append=-1))
@@ -263,7 +265,7 @@ class Histories:
         return max(FEWEST_ROWS_TO_FOLD, len(self.users) // 4)
 
     def _stored_row(self, row: int) -> _Row:
-        """A row of the store as one of its own: empty for a new user."""
+        """Return a copy of a row of the store, with no events for a new user."""
         store = self._view.store
         here = slice(store.offsets[row], store.offsets[row + 1]) if row < len(store) else slice(0)
         times = None if store.times is None else store.times[here]
@@ -271,8 +273,9 @@ class Histories:
         return _Row(len(store.items[here]), store.items[here], times, ratings)
 
     def _fold(self) -> None:
-        """Write the rows beside the store into a new store once they are a quarter of it. That happens seldom, so an
-        observed event costs a few copies of its history, not of the store.
+        """Write all histories into a new store once the rows beside it are a quarter of it.
+
+        That happens seldom, so an observed event costs a few copies of its user's history, not of the store.
         """
         if len(self._view.rows) >= self._rows_to_fold():
             whole = self.select(np.arange(1, len(self.users) + 1))
@@ -280,7 +283,7 @@ class Histories:
 
 
 def _extended(row: _Row, items: np.ndarray, times: np.ndarray | None, ratings: np.ndarray | None) -> _Row:
-    """The row with more events, sorted by time; late ones behind those of equal time."""
+    """Return the row with more events, sorted by time. Late events go behind those of equal time."""
     length = row.length
     late = None
     if times is not None and length and times[0] < row.times[length - 1]:
@@ -308,7 +311,7 @@ def _compared(a_time: Any, newest: Any) -> str:
 
 
 def _times(values: Any) -> tuple[np.ndarray, np.ndarray] | None:
-    """int64 or float64 (events,) times, and bool (events,) whether one was given; None where none was."""
+    """Return the times, int64 or float64 (events,), and bool (events,): which were given. None where no time was."""
     if values is None:
         return None
     given = np.array([value is not None for value in values])
@@ -320,7 +323,7 @@ def _times(values: Any) -> tuple[np.ndarray, np.ndarray] | None:
 
 
 def _ratings(values: Any, count: int) -> np.ndarray:
-    """float32 (count,), NaN where there is none."""
+    """Return the ratings, float32 (count,), NaN for a missing one."""
     ratings = np.full(count, np.nan, np.float32)
     if values is not None:
         given = np.array([value is not None for value in values])
@@ -332,7 +335,7 @@ def _ratings(values: Any, count: int) -> np.ndarray:
 
 
 def _filled(values: Any, given: np.ndarray) -> Any:
-    """The values with one that was given in each gap, so that a check names the right row."""
+    """Fill each gap with a given value, so that the row numbers in error messages stay right."""
     if given.all():
         return values
     user_list = list(values)
@@ -341,7 +344,7 @@ def _filled(values: Any, given: np.ndarray) -> Any:
 
 
 def _plain_numbers(values: Any, dtype: Any = None) -> np.ndarray | None:
-    """A list of finite Python numbers as an array; None for anything else, which pandas looks into, thrice as slow."""
+    """Return a list of finite Python numbers as an array, three times as fast as pandas. None for anything else."""
     if not isinstance(values, list) or not {int, float}.issuperset(map(type, values)):
         return None
     try:

@@ -1,4 +1,4 @@
-"""Ids, normalised by value: the one place that decides which ids of columns, files and requests are the same.
+"""Ids, normalised by value. This module alone decides which ids of columns, files and requests are the same.
 
 10, 10.0, Decimal("10.00") and NumPy's or a tensor's 10 are one id; "10" is another, and "007" is text.
 """
@@ -24,7 +24,7 @@ ROWS_AT_ONCE = 100_000
 
 
 def canonical_id(an_id: Any) -> Any:
-    """An id by its value: whole floats and Decimals are ints, NumPy scalars and tensors of one value are Python's."""
+    """Return an id by its value: a whole float or Decimal as an int, a NumPy scalar or 1-value tensor as Python's."""
     kind = type(an_id)
     if kind in PLAIN:
         return an_id
@@ -54,24 +54,24 @@ def whole_number(text: str) -> int | None:
 
 
 def text_to_id(text: str) -> int | str:
-    """An id that was typed or read as text, in the kind that a text file's column of such ids has."""
+    """Convert an id that was typed or read as text to the type that the column of a text file would have."""
     number = whole_number(text)
     return text if number is None else number
 
 
 def exact_in_javascript(an_id: Any) -> Any:
-    """The id as it travels in JSON: a whole number that JavaScript would round goes as text."""
+    """Return the id for JSON: as text if it is a whole number that JavaScript would round."""
     return str(an_id) if type(an_id) is int and abs(an_id) > LARGEST_EXACT else an_id
 
 
 def id_column(values: Any, name: str) -> np.ndarray:
-    """Ids as one flat array: int64 when all are whole numbers that fit, else objects of their own Python types.
+    """Return ids as one flat array: int64 when all are whole numbers that fit, else objects of their Python types.
 
     Args:
         values: list, tuple, NumPy array, pandas or polars series, Arrow array, tensor or any iterable of ids.
         name: what the column is called in error messages.
     Raises:
-        DataError: not one-dimensional, an id missing (None, NaN, NaT, masked), or an id that is not hashable.
+        DataError: the column has more than one dimension, or an id is missing (None, NaN, NaT, masked) or not hashable.
     """
     column = as_series(values, name)
     whole = _whole_numbers(column)
@@ -109,10 +109,10 @@ def number_ids(values: Any, name: str) -> tuple[np.ndarray, np.ndarray]:
     Text and categories are numbered without a Python object for each row.
 
     Returns:
-        int32 (rows,), from 0; and the distinct ids as `id_column` gives them.
+        the numbers, int32 (rows,), from 0; and the distinct ids, as `id_column` gives them.
     Raises:
-        DataError: as `id_column`; or an id cannot be saved. Such an id is neither text nor a finite number, or is text
-            that means "missing" (NaN, NULL, None or nothing), or is not valid Unicode.
+        DataError: `id_column` refuses the column, or an id cannot be saved. Such an id is neither text nor a finite
+            number, or is text that means "missing" (NaN, NULL, None or empty), or is not valid Unicode.
     """
     column = as_series(values, name)
     if isinstance(column.dtype, pd.CategoricalDtype | pd.StringDtype) or pd.api.types.is_string_dtype(column.dtype):
@@ -141,8 +141,10 @@ def number_ids(values: Any, name: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def check_savable(ids: Any, name: str) -> None:
-    """Raises:
-    DataError: an id cannot be saved, as `number_ids` says.
+    """Check that a file can hold the ids.
+
+    Raises:
+        DataError: an id cannot be saved, for a reason that `number_ids` lists.
     """
     ids = id_column(ids, name)
     if ids.dtype == object:
@@ -150,7 +152,7 @@ def check_savable(ids: Any, name: str) -> None:
 
 
 def _whole_numbers(column: pd.Series) -> np.ndarray | None:
-    """int64 (rows,) where the column's type is a number's and all are whole; None where a closer look is needed."""
+    """Return int64 (rows,) where all values are whole numbers of a numeric type. None asks for a closer look."""
     dtype = column.dtype
     if pd.api.types.is_bool_dtype(dtype) or not pd.api.types.is_numeric_dtype(dtype) or column.hasnans:
         return None
@@ -166,7 +168,7 @@ def _whole_numbers(column: pd.Series) -> np.ndarray | None:
 
 
 def _needs_objects(column: pd.Series) -> bool:
-    """Whether a column of objects holds anything but Python's own text."""
+    """Return whether a column of objects holds anything but Python's own text."""
     return not set(map(type, column.to_numpy())) <= {str}
 
 
@@ -192,7 +194,7 @@ def _has_nul(ids: np.ndarray) -> bool:
 
 
 def _check_savable(codes: np.ndarray, distinct: np.ndarray, name: str) -> None:
-    """What a file could not hold, or would read back as missing, is refused before the training."""
+    """Refuse an id that a file could not hold, or would read back as missing."""
     missing = [
         at for at, an_id in enumerate(distinct) if isinstance(an_id, str) and an_id.strip().lower() in MISSING_TEXTS
     ]
@@ -221,10 +223,10 @@ def _unsavable(an_id: Any) -> str:
 
 
 def missing_ids(name: str, count: int, row: Any, said: str = "") -> str:
-    """What to say of ids that are missing: how many, the first one's row, and how they are written."""
+    """Word the error about missing ids: how many there are, the first one's row, and how they are written."""
     return f"{name} has {count:,} missing ids, the first at row {row}{said}; drop those rows"
 
 
 def distinct_types(ids: Iterable[Any]) -> set[str]:
-    """The names of the ids' types."""
+    """Return the names of the ids' types."""
     return {kind.__name__ for kind in set(map(type, ids))}

@@ -1,4 +1,4 @@
-"""Raw columns, checked and stably sorted by (user, time) -> SequenceStore: every user's sequence in flat arrays."""
+"""Check raw columns and sort them stably by (user, time) into a SequenceStore: all users' sequences in flat arrays."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PLAUSIBLE_EVENTS, PLAUSIBLE_MEDIANS = 1_000, 100  # a user with more, and more t
 
 @dataclass(frozen=True)
 class Interactions:
-    """A log in numbers, with the vocabularies that lead back to its ids."""
+    """A log in numbers, with the vocabularies that map the numbers to ids."""
 
     sequences: SequenceStore
     users: Vocabulary
@@ -30,9 +30,9 @@ class Interactions:
 
     @classmethod
     def open(cls, path: AnyPath, *, verify: bool = True) -> Interactions:
-        """A log that `corerec prepare` or `corerec.prepare` wrote: its events stay on disk, mapped into memory.
+        """Open a log that `corerec prepare` wrote. Its events stay on disk and are mapped into memory.
 
-        The arrays cannot be written to. They stay readable while the store is replaced or removed.
+        The arrays are read-only. They stay readable while the store is replaced or removed.
 
         Args:
             path: the folder of the store.
@@ -55,18 +55,18 @@ class Interactions:
     ) -> Interactions:
         """Check a log's columns, number its ids, and sort its events stably by (user, time).
 
-        Rows of equal time keep the order they came in. Without timestamps the order of rows is the order of time.
-        An item that a user meets again is a new event; rows that repeat another in user, item and time are kept too,
-        with one warning. Another warning names a user with implausibly many events.
+        Rows of equal time keep their order. Without timestamps, the order of the rows is the order of time. Several
+        events of a user with one item are all kept. Rows that repeat a user, item and time are kept too, with one
+        warning. Another warning names a user with implausibly many events.
 
         Args:
             user_ids, item_ids: ids, text or numbers: lists, NumPy, pandas, polars or Arrow columns of one length.
             ratings: finite numbers, or None.
             timestamps: whole or broken numbers in any unit, dates, or text that parses as either; or None.
-            day_first: whether 05/03/2023 is the fifth of March; None decides by the column, and warns where it cannot.
+            day_first: whether 05/03/2023 is the fifth of March. None decides by the column, and warns where it cannot.
         Raises:
-            DataError: no rows; lengths differ; a missing id, or one that cannot be saved; a rating or time that is
-                missing or not finite; times of more than one format or unit.
+            DataError: there are no rows, or lengths differ. Or an id is missing or cannot be saved. Or a rating or time
+                is missing or not finite, or the times have several formats or units.
         """
         columns = {"user_ids": user_ids, "item_ids": item_ids, "ratings": ratings, "timestamps": timestamps}
         lengths = {name: column_length(column, name) for name, column in columns.items() if column is not None}
@@ -102,13 +102,13 @@ class Interactions:
         return log
 
     def warn_of_oddities(self, stacklevel: int = 2) -> None:
-        """Warn of rows that repeat another row, and of users with implausibly many events; once each."""
+        """Warn once of rows that repeat another row, and once of users with implausibly many events."""
         _warn_of_repeats(self.sequences, stacklevel + 2)
         _warn_of_crowds(self.sequences.lengths, self.users, stacklevel + 2)
 
 
 def _order(rows: np.ndarray, times: np.ndarray | None) -> np.ndarray:
-    """The stable order by (row, time): ML-1M has many equal timestamps, and the order of the file decides them.
+    """Return the stable order by (row, time). ML-1M has many equal timestamps, which stay in the order of the file.
 
     Sorting whole numbers that hold (key, place) takes a fifth of a stable argsort's time, and half of its memory.
     """
@@ -150,7 +150,7 @@ def _warn_of_repeats(store: SequenceStore, stacklevel: int) -> None:
 
 
 def _count_repeats(items: np.ndarray, times: np.ndarray, starts: np.ndarray) -> int:
-    """Events that repeat another's item and time, in rows that begin at 0 and at `starts`."""
+    """Count the events that repeat another's item and time, in rows that begin at 0 and at `starts`."""
     follows = times[1:] == times[:-1]  # the event has the time of the one before it
     follows[starts[(starts > 0) & (starts < len(items))] - 1] = False
     tied = np.zeros(len(items), bool)
@@ -164,7 +164,7 @@ def _count_repeats(items: np.ndarray, times: np.ndarray, starts: np.ndarray) -> 
 
 
 def _warn_of_crowds(counts: np.ndarray, users: Vocabulary, stacklevel: int) -> None:
-    """One warning for users with so many events that they are rather bots, or ids that many people share."""
+    """Warn once of users with so many events that they are rather bots, or ids that many people share."""
     bound = max(PLAUSIBLE_EVENTS, PLAUSIBLE_MEDIANS * float(np.median(counts)))
     crowds = np.flatnonzero(counts > bound)
     if len(crowds):

@@ -1,4 +1,4 @@
-"""A table of items -> features in numbers: codes for categories and numbers, and dense vectors.
+"""Convert a table of items to numeric features: codes for categories and numbers, and dense vectors.
 
 n items, K codes an item at most, T values of all vector columns together.
 """
@@ -23,12 +23,12 @@ ITEM_ID = "item_id"
 
 @dataclass(frozen=True)
 class ItemFeatures:
-    """What is known of n items, in numbers.
+    """The features of n items, in numbers.
 
     Attributes:
-        codes: int32 (n, K), each item's codes, 0 where there are fewer.
-        weights: float32 (n, K), how much each code counts; 0 beside code 0.
-        dense: float32 (n, T).
+        codes: int32 (n, K), each item's codes, 0 where an item has fewer than K.
+        weights: float32 (n, K), the weight of each code; 0 beside code 0.
+        dense: float32 (n, T), the values of all vector columns.
     """
 
     codes: np.ndarray
@@ -41,16 +41,16 @@ class ItemFeatures:
 
 @dataclass(frozen=True)
 class FeatureColumn:
-    """How one column is read. Plain values only, so that a file can hold it."""
+    """How one column is read. All fields are plain values, so that a file can hold them."""
 
     name: str
     kind: str
     categories: tuple[Any, ...] = ()
-    """Of a "category" column: those with a code, in the order of their codes."""
+    """For a "category" column: the categories with a code, in the order of their codes."""
     knots: tuple[float, ...] = ()
-    """Of a "number" column: rising; a number between two shares its weight between their codes."""
+    """For a "number" column: rising values. A number between two of them shares its weight between their codes."""
     mean: tuple[float, ...] = ()
-    """Of a "vector" column, and so its length."""
+    """For a "vector" column: the mean vector, which has the length of the column's vectors."""
     scale: float = 1.0
 
     def __str__(self) -> str:
@@ -68,11 +68,11 @@ class FeatureColumn:
 
 @dataclass(frozen=True)
 class FeatureTable:
-    """The columns of a table of items, as they were when it was first read: later tables are read the same way.
+    """The columns of a table of items, as they were when it was first read. Later tables are read the same way.
 
     Columns may hold categories (text, truth values, or lists of these), numbers, dates, or vectors (lists of numbers of
-    one length, such as embeddings of texts). Values may be missing: these say nothing. A category that was not there
-    before says nothing either.
+    one length, such as embeddings of texts). A missing value gives no code. A category that the first table did not
+    have gives no code either.
 
         genres ["Action", "Comedy"], year 1995  ->  codes of the two genres, and of the two years nearest to 1995
     """
@@ -84,7 +84,7 @@ class FeatureTable:
         """Decide how each column is read.
 
         Raises:
-            DataError: there is no column, or one mixes kinds of values or vectors of several lengths.
+            DataError: the table has no column of features, or a column mixes kinds of values or lengths of vectors.
         """
         columns = tuple(_column(str(name), frame[name]) for name in frame.columns if name != ITEM_ID)
         kept = tuple(column for column in columns if column.num_codes or column.mean)
@@ -96,7 +96,7 @@ class FeatureTable:
 
     @classmethod
     def from_plain(cls, columns: list[Mapping[str, Any]]) -> FeatureTable:
-        """What `to_plain` gave, also after a trip through JSON."""
+        """Build the table from the result of `to_plain`, also after a trip through JSON."""
         read = [
             FeatureColumn(**cast(Any, {k: tuple(v) if isinstance(v, list) else v for k, v in column.items()}))
             for column in columns
@@ -120,10 +120,10 @@ class FeatureTable:
         return sum(len(column.mean) for column in self.columns)
 
     def read(self, frame: Any) -> ItemFeatures:
-        """The features of a table's rows.
+        """Read the features of a table's rows.
 
         Raises:
-            DataError: a column is missing or holds values of another kind than before.
+            DataError: a column is missing, or holds values of another kind than in the first table.
         """
         if missing := [column.name for column in self.columns if column.name not in frame.columns]:
             raise DataError(f"items lacks the column {missing[0]!r}, which the model was fitted with")
@@ -156,10 +156,10 @@ class FeatureTable:
 
 
 def items_frame(items: Any) -> pd.DataFrame:
-    """A table with a column item_id, from a frame that has it or is indexed by it.
+    """Return a table with a column item_id, from a frame that has this column or is indexed by it.
 
     Raises:
-        DataError: it is no table, lacks the ids, or names an item twice.
+        DataError: `items` is not a table, lacks the ids, or names an item twice.
     """
     if hasattr(items, "to_pandas"):  # polars, Arrow
         items = items.to_pandas()
@@ -181,7 +181,7 @@ def _is_missing(value: Any) -> bool:
 
 
 def _plain(value: Any) -> str | int | float | bool:
-    """A category as a file can hold it."""
+    """Return a category as a value that a file can hold."""
     plain = value.item() if isinstance(value, np.generic) else value
     return plain if isinstance(plain, str | int | float | bool) else str(plain)
 
@@ -230,7 +230,7 @@ def _numbers(values: pd.Series) -> np.ndarray:
 
 
 def _category_codes(column: FeatureColumn, values: pd.Series) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Row, code (from 0) and weight of each known category; the weights of a list make a vector of length 1."""
+    """Return the row, code (from 0) and weight of each known category. A list's weights form a vector of length 1."""
     code_of = {category: code for code, category in enumerate(column.categories)}
     rows: list[int] = []
     codes: list[int] = []
@@ -248,7 +248,7 @@ def _category_codes(column: FeatureColumn, values: pd.Series) -> tuple[np.ndarra
 
 
 def _number_codes(column: FeatureColumn, values: pd.Series) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Row, code and weight of the two knots beside each number: linear interpolation, constant beyond the ends."""
+    """Return the row, code and weight of the two knots beside each number (linear, and constant beyond the ends)."""
     numbers, knots = _numbers(values), np.array(column.knots)
     known = np.flatnonzero(np.isfinite(numbers))
     inside = np.clip(numbers[known], knots[0], knots[-1])

@@ -1,9 +1,9 @@
-"""A table of items as people have them -> a frame with a column item_id and the items' features.
+"""Read a table of items from a file: a frame with a column item_id and the items' features.
 
     products.parquet, movies.csv, ...  ->  item_id, and one column for each feature  ->  FeatureTable
 
-Columns of a text file become numbers where every cell writes one, and dates where every cell writes one. They become
-lists where every cell is a list as JSON writes it, or where a cell joins several values by "|": Action|Comedy.
+A column of a text file becomes numbers or dates if every cell reads as one. It becomes lists if every cell is a JSON
+list, or if a cell joins several values by "|": Action|Comedy.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ SEPARATOR = "|"
 
 
 def read_items(path: str | Path, item_column: str | None = None, *, known: Vocabulary | None = None) -> pd.DataFrame:
-    """The rows of a table of items: item_id, and all other columns by their names.
+    """Read the rows of a table of items: item_id, and all other columns by their names.
 
     Args:
         path: a file of any kind that `read_events` takes.
-        item_column: the column of the ids, by name or by place from "1"; where the table has none of that name, and for
-            None, it is guessed from usual names such as item_id and movieId.
-        known: ids of a log or a model: those of the table are read as of the same kind.
+        item_column: the column of the ids, by name or by place from "1". The column is guessed from usual names, such
+            as item_id and movieId, for None and for a name that the table does not have.
+        known: ids of a log or a model. The table's ids are converted to their type.
     Raises:
         FileNotFoundError: there is no such file.
-        DataError: it cannot be read, or has no rows or no column of ids.
+        DataError: the file cannot be read, or has no rows or no column of ids.
     """
     with duckdb.connect() as database, ExitStack() as stack:
         source = open_table(database, stack, path, TextFormat(), [item_column])
@@ -57,10 +57,10 @@ def read_items(path: str | Path, item_column: str | None = None, *, known: Vocab
 
 
 def read_groups(path: str | Path, item_column: str | None = None, group_column: str | None = None) -> dict[Any, Any]:
-    """Item id -> group, from a table of items; items without a group are left out.
+    """Read {item id: group} from a table of items. Items without a group are left out.
 
     Raises:
-        FileNotFoundError, DataError: as `read_items`.
+        FileNotFoundError, DataError: for the reasons that `read_items` lists.
     """
     with duckdb.connect() as database, ExitStack() as stack:
         source = open_table(database, stack, path, TextFormat(), [item_column, group_column])
@@ -71,12 +71,12 @@ def read_groups(path: str | Path, item_column: str | None = None, group_column: 
 
 
 def item_place(source: Source, item_column: str | None) -> int:
-    """The place of the ids' column in a table of items, from 0.
+    """Return the place of the ids' column in a table of items, from 0.
 
-    A name that the table does not have is the log's own: the column is then guessed.
+    A name that the table does not have belongs to the log, so the column is guessed.
 
     Raises:
-        DataError: there is none.
+        DataError: the table has no column of ids.
     """
     is_there = item_column in source.names or (item_column or "").isdigit()
     wanted = {"item": item_column if is_there and item_column != NO_COLUMN else None}
@@ -84,7 +84,7 @@ def item_place(source: Source, item_column: str | None) -> int:
 
 
 def _typed(cells: pd.Series) -> pd.Series:
-    """A column of texts in the type that all of them write."""
+    """Convert a column of texts to the type that all its texts read as."""
     given = cells.dropna()
     texts = given.astype(str).str.strip()
     texts = texts[texts != ""]

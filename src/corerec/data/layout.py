@@ -1,4 +1,4 @@
-"""Which column of a table holds what: headers, usual names, and guesses that are checked."""
+"""Find the columns of a table by headers, usual names, and guesses that are checked."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ RECBOLE = re.compile(r"[^:]+:(token|float)(_seq)?")
 
 @dataclass(frozen=True)
 class Columns:
-    """Which column holds what: its name, or its place counted from "1"; None guesses, NO_COLUMN goes without.
+    """The column of each role: its name, or its place counted from "1". None guesses; NO_COLUMN means no column.
 
-    Date and time of day in two columns are joined when named together: "date+time".
+    A date and a time of day in two columns are joined by the name "date+time".
     """
 
     user: str | None = None
@@ -40,16 +40,17 @@ class Columns:
 
 
 def plain(name: str) -> str:
-    """ "User-ID" and RecBole's "user_id:token" -> "userid"."""
+    """Reduce a column's name to letters and digits: "User-ID" and RecBole's "user_id:token" become "userid"."""
     return re.sub(r"[^a-z0-9]", "", name.split(":")[0].lower())
 
 
 def has_header(path: Path, rows: Sequence[Sequence[str]], wanted: set[str | None], is_csv: bool) -> bool:
-    """Does the first line name columns? It does where it holds a name that was asked for or a usual one, or text above
-    numbers; it does not where it holds a number besides.
+    """Return whether the first line names columns.
+
+    A line with a wanted or usual name does, and so does text above numbers. Another line that holds a number does not.
 
     Raises:
-        DataError: a CSV file of text alone, whose first line could be either, and nothing was said about it.
+        DataError: the CSV file holds text alone, so its first line could be either, and `header` was not given.
     """
     first, rest = rows[0], rows[1:]
     named = {part for name in wanted if name for part in name.split("+")}
@@ -76,12 +77,14 @@ def find_columns(
     source: str, names: Sequence[str], named: bool, wanted: dict[str, str | None], needed: Sequence[str],
     without_header: Sequence[str] = (),
 ) -> dict[str, tuple[int, ...]]:  # fmt: skip
-    """Role -> the places, from 0, of its column (two for a date and a time of day); roles without one are left out.
+    """Find the places, from 0, of each role's column. Roles without a column are left out.
+
+    A role has two places where a date and a time of day are joined.
 
     Args:
-        named: the columns have names, not only places.
+        named: whether the columns have names, not only places.
         needed: roles that must be found.
-        without_header: the roles of the columns, in order, of a file that names none.
+        without_header: the roles of the columns, in order, of a file without a header.
     """
     found: dict[str, tuple[int, ...]] = {}
     if len(names) < len(needed):

@@ -1,7 +1,7 @@
-"""The events of a log as a table of DuckDB: checked, filtered, their ids numbered, and sorted into a store's files.
+"""The events of a log as a DuckDB table: checked, filtered, their ids numbered, and sorted into a store's files.
 
-The rules are those of `ids.py`, `times.py`, `columns.py` and `tables.py`. What they say of a whole column is said here
-in SQL, or of some rows at a time.
+The rules are those of `ids.py`, `times.py`, `columns.py` and `tables.py`. This module applies them in SQL, or to a
+chunk of rows at a time.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ DATE_PART = r"regexp_extract(time, '^\s*\d{1,4}[-/. ]\d{1,2}[-/. ]\d{1,4}')"
 
 
 class LogTable:
-    """The table `log` of a database: columns user, item and, where there are such, rating and time.
+    """The table `log` of a database, with columns user, item and, if the file has them, rating and time.
 
     Its rowid is the order of the rows.
     """
@@ -59,7 +59,7 @@ class LogTable:
         return log
 
     def filter(self, filters: Filters) -> None:
-        """Leave out what the filters leave out; check times and ratings, and make int64 or float64 of the times."""
+        """Delete the events that the filters exclude, check times and ratings, and make times int64 or float64."""
         has_bounds = filters.since is not None or filters.until is not None
         if filters.where is not None:
             self.left_out.append(f"where {filters.where}")
@@ -80,7 +80,7 @@ class LogTable:
             self._check_ratings()
 
     def number(self, role: str, writer: StoreWriter) -> int:
-        """Number the ids of a role by first appearance, write them, and for users the offsets of their events."""
+        """Number the ids of a role by first appearance and write them. For users, write the offsets of events, too."""
         name = f"{role}_ids"
         missing, first = self._row(f"SELECT count(*), min(rowid) FROM log WHERE {self._missing(role)}")
         if missing:
@@ -134,7 +134,7 @@ class LogTable:
     # ---------------------------------------------------------------------------------------------------- columns
 
     def _read_times(self) -> None:
-        """Make a BIGINT or DOUBLE column of the times, by the rules of `time_column`."""
+        """Convert the times to a BIGINT or DOUBLE column, by the rules of `time_column`."""
         kind = self._types["time"]
         if kind in WHOLE_TYPES | BROKEN_TYPES:
             self._check_numbers("time", unreadable)
@@ -151,7 +151,7 @@ class LogTable:
         if kind == "VARCHAR":
             if day_first is None:
                 day_first = self._settled_day_first()
-            # Beside the first text every piece has to be of its format, as all of the column have to be of one.
+            # A chunk must have the format of the whole column, so the column's first text is read with every chunk.
             anchor = pd.Series([self._row("SELECT time FROM log LIMIT 1")[0]], dtype=object)
         cursor, rows, made = self._database.cursor(), 0, None
         for chunk in self._chunks("SELECT time FROM log"):
@@ -182,7 +182,7 @@ class LogTable:
         self._types["time"] = made
 
     def _settled_day_first(self) -> bool | None:
-        """Which way round 05/03/2023 is: decided by all days of the log, which are few, not by a piece of its rows."""
+        """Decide the order of 05/03/2023 by all distinct days of the log, which are few, not by a chunk of its rows."""
         days = [row[0] for row in self._database.execute(f"SELECT DISTINCT {DATE_PART} FROM log").fetchall()]
         days = sorted(day for day in days if day)
         if not days or re.match(r"\s*\d{4}", days[0]):
@@ -200,7 +200,11 @@ class LogTable:
         return None
 
     def _check_clock(self) -> None:
-        """Raises: as `time_column`, where times count two units."""
+        """Check that all times count one unit.
+
+        Raises:
+            DataError: the times count two units, by the rule of `time_column`.
+        """
         if unit_of(self._one("SELECT max(time) FROM log")) in (None, "s"):
             return
         found = {}
@@ -234,7 +238,7 @@ class LogTable:
             raise DataError(message(count, missing if value is None else repr(value), row))
 
     def _id_key(self, role: str) -> tuple[str, str]:
-        """SQL of the role's ids by their values, and the type of their array."""
+        """Return the SQL that reads the role's ids by value, and the type of their array."""
         kind, field = self._types[role], f'"{role}"'
         if kind in WHOLE_TYPES:
             return f"CAST({field} AS BIGINT)", "int64"
@@ -246,10 +250,10 @@ class LogTable:
         return field, "json"
 
     def _checked(self, role: str, chunk: pd.DataFrame) -> list[Any]:
-        """Distinct ids as JSON keeps them.
+        """Return the distinct ids of a chunk, as JSON keeps them.
 
         Raises:
-            DataError: as `Vocabulary.fit`.
+            DataError: `Vocabulary.fit` refuses an id.
         """
         ids = id_column(chunk["id"], f"{role}_ids").tolist()
         missing = [at for at, an_id in enumerate(ids) if type(an_id) is str and an_id.strip().lower() in MISSING_TEXTS]
@@ -297,7 +301,7 @@ class LogTable:
         return f'"{role}" IS NULL{is_nan}'
 
     def _sample(self, role: str) -> pd.Series:
-        """Values that show what a column holds: the first ones, or the ends of a column of whole numbers."""
+        """Return values that show what a column holds: the first ones, or the extremes of whole numbers."""
         if self._types[role] in WHOLE_TYPES:
             return pd.Series(self._row(f'SELECT min("{role}"), max("{role}") FROM log'), dtype=np.int64)
         frame: Any = self._database.execute(f'SELECT "{role}" FROM log LIMIT 100').df()
@@ -313,7 +317,7 @@ class LogTable:
         return self._row(query)[0]
 
     def _chunks(self, query: str) -> Iterator[pd.DataFrame]:
-        """The rows of a query some at a time, as DuckDB makes them."""
+        """Yield the rows of a query in chunks, as DuckDB makes them."""
         cursor = self._database.cursor()
         cursor.execute("USE sorting.main")
         result = cursor.execute(query)
@@ -322,5 +326,5 @@ class LogTable:
 
 
 def _moved(error: DataError, rows: int) -> str:
-    """An error about a piece of the rows, with the row counted from the log's first."""
+    """Return the text of an error about a chunk of rows, with the row counted from the log's first."""
     return ROW.sub(lambda found: f"at row {int(found[1]) + rows}", str(error), count=1)

@@ -1,10 +1,10 @@
-"""Out-of-core preparation: a log of any size -> a store, sorted by DuckDB in bounded memory.
+"""Out-of-core preparation: DuckDB sorts a log of any size in bounded memory, and writes it as a store.
 
     prepare("days/*.parquet", "shop.store", memory="4GB")
 
-The rules of reading are those of `read_events` and `Interactions.from_columns`: a store holds what they would give.
-Ids are numbered by first appearance, and events are sorted by user, time and place in the log. What memory does not
-hold lies in temporary files beside the store.
+The rules of reading are those of `read_events` and `Interactions.from_columns`, so a store holds what they would give.
+Ids are numbered by first appearance, and events are sorted by user, time and place in the log. Data that exceeds the
+memory limit goes to temporary files beside the store.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ SIZES = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "M
 
 @dataclass(frozen=True)
 class Prepared:
-    """What `prepare` wrote."""
+    """The result of `prepare`: the store's path and size, and the seconds that it took."""
 
     path: Path
     num_users: int
@@ -84,16 +84,16 @@ def prepare(
 
     Args:
         paths, columns, header, delimiter, quote, query, explode, day_first, where, since, until, min_events,
-            max_events: as of `read_events`.
-        store: the folder to write; a store that is there is replaced.
-        append: add to the store that is there instead, as if its log and this one had been read together. Filters and
-            day_first are of the new log alone.
-        memory: the most that this may take: bytes, or text such as "4GB"; 512MB at least. Ids come on top where users
-            and items are many millions.
+            max_events: the arguments of `read_events`.
+        store: the folder to write. An existing store is replaced.
+        append: add the log to the existing store, as if both logs had been read together. Filters and day_first
+            apply to the new log alone.
+        memory: the most memory to use, as bytes or as text such as "4GB"; at least 512MB. Ids come on top where there
+            are many millions of users and items.
         verbose: show progress on stderr.
     Raises:
         FileNotFoundError: there is no such file, or no store to append to.
-        DataError: as `read_events` and `Interactions.from_columns`; or the memory is too little.
+        DataError: `read_events` or `Interactions.from_columns` refuses the log, or the memory is too little.
         OSError: the store cannot be written.
     """
     started, limit = time.perf_counter(), memory_limit(memory)
@@ -133,13 +133,13 @@ def prepare(
 
 
 def memory_limit(memory: str | int) -> int:
-    """Bytes, of a number of them or of text.
+    """Convert a size to bytes. A size is a number of bytes, or text.
 
     >>> memory_limit("4GB"), memory_limit("1.5 GiB")
     (4000000000, 1610612736)
 
     Raises:
-        DataError: it does not read as a size, or is too little.
+        DataError: the value does not read as a size, or is too little.
     """
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?I?)B?\s*", str(memory).upper())
     if found is None or found[2] not in SIZES:
@@ -152,7 +152,7 @@ def memory_limit(memory: str | int) -> int:
 
 @contextmanager
 def _database(scratch: Path, limit: int) -> Iterator[duckdb.DuckDBPyConnection]:
-    """An empty database in a file, which keeps to a limit of memory and spills beside that file."""
+    """Open an empty database in a file. It keeps to a memory limit, and spills to a folder beside that file."""
     share = int((limit - OWN_MEMORY) * DATABASE_SHARE)
     with duckdb.connect(scratch / "sorting.duckdb") as database:
         database.execute(
@@ -174,7 +174,7 @@ def _new(folder: Path) -> Path:
 
 @contextmanager
 def _plain_errors(memory: str | int) -> Iterator[None]:
-    """DuckDB's errors in our words."""
+    """Reword DuckDB's errors for the user."""
     try:
         yield
     except duckdb.OutOfMemoryException:
@@ -189,7 +189,7 @@ def _plain_errors(memory: str | int) -> Iterator[None]:
 
 
 class _Progress:
-    """Stages of the work on stderr: a bar on a terminal; elsewhere a line for each, and every ten seconds."""
+    """Stages of the work on stderr: a bar on a terminal; elsewhere a line per stage, and one every ten seconds."""
 
     def __init__(self, verbose: bool) -> None:
         self._console = Console(stderr=True, quiet=not verbose)
@@ -199,7 +199,7 @@ class _Progress:
 
     @contextmanager
     def stage(self, name: str, database: duckdb.DuckDBPyConnection | None) -> Iterator[Callable[[float], None]]:
-        """A function that is told the share done, from 0 to 1. Before it is called, DuckDB is asked for the share."""
+        """Yield a function to call with the share done, from 0 to 1. Before its first call, DuckDB gives the share."""
         started, done = time.perf_counter(), 0.0
         columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
         is_terminal = self._console.is_terminal and not self._console.quiet

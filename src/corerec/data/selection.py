@@ -1,4 +1,4 @@
-"""The SELECT that reads a log in DuckDB: its columns found, named by their roles, and in their best types."""
+"""Build the SELECT that reads a log in DuckDB: find the columns, name them by role, and choose their types."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ AS_WHOLE = f"coalesce({WITHOUT_POINT}, TRY_CAST(TRY_CAST({{0}} AS DOUBLE) AS BIG
 
 @dataclass(frozen=True)
 class Selection:
-    """The SELECT that reads a log: its columns are named by their roles and have their best types.
+    """The SELECT that reads a log. Its columns are named by their roles and have their best types.
 
     Attributes:
-        name: of the file, or of the files.
-        sql, parameters: for DuckDB.
-        used: role -> what its column is called in the file.
+        name: the name of the file, or of the files.
+        sql, parameters: the query for DuckDB.
+        used: role -> the name of its column in the file.
         unused: the other columns of the file.
-        guessed: of a file without a header: role -> the column that was taken for it unasked.
-        empty: what to say where there is no row.
+        guessed: role -> the column that was guessed for it, in a file without a header.
+        empty: the error text for a log without rows.
     """
 
     name: str
@@ -45,13 +45,13 @@ class Selection:
     empty: str
 
     def check(self, events: Mapping[str, Any] | pd.DataFrame, num_rows: int) -> None:
-        """Look at what was read.
+        """Check the values that were read.
 
         Args:
-            events: role -> a Series of the column's values, or of some that show what they are.
+            events: role -> a Series of the column's values, or of a sample of them.
         Raises:
-            DataError: there are no rows; or a file without a header was guessed at, and times stand where ids or
-                ratings should.
+            DataError: there are no rows. Or the columns of a file without a header were guessed, and times are where
+                ids or ratings should be.
         """
         if not num_rows:
             raise DataError(self.empty)
@@ -74,9 +74,9 @@ def select_events(
     explode: bool,
     where: str | None,
 ) -> Selection:
-    """Find a log's columns and their types; of a text file this reads all rows into a temporary table of `database`.
+    """Find a log's columns and their types. A text file is read whole into a temporary table of `database`.
 
-    Args and errors as of `read_events`; `stack` closes temporary files once all is read.
+    The arguments and errors are those of `read_events`. `stack` closes temporary files once all is read.
     """
     wanted = vars(columns or Columns())
     source = open_table(database, stack, paths, text, wanted.values(), query)
@@ -105,7 +105,7 @@ def open_table(
     wanted: Iterable[str | None],
     query: str | None = None,
 ) -> Source:
-    """`open_source`, with rows in the order of the files, and progress that is measured but not drawn."""
+    """Call `open_source` with rows in the order of the files, and progress that is measured but not drawn."""
     database.execute("SET enable_progress_bar = true; SET enable_progress_bar_print = false")
     database.execute("SET preserve_insertion_order = true")
     return open_source(database, stack, paths, text, wanted, query)
@@ -118,7 +118,7 @@ def select_columns(
     where: str | None,
     explode: bool,
 ) -> tuple[str, list[Any], str]:
-    """The SELECT of the columns found, its parameters, and what to say where it finds no row."""
+    """Return the SELECT of the given columns, its parameters, and the error text for an empty result."""
     table, fields = source.sql, source.fields
     if where is not None:
         table, fields = _narrowed(database, source, where)
@@ -134,7 +134,7 @@ def select_columns(
 
 
 def _typed(database: duckdb.DuckDBPyConnection, found: dict[str, tuple[int, ...]]) -> str:
-    """SQL that reads the text columns of `events` as the numbers that they all write, or as text."""
+    """Return SQL that reads each text column of `events` as numbers if all its texts are numbers, else as text."""
     tests, casts = {}, {}
     for role in found:
         field = quoted(role)
@@ -154,7 +154,7 @@ def _typed(database: duckdb.DuckDBPyConnection, found: dict[str, tuple[int, ...]
 
 
 def _expression(source: Source, fields: list[str], role: str, places: tuple[int, ...], explode: bool) -> str:
-    """SQL that reads the column of a role in a type that pandas holds exactly."""
+    """Return SQL that reads the column of a role in a type that pandas holds exactly."""
     if len(places) == 2:
         return f"CAST({fields[places[0]]} AS VARCHAR) || ' ' || CAST({fields[places[1]]} AS VARCHAR)"
     field, kind, shown = fields[places[0]], source.types[places[0]], source.shown(places[0])
@@ -187,7 +187,7 @@ def _expression(source: Source, fields: list[str], role: str, places: tuple[int,
 
 
 def _narrowed(database: duckdb.DuckDBPyConnection, source: Source, where: str) -> tuple[str, list[str]]:
-    """The table with the condition on it. Columns of a text file are compared as numbers where all are numbers."""
+    """Apply the condition `where` to the table. Text columns compare as numbers where all values are numbers."""
     if not source.is_text:
         return f"(SELECT * FROM {source.sql} WHERE ({where}))", source.fields
     raw = [f'{field} AS "_{place}"' for place, field in enumerate(source.fields)]
@@ -208,7 +208,7 @@ def _narrowed(database: duckdb.DuckDBPyConnection, source: Source, where: str) -
 def _without_a_false_clock(
     database: duckdb.DuckDBPyConnection, source: Source, found: dict[str, tuple[int, ...]], asked: str | None
 ) -> dict[str, tuple[int, ...]]:
-    """A guessed pair of date and time of day, unless the second holds no times of day: then it, alone."""
+    """Return a guessed pair of date and time of day. If the second column has no times of day, use it alone."""
     places = found.get("time", ())
     if asked is not None or len(places) < 2:
         return found

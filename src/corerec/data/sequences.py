@@ -1,4 +1,4 @@
-"""SequenceStore: every user's sequence in flat arrays (compressed sparse rows), without padding."""
+"""SequenceStore: all users' sequences in flat arrays (compressed sparse rows), without padding."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class SequenceStore:
         items: int32 (events,), item numbers from 1.
         offsets: int64 (rows + 1,).
         times: int64 or float64 (events,), in the log's own unit (nanoseconds for dates); None without timestamps.
-        ratings: float32 (events,), NaN where an event observed after fit came without one; or None.
-        asked_at: float64 (rows,), the moment that each row is asked about, in the unit of the times, NaN where it is
-            not known; None where no row's is.
+        ratings: float32 (events,), NaN where an event observed after fit came without one; None without ratings.
+        asked_at: float64 (rows,), the time of each row's query, in the unit of `times`, NaN where it is unknown. None
+            where no query has a time.
     """
 
     items: np.ndarray
@@ -39,7 +39,7 @@ class SequenceStore:
 
     @classmethod
     def from_lists(cls, sequences: Sequence[Sequence[int] | np.ndarray]) -> SequenceStore:
-        """Sequences of item numbers -> one row each."""
+        """Build a store with one row for each sequence of item numbers."""
         lengths = np.fromiter((len(sequence) for sequence in sequences), np.int64, len(sequences))
         offsets = np.concatenate([[0], np.cumsum(lengths)])
         items = np.concatenate([np.asarray(sequence, np.int32) for sequence in sequences]) if len(sequences) else []
@@ -47,9 +47,9 @@ class SequenceStore:
 
     @classmethod
     def concatenate(cls, stores: Sequence[SequenceStore]) -> SequenceStore:
-        """The rows of several stores, one after another.
+        """Return the rows of several stores, one after another.
 
-        Times, ratings and moments asked about stay where any store has them; those of the others get NaN.
+        If any store has times, ratings or `asked_at`, the result has them too, with NaN for the other stores.
         """
         ends = np.cumsum([store.num_events for store in stores])
         starts = [store.offsets[:-1] + end - store.num_events for store, end in zip(stores, ends, strict=True)]
@@ -71,30 +71,30 @@ class SequenceStore:
 
     @property
     def time_unit(self) -> str | None:
-        """What the times count since 1970: "s", "ms", "us" or "ns" (dates); None for steps or without times."""
+        """The unit of the times since 1970: "s", "ms", "us" or "ns" (dates). None for row numbers, or without times."""
         return time_unit(self.times)
 
     @property
     def lengths(self) -> np.ndarray:
-        """int64 (rows,): events in each row."""
+        """Events in each row, int64 (rows,)."""
         return self.offsets[1:] - self.offsets[:-1]
 
     def row(self, row: int) -> np.ndarray:
-        """int32 (length,): the items of one row, oldest first. A view, not a copy."""
+        """Return the items of one row, int32 (length,), oldest first. The array is a view, not a copy."""
         return self.items[self.offsets[row] : self.offsets[row + 1]]
 
     def select(self, rows: np.ndarray) -> SequenceStore:
-        """The given rows, in the given order."""
+        """Return the given rows, in the given order."""
         chosen = self.ranges(self.offsets[rows], self.offsets[np.asarray(rows) + 1])
         return chosen if self.asked_at is None else replace(chosen, asked_at=self.asked_at[rows])
 
     def last(self, count: int) -> SequenceStore:
-        """Every row cut to its newest `count` events."""
+        """Return every row cut to its newest `count` events."""
         newest = self.ranges(np.maximum(self.offsets[:-1], self.offsets[1:] - count), self.offsets[1:])
         return newest if self.asked_at is None else replace(newest, asked_at=self.asked_at)
 
     def ranges(self, starts: np.ndarray, ends: np.ndarray) -> SequenceStore:
-        """One row for each range starts[i] .. ends[i] of events; little memory beside what they hold."""
+        """Return one row for each range starts[i] .. ends[i] of events. It uses little memory beside the result."""
         if int((ends - starts).sum()) <= EVENTS_AT_ONCE:
             at, offsets = flat_ranges(starts, ends)
             taken = {name: column[at] for name, column in self._columns().items()}
@@ -112,8 +112,10 @@ class SequenceStore:
         return {name: column for name, column in columns.items() if column is not None}
 
     def check(self, num_rows: int, num_items: int) -> None:
-        """Raises:
-        ValueError: the arrays are not those of so many rows of the items 1..num_items.
+        """Check the arrays against each other.
+
+        Raises:
+            ValueError: the arrays are not `num_rows` rows of the items 1..num_items.
         """
         kinds = {"items": "i4", "offsets": "i8", "times": "i8 f8", "ratings": "f4"}
         for name, dtypes in kinds.items():
@@ -133,19 +135,19 @@ class SequenceStore:
             raise ValueError("ratings that are not finite")
 
     def digest(self) -> str:
-        """A hash of all events in their order (BLAKE2b, hexadecimal): equal logs have equal ones. About 1 GB/s."""
+        """Return a hash of all events in their order (BLAKE2b, hexadecimal), at 1 GB/s. Equal logs have one hash."""
         hasher = hashlib.blake2b(digest_size=16)
         for array in (self.offsets, self.items, self.times, self.ratings):
             hasher.update(b"none" if array is None else np.ascontiguousarray(array).data)
         return hasher.hexdigest()
 
     def item_counts(self, num_items: int) -> np.ndarray:
-        """int64 (num_items + 1,): events of each item number; 0 for padding."""
+        """Count the events of each item number, int64 (num_items + 1,); 0 for padding."""
         return np.bincount(self.items, minlength=num_items + 1)
 
 
 def _joined(columns: Sequence[np.ndarray | None], lengths: Sequence[int], dtype: type) -> np.ndarray | None:
-    """Columns end to end, NaN of `dtype` for one that is None; None where all are."""
+    """Join columns end to end, with NaN for a column that is None. Return None where all columns are."""
     if all(column is None for column in columns):
         return None
     filled = [
@@ -156,7 +158,7 @@ def _joined(columns: Sequence[np.ndarray | None], lengths: Sequence[int], dtype:
 
 
 def flat_ranges(starts: np.ndarray, ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The indices inside many ranges, one after another, without a loop.
+    """Return the indices inside many ranges, one range after another, and the ranges' offsets; without a loop.
 
     >>> flat_ranges(np.array([0, 7]), np.array([2, 10]))
     (array([0, 1, 7, 8, 9]), array([0, 2, 5]))
@@ -168,7 +170,7 @@ def flat_ranges(starts: np.ndarray, ends: np.ndarray) -> tuple[np.ndarray, np.nd
 
 
 def row_blocks(store: SequenceStore, events_at_once: int) -> list[tuple[int, int]]:
-    """Ranges of rows of about so many events each, at least one row.
+    """Return ranges of rows with about `events_at_once` events each, and at least one row.
 
     >>> row_blocks(SequenceStore.from_lists([[1, 2], [3], [4, 5, 6], []]), 3)
     [(0, 2), (2, 4)]
@@ -179,7 +181,7 @@ def row_blocks(store: SequenceStore, events_at_once: int) -> list[tuple[int, int
 
 
 def last_items(histories: SequenceStore) -> np.ndarray:
-    """int64 (B,): the newest item of each history, 0 where it is empty."""
+    """Return the newest item of each history, int64 (B,); 0 where a history is empty."""
     last = np.zeros(len(histories), np.int64)
     known = histories.lengths.nonzero()[0]  # np.flatnonzero takes three times as long for one
     last[known] = histories.items[histories.offsets[1:][known] - 1]

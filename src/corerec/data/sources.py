@@ -1,6 +1,6 @@
-"""Where a log comes from: files of any kind, folders, globs, standard input, databases -> tables that DuckDB reads.
+"""Open a log as tables that DuckDB reads: files of any kind, folders, globs, standard input, and databases.
 
-What cannot be read twice (standard input, a pipe) is written to a temporary file first.
+Standard input and pipes cannot be read twice, so they are written to a temporary file first.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ MAGIC = {b"PAR1": "parquet", b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b
 
 @dataclass(frozen=True)
 class TextFormat:
-    """How a text file is written; None looks at its first lines."""
+    """How a text file is written. None means that the first lines decide."""
 
     header: bool | None = None
     """Whether the first line names the columns."""
     delimiter: str | None = None
-    """What stands between two cells: up to four characters."""
+    """The delimiter between two cells: up to four characters."""
     quote: str | None = None
-    """What stands around a cell that holds a delimiter; "" for nothing."""
+    """The quote around a cell that holds a delimiter; "" for none."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Source:
     """DuckDB's type of each column."""
     has_header: bool
     is_text: bool
-    """All columns are VARCHAR for want of types."""
+    """Whether all columns are VARCHAR, as the file has no types."""
 
     def shown(self, column: int) -> str:
         return self.names[column] if self.has_header else f"column {self.names[column]}"
@@ -77,15 +77,15 @@ def open_source(
     wanted: Iterable[str | None],
     query: str | None = None,
 ) -> Source:
-    """Look at what is to be read, and say how DuckDB reads it.
+    """Look at the files, and decide how DuckDB reads them.
 
     Args:
-        stack: what closes temporary files once all is read.
-        wanted: names of columns that were asked for; where they stand in the first line, it is a header.
+        stack: closes temporary files once all is read.
+        wanted: names of the columns that the caller asks for. A first line that holds one is a header.
         query: the SELECT that reads a database file.
     Raises:
         FileNotFoundError: there is no such file.
-        DataError: a file is empty or cannot be read as a table, or several are not of one kind.
+        DataError: a file is empty or cannot be read as a table, or the files are of several kinds.
     """
     files = _files([paths] if isinstance(paths, str | Path) else list(paths), stack)
     name = files[0].name if len(files) == 1 else f"{len(files)} files ({files[0].name} ... {files[-1].name})"
@@ -111,20 +111,22 @@ def open_source(
 
 
 def literally(path: Path) -> str:
-    """The path with DuckDB's wildcards made plain characters."""
+    """Escape DuckDB's wildcards in a path."""
     return re.sub(r"([*?\[])", r"[\1]", str(path))
 
 
 def quoted(name: str) -> str:
-    """A name as SQL writes it."""
+    """Quote a name for SQL."""
     return '"' + name.replace('"', '""') + '"'
 
 
 def run(
     database: duckdb.DuckDBPyConnection, name: str | Path, query: str, parameters: list[Any]
 ) -> duckdb.DuckDBPyConnection:
-    """Raises:
-    DataError: DuckDB cannot do it.
+    """Run a query.
+
+    Raises:
+        DataError: DuckDB cannot run the query.
     """
     try:
         return database.execute(query, parameters)
@@ -139,7 +141,7 @@ def run(
 
 
 def _files(paths: list[str | Path], stack: ExitStack) -> list[Path]:
-    """Folders and globs as the files in them, sorted by name; pipes as temporary files."""
+    """Return the files in folders and globs, sorted by name, and a temporary file for each pipe."""
     found: list[Path] = []
     for given in paths:
         path = Path(given)
@@ -172,7 +174,7 @@ def _files(paths: list[str | Path], stack: ExitStack) -> list[Path]:
 
 
 def _is_hidden(file: Path, folder: Path) -> bool:
-    """Such as Spark's _SUCCESS and .part-0.crc."""
+    """Return whether a file is hidden, such as Spark's _SUCCESS and .part-0.crc."""
     return any(part.startswith((".", "_")) for part in file.relative_to(folder).parts)
 
 
@@ -230,7 +232,7 @@ def _open_database(database: duckdb.DuckDBPyConnection, path: Path, kind: str, q
 
 
 def _uniform(column: Sequence[Any]) -> pd.Series:
-    """A column of SQLite, whose cells have a type each, as one of one type: text where they differ."""
+    """Convert a column of SQLite, where each cell has its own type, to one type: text where the types differ."""
     types = set(map(type, column)) - {type(None)}
     if types <= {int} or types <= {int, float}:
         return pd.Series(column, dtype="Int64" if types <= {int} else "float64")
@@ -238,7 +240,7 @@ def _uniform(column: Sequence[Any]) -> pd.Series:
 
 
 def _only_table(path: Path, tables: list[Any]) -> str:
-    """The table of a database that has one, or that of the events of a server's log."""
+    """Return the only table of a database, or the events' table of a server's log."""
     names = sorted(name for (name,) in tables)
     if names == SERVER_TABLES:
         return "events"
@@ -309,7 +311,7 @@ def _cells(path: Path, line: str, delimiter: str, quote: str) -> list[str]:
 
 
 def _first_lines(database: duckdb.DuckDBPyConnection, path: Path, kind: str) -> tuple[list[str], int]:
-    """The first lines that are not blank, and how many blank ones are before them."""
+    """Return the first lines that are not blank, and the number of blank lines before them."""
     lines: list[str] = []
     blank_lines = 0
     for line in _lines(database, path, kind):

@@ -21,13 +21,13 @@ from corerec.errors import ConfigError, DataError
 Log = TypeVar("Log", SequenceStore, Interactions)
 Targets = Literal["next", "last", "all"]
 Moment = float | str | datetime.date | np.datetime64
-"""A number in the log's own unit; or a date: a datetime, a Timestamp, text such as "2024-05-01 12:30"."""
+"""A time: a number in the log's own unit, or a date (a datetime, a Timestamp, or text such as "2024-05-01 12:30")."""
 
 AskedAt = Literal["unknown", "newest", "target"]
 
 
 def sampled(size: int, count: int, seed: int = 0) -> np.ndarray:
-    """int64: at most `count` of 0 .. size - 1, drawn at random without replacement, rising."""
+    """Draw at most `count` of 0 .. size - 1 at random without replacement; int64, rising."""
     if count >= size:
         return np.arange(size)
     return np.sort(np.random.default_rng(seed).choice(size, count, replace=False))
@@ -35,14 +35,14 @@ def sampled(size: int, count: int, seed: int = 0) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Holdout:
-    """Questions with known answers: given each row's history, which items came next?
+    """Questions with known answers: given a row's history, which items came next?
 
     Attributes:
-        history: one row a question; what the model may see, oldest first.
-        targets: one row a question; the items that did follow, at least one. Number 0 is an item without a number.
-        users: int64 (questions,), the user number behind each question.
-        user_vocabulary, item_vocabulary: the ids behind the numbers; None where a store without ids was split.
-        num_newcomers: users of a period without any event before it; they have no query.
+        history: one row a question: the events that the model may see, oldest first.
+        targets: one row a question: the items that followed, at least one. Number 0 is an item without a number.
+        users: int64 (questions,), the user number of each question.
+        user_vocabulary, item_vocabulary: the ids of the numbers; None where a store without ids was split.
+        num_newcomers: users of a period without any event before it. They have no question.
     """
 
     history: SequenceStore
@@ -56,20 +56,20 @@ class Holdout:
         return len(self.history)
 
     def select(self, rows: np.ndarray) -> Holdout:
-        """The given queries, in the given order."""
+        """Return the given questions, in the given order."""
         return replace(
             self, history=self.history.select(rows), targets=self.targets.select(rows), users=self.users[rows]
         )
 
     def sample(self, count: int, seed: int = 0) -> Holdout:
-        """At most so many questions, drawn at random without replacement; in their order."""
+        """Draw at most `count` questions at random without replacement, and keep their order."""
         return self if count >= len(self) else self.select(sampled(len(self), count, seed))
 
     def numbered_by(self, items: Vocabulary) -> Holdout:
-        """The same questions in another vocabulary's item numbers.
+        """Return the same questions in another vocabulary's item numbers.
 
-        Items that it does not have are left out of histories; as targets they become number 0, which no scorer can
-        name. Ids of another kind are taken for the same: 12 for "12".
+        Items that the vocabulary lacks are left out of histories. As targets they become number 0, so no scorer can
+        rank them. Ids of another type are the same if their text is: 12 and "12".
 
         Raises:
             DataError: this holdout has no vocabularies.
@@ -89,7 +89,7 @@ class Holdout:
         return replace(self, history=history, targets=targets, item_vocabulary=items)
 
     def numbers_in(self, items: Vocabulary) -> np.ndarray:
-        """Another vocabulary's number of each of the log's items, int32 (V + 1,); 0 for those it does not have.
+        """Return another vocabulary's number of each of the log's items, int32 (V + 1,); 0 for those that it lacks.
 
         Raises:
             DataError: this holdout has no vocabularies.
@@ -106,11 +106,11 @@ class Holdout:
         return np.concatenate([[0], numbers]).astype(np.int32)
 
     def asked_at(self, moment: AskedAt) -> Holdout:
-        """The same questions, asked at a moment that the scorer is told.
+        """Return the same questions with a time for each query, which the scorer may use.
 
         Args:
-            moment: "target", the time of the first target, as a live server knows it; "newest", that of the history's
-                newest event; "unknown" tells none, and is how a Holdout begins.
+            moment: "target" is the time of the first target, which a live server would know. "newest" is the time of
+                the history's newest event. "unknown", the default of a Holdout, gives no time.
         Raises:
             DataError: the log has no times.
         """
@@ -126,10 +126,10 @@ class Holdout:
 
 
 class Split(Generic[Log]):
-    """`train` keeps every user's row; `valid` and `test` hold the users that have something to ask.
+    """A split log: `train` has every user's row; `valid` and `test` have the users with a question.
 
-    `train` is a store where a store was split, and an `Interactions` of the same numbers where one was. A part is taken
-    out of the log when it is first asked for, so that of a large log only those that are used are in memory.
+    `train` has the type of the log that was split: a store, or an `Interactions` with the same numbers. Each part is
+    computed when it is first used, so parts of a large log that are not used need no memory.
     """
 
     def __init__(self, train: Callable[[], Log], valid: Callable[[], Holdout], test: Callable[[], Holdout]) -> None:
@@ -149,7 +149,7 @@ class Split(Generic[Log]):
 
 
 def leave_one_out(log: Log, *, max_users: int | None = None) -> Split[Log]:
-    """The last event of each user is the test target, the one before it the validation target; the rest trains.
+    """Split a log by leave-one-out: each user's last event tests, the one before it validates, and the rest trains.
 
     When testing, the validation item is part of the history. A user with two events has no training event before the
     validation target. Only users of three or more events have targets; the others train with all their events.
@@ -157,7 +157,7 @@ def leave_one_out(log: Log, *, max_users: int | None = None) -> Split[Log]:
         [a b c d]  ->  train [a b]   valid [a b] -> c   test [a b c] -> d
 
     Args:
-        max_users: ask about so many users at most: those that `Holdout.sample` would take.
+        max_users: the most users with a question. They are drawn as in `Holdout.sample`.
     Raises:
         DataError: no user has three events.
     """
@@ -180,7 +180,7 @@ def hold_out_last(log: Log, rows: np.ndarray) -> tuple[Log, Holdout]:
     """Take the last event of the given rows (each of two events or more) out of a log, as questions.
 
     Returns:
-        the log without those events, and the questions: one for each of `rows`, int64 (questions,), in that order.
+        the log without those events, and one question for each of `rows`, int64 (questions,), in that order.
     """
     store = _sequences(log)
     starts, ends = store.offsets[:-1], store.offsets[1:]
@@ -192,15 +192,15 @@ def hold_out_last(log: Log, rows: np.ndarray) -> tuple[Log, Holdout]:
 def by_time(
     log: Log, valid_from: Moment, test_from: Moment, test_until: Moment | None = None, *, targets: Targets = "all"
 ) -> Split[Log]:
-    """The global time split: events before `valid_from` train, those up to `test_from` validate, those after it test.
+    """Split a log at two times: events before `valid_from` train, those up to `test_from` validate, later ones test.
 
-    No event of the periods is trained on, whoever's it is. Leave-one-out, in contrast, trains on events of other users
-    that are later than a target.
+    No event of the two periods is trained on, whichever user's it is. Leave-one-out, in contrast, trains on events of
+    other users that are later than a target.
 
     Args:
-        valid_from, test_from: the first moments of the periods: in the unit of the log's times, or dates.
-        test_until: the first moment after the test period; None takes the rest of the log.
-        targets: as in `hold_out_period`.
+        valid_from, test_from: the first moments of the two periods, in the unit of the log's times or as dates.
+        test_until: the first moment after the test period. None takes the rest of the log.
+        targets: the targets of a user, as in `hold_out_period`.
     Raises:
         DataError: the log has no times, a moment does not read as one, the moments are out of order, or a part is
             empty.
@@ -222,19 +222,20 @@ def hold_out_period(
     targets: Targets = "all",
     name: str = "evaluation",
 ) -> tuple[Log, Holdout]:
-    """What did each user do in a period, given the history before it?
+    """Hold out a period of the log, as the question: what did each user do in it, given the history before it?
 
     Args:
-        start, end: the first moment of the period and the first after it, as in `by_time`; None takes all the rest.
-        targets: "all" events of the period; the "next" event, the first of the period; or the "last" one, whose
-            history holds the rest of the period, too.
-        name: of the period, in error messages.
+        start, end: the first moment of the period and the first after it, as in `by_time`. None as the end takes all
+            the rest.
+        targets: "all" events of the period; the "next" event, the first of the period; or the "last" event, whose
+            history then includes the rest of the period.
+        name: what the period is called in error messages.
     Returns:
-        the log before the period, and a question for each user with a target and a history; `num_newcomers` counts
-        those without a history.
+        the log before the period, and a question for each user with a target and a history. `num_newcomers` counts
+        the users without a history.
     Raises:
-        DataError: the log has no times, a moment does not read as one, or nobody can be asked.
-        ConfigError: other targets.
+        DataError: the log has no times, a moment does not read as one, or no user has a question.
+        ConfigError: `targets` is none of the three.
     """
     if targets not in ("next", "last", "all"):
         raise ConfigError(f'targets must be "next", "last" or "all", not {targets!r}')
@@ -257,7 +258,7 @@ def hold_out_period(
 
 
 def before(log: Interactions, moment: Moment) -> Interactions:
-    """The log as it was at a moment: without later events, and without users and items that had not appeared.
+    """Return the log as it was at a moment: without later events, and without users and items that appeared later.
 
     Raises:
         DataError: the log has no times, the moment does not read as one, or nothing happened before it.
@@ -279,12 +280,12 @@ def before(log: Interactions, moment: Moment) -> Interactions:
 
 
 def as_time(moment: Moment, store: SequenceStore) -> float:
-    """A moment in the unit of a store's times: a number as it is, a date since 1970 (UTC where it names no zone).
+    """Convert a moment to the unit of a store's times. A number stays as it is; a date without a zone is UTC.
 
     Text of four digits is a year, unless the store has such times.
 
     Raises:
-        DataError: the store has no times, the moment does not read as one, or it is a date and the times are none.
+        DataError: the store has no times, the moment does not read as one, or it is a date and the times are not.
     """
     if store.times is None:
         raise DataError("a split by time needs timestamps; fit or read the log with them, or use leave_one_out")
@@ -303,7 +304,7 @@ def as_time(moment: Moment, store: SequenceStore) -> float:
 
 
 def _time_range(store: SequenceStore) -> str:
-    """The oldest and the newest time, for people."""
+    """Return the oldest and the newest time, as text for people."""
     assert store.times is not None
     if not len(store.times):
         return "nothing to nothing"
@@ -316,9 +317,9 @@ def _time_range(store: SequenceStore) -> str:
 
 
 def _first_from(store: SequenceStore, time: float) -> np.ndarray:
-    """int64 (rows,): in each row the first event at `time` or later, the row's end where there is none.
+    """Return each row's first event at `time` or later, int64 (rows,); the row's end where there is none.
 
-    Bisection of all rows at once: memory for the rows, not for the events.
+    All rows are bisected at once, with memory for the rows, not for the events.
     """
     assert store.times is not None
     low, high = store.offsets[:-1].copy(), store.offsets[1:].copy()
@@ -337,7 +338,7 @@ def _sequences(log: SequenceStore | Interactions) -> SequenceStore:
 
 
 def _with_rows(log: Log, starts: np.ndarray, ends: np.ndarray) -> Log:
-    """The log with each row cut to starts[i] .. ends[i]."""
+    """Return the log with each row cut to starts[i] .. ends[i]."""
     if isinstance(log, Interactions):
         return replace(log, sequences=log.sequences.ranges(starts, ends))
     return log.ranges(starts, ends)
@@ -346,7 +347,7 @@ def _with_rows(log: Log, starts: np.ndarray, ends: np.ndarray) -> Log:
 def _questions(
     log: SequenceStore | Interactions, rows: np.ndarray, starts: np.ndarray, firsts: np.ndarray, ends: np.ndarray
 ) -> Holdout:
-    """A question for each row: starts[i] .. firsts[i] are its history, firsts[i] .. ends[i] its targets."""
+    """Build a question for each row: starts[i] .. firsts[i] are its history, firsts[i] .. ends[i] its targets."""
     store = _sequences(log)
     users, items = (log.users, log.items) if isinstance(log, Interactions) else (None, None)
     return Holdout(store.ranges(starts, firsts), store.ranges(firsts, ends), rows + 1, users, items)

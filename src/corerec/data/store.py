@@ -3,10 +3,10 @@
     shop.store/
         corerec-store.json   sizes, the type and the digest of each array, where the log came from
         items.1.bin          the columns of a SequenceStore: items, offsets, times, ratings
-        user_ids.1.bin       ids in the order of their numbers: int64, or JSON where one is no whole number
+        user_ids.1.bin       ids in the order of their numbers: int64, or JSON where one is not a whole number
 
-The number in a file's name counts the writes. A write puts new files beside the old ones and then replaces the
-manifest, so a store is the old one or the new one, and who has the old one open goes on reading it.
+The number in a file's name counts the writes. A write adds new files beside the old ones, and then replaces the
+manifest. So the folder always holds a whole store, and readers of the old one can go on.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ FILE_NAME = re.compile(rf"({'|'.join(ARRAYS)})\.\d+\.bin")
 
 @dataclass(frozen=True)
 class ArrayEntry:
-    """What the manifest says of an array: its file, its type, its bytes and their BLAKE2b, hexadecimal."""
+    """The manifest's entry of an array: its file, type, size in bytes, and BLAKE2b digest in hexadecimal."""
 
     file: str
     type: str
@@ -55,13 +55,13 @@ class ArrayEntry:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a store holds."""
+    """The manifest of a store: its sizes, its source, and its arrays."""
 
     num_users: int
     num_items: int
     num_events: int
     source: str
-    """What was read, in a line for people."""
+    """A description of what was read, in one line for people."""
     arrays: dict[str, ArrayEntry]
     generation: int = 1
     corerec_version: str = field(default_factory=lambda: metadata.version("corerec-bert4rec"))
@@ -71,15 +71,15 @@ class Manifest:
 
 
 def is_store(path: AnyPath) -> bool:
-    """Whether a path is a folder with a store's manifest."""
+    """Return whether a path is a folder with a store's manifest."""
     return (Path(path) / MANIFEST).is_file()
 
 
 def open_store(path: AnyPath, *, verify: bool = True) -> tuple[SequenceStore, Vocabulary, Vocabulary]:
-    """The sequences, mapped into memory, and the vocabularies of users and items, which are read.
+    """Open a store: map its sequences into memory, and read the vocabularies of its users and items.
 
     Args:
-        verify: compare every array with its digest, at about 1 GB/s, in constant memory. False looks at sizes only.
+        verify: compare every array with its digest, at about 1 GB/s, in constant memory. False checks sizes only.
     Raises:
         FileNotFoundError: there is no such folder.
         DataError: the folder holds no store, or one that is damaged or of another version.
@@ -101,7 +101,12 @@ def open_store(path: AnyPath, *, verify: bool = True) -> tuple[SequenceStore, Vo
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """Raises: as `open_store`, of the manifest alone."""
+    """Read a store's manifest.
+
+    Raises:
+        FileNotFoundError: there is no such folder.
+        DataError: the folder holds no store, or its manifest is damaged or of another version.
+    """
     if not folder.exists():
         raise FileNotFoundError(f"there is no store {folder}")
     if not is_store(folder):
@@ -137,7 +142,7 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 class StoreWriter:
-    """The files of a store that is being written. `scratch` is a folder for temporary files, on the same disk."""
+    """A writer of a store's files. `scratch` is a folder for temporary files, on the same disk."""
 
     def __init__(self, folder: Path, scratch: Path, generation: int) -> None:
         self.folder, self.scratch, self.generation = folder, scratch, generation
@@ -154,21 +159,21 @@ class StoreWriter:
         self.entries[name] = ArrayEntry(path.name, kind, array.num_bytes, array.hasher.hexdigest())
 
     def finish(self, num_users: int, num_items: int, num_events: int, source: str) -> Manifest:
-        """Write the manifest, which makes a store of the files."""
+        """Write the manifest, which completes the store."""
         manifest = Manifest(num_users, num_items, num_events, source, self.entries, self.generation)
         (self.folder / MANIFEST).write_text(manifest.to_json(), "utf-8")
         return manifest
 
 
 class ArrayFile:
-    """One array of a store: numbers, or ids as one JSON list, which is all a file needs to keep them apart."""
+    """One array of a store: numbers, or ids as one JSON list, which tells text from numbers."""
 
     def __init__(self, file: Any, kind: str) -> None:
         self._file, self._kind = file, kind
         self.num_bytes, self.hasher = 0, blake2b(digest_size=32)
 
     def write(self, values: np.ndarray | Sequence[Any]) -> None:
-        """Values of the array's type; ids of `json` as text, numbers or truth values."""
+        """Append values of the array's type. A `json` array takes ids: text, numbers or truth values."""
         if self._kind == "json":
             if len(values):
                 text = json.dumps(list(values), ensure_ascii=False)[1:-1]
@@ -191,7 +196,7 @@ def check_output(output: AnyPath) -> None:
 
     Raises:
         DataError: the folder holds something else than a store.
-        OSError: as `files.check_writable`.
+        OSError: `files.check_writable` refuses the place.
     """
     folder = Path(output)
     if not folder.exists():
@@ -204,9 +209,9 @@ def check_output(output: AnyPath) -> None:
 
 @contextmanager
 def write_store(output: AnyPath) -> Iterator[StoreWriter]:
-    """A writer, whose `finish` has to be called inside; the store appears whole once the block has ended.
+    """Open a writer, whose `finish` must be called inside the block. The store appears whole when the block ends.
 
-    A store that was there is replaced, and stays as it was where the block ends with an error.
+    An existing store is replaced. It stays as it was if the block ends with an error.
     """
     folder = Path(output)
     check_output(folder)
@@ -225,7 +230,7 @@ def write_store(output: AnyPath) -> Iterator[StoreWriter]:
 
 
 def _next_generation(folder: Path) -> int:
-    """One more than any file there has: also than those of a write that was cut off before its manifest."""
+    """Return a number above that of any file there, including files of a write that was cut off."""
     files = folder.iterdir() if folder.is_dir() else ()
     return 1 + max((int(file.name.split(".")[-2]) for file in files if FILE_NAME.fullmatch(file.name)), default=0)
 

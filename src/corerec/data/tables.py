@@ -1,10 +1,10 @@
-"""Interaction files as people have them -> checked columns: an EventTable, and from it Interactions.
+"""Read interaction files as people have them into checked columns: an EventTable, and from it Interactions.
 
     ratings.csv, events.parquet, days/*.jsonl, log.sqlite, - ...  ->  EventTable  ->  Interactions
 
-CSV, TSV, plain text, JSON lines and RecBole's .inter (gzip and zstd, too), Parquet, DuckDB and SQLite, read by DuckDB.
-Rows keep the order of the files. Ids of a text file become whole numbers where every one of them is written as one ("7"
-or "7.0", but not "007"). Otherwise they stay text. Ids of other files keep their type.
+DuckDB reads CSV, TSV, plain text, JSON lines and RecBole's .inter (also as gzip and zstd), Parquet, DuckDB and SQLite.
+Rows keep the order of the files. Ids of a text file become whole numbers if all of them are written as one ("7" or
+"7.0", but not "007"). Otherwise they stay text. Ids of other files keep their type.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from corerec.errors import DataError
 
 @dataclass(frozen=True)
 class Filters:
-    """Which events of a log are read; those of the file first, those that count a user's events last."""
+    """Which events of a log are read. `where` is applied first; `min_events` and `max_events` are applied last."""
 
     where: str | None = None
     """An SQL condition on the file's columns, such as "event = 'buy'"; without a header they are c1, c2 ..."""
@@ -50,12 +50,12 @@ class EventTable:
     """The columns of a log, one row an event, in the order of the file.
 
     Attributes:
-        name: of the file, or of the files.
-        events: columns "user", "item" and, where there are such, "rating" and "time".
-        used: what each of them is called in the file.
+        name: the name of the file, or of the files.
+        events: columns "user", "item" and, if the file has them, "rating" and "time".
+        used: role -> the name of its column in the file.
         unused: the other columns of the file.
         left_out: what the filters left out, in words.
-        day_first: whether 05/03/2023 is the fifth of March; None decides by the column.
+        day_first: whether 05/03/2023 is the fifth of March. None decides by the column.
     """
 
     name: str
@@ -69,10 +69,10 @@ class EventTable:
         return described(self.name, len(self.events), self.used, self.unused, self.left_out)
 
     def interactions(self) -> Interactions:
-        """The log in numbers, sorted stably by (user, time). A column of ratings or times without a value is left out.
+        """Number the log and sort it stably by (user, time). A rating or time column without any value is left out.
 
         Raises:
-            DataError: a missing id; a rating or a time that is missing or does not read as one.
+            DataError: an id is missing, or a rating or a time is missing or does not read as one.
         """
         events: Any = self.events
         ratings, times = (
@@ -97,23 +97,23 @@ def read_events(
     min_events: int | None = None,
     max_events: int | None = None,
 ) -> EventTable:
-    """Read a log: rows of user, item and, where there are such columns, rating and time.
+    """Read a log: rows of user, item and, if there are such columns, rating and time.
 
     Args:
-        paths: a file, "-" for standard input, a folder or a glob of files of one kind, or several of these, which are
+        paths: a file, "-" for standard input, a folder or a glob of files of one kind, or a list of these, which are
             read one after another.
-        columns: which column holds what. Without a header they are, in order, user, item, or, when there are four,
-            user, item, rating, time.
-        header: whether the first line of a text file names the columns; None looks whether it does.
-        delimiter, quote: how a text file is written; None looks at its first line.
-        query: a SELECT for a DuckDB or SQLite file, which may be left out where it holds one table.
-        explode: whether lists in a column are events one after another.
-        day_first: whether 05/03/2023 is the fifth of March; None decides by the column, and warns where it cannot.
+        columns: the column of each role. A file without a header has, in order, user and item, or, with four columns,
+            user, item, rating and time.
+        header: whether the first line of a text file names the columns. None decides by that line.
+        delimiter, quote: the delimiter and quote of a text file. None decides by its first line.
+        query: a SELECT for a DuckDB or SQLite file. A file with one table needs none.
+        explode: whether a list in a column is read as events one after another.
+        day_first: whether 05/03/2023 is the fifth of March. None decides by the column, and warns where it cannot.
         where, since, until, min_events, max_events: see `Filters`.
     Raises:
         FileNotFoundError: there is no such file.
-        DataError: the file is empty or cannot be read as a table, a column is not to be found, a guess makes no sense,
-            or the filters leave nothing.
+        DataError: the file is empty or cannot be read as a table, a column is not found, a guessed column has wrong
+            values, or the filters leave no event.
     """
     filters = Filters(where, since, until, min_events, max_events)
     with duckdb.connect() as database, ExitStack() as stack:
@@ -127,7 +127,7 @@ def read_events(
 
 
 def described(name: str, num_events: int, used: dict[str, str], unused: Sequence[str], left_out: Sequence[str]) -> str:
-    """What was read, in a line for people."""
+    """Describe what was read, in one line for people."""
     roles = ", ".join(f"{role} = {column}" for role, column in used.items())
     order = "" if "time" in used else "; no time column, so the order of the rows is the order of time"
     if unused and order:
@@ -139,10 +139,10 @@ def described(name: str, num_events: int, used: dict[str, str], unused: Sequence
 def read_titles(
     path: str | Path, item_column: str | None = None, title_column: str | None = None, header: bool | None = None
 ) -> dict[str, str]:
-    """Item id, as text -> title, from a file of either. Without a header, the first column and the second.
+    """Read {item id as text: title} from a file. Without a header, these are the first column and the second.
 
     Raises:
-        FileNotFoundError, DataError: as `read_events`.
+        FileNotFoundError, DataError: for the reasons that `read_events` lists.
     """
     with duckdb.connect() as database, ExitStack() as stack:
         wanted = {"item": item_column, "title": title_column}
@@ -153,13 +153,13 @@ def read_titles(
 
 
 def read_ids(path: str | Path, role: str, column: str | None = None) -> list[Any]:
-    """The distinct ids of a table's column, in order of appearance.
+    """Read the distinct ids of a table's column, in order of appearance.
 
     Args:
         role: "user" or "item": whose ids they are.
-        column: its name or place; None guesses. A table of one column needs none.
+        column: the column's name or place. None guesses; a table of one column needs none.
     Raises:
-        FileNotFoundError, DataError: as `read_events`.
+        FileNotFoundError, DataError: for the reasons that `read_events` lists.
     """
     with duckdb.connect() as database, ExitStack() as stack:
         source = open_table(database, stack, path, TextFormat(), [column])
@@ -170,7 +170,7 @@ def read_ids(path: str | Path, role: str, column: str | None = None) -> list[Any
 
 
 def ids_like(texts: Iterable[Any], known: Vocabulary) -> list[Any]:
-    """Ids that were read elsewhere (typed by hand, or from another file) in the kind that `known` has them in.
+    """Convert ids that were typed by hand, or read from another file, to the type of the ids that `known` has.
 
     >>> ids_like(["12", "x"], Vocabulary([12, 13]))
     [12, 'x']
@@ -187,7 +187,7 @@ def ids_like(texts: Iterable[Any], known: Vocabulary) -> list[Any]:
 def read_columns(
     database: duckdb.DuckDBPyConnection, source: Source, found: dict[str, tuple[int, ...]]
 ) -> pd.DataFrame:
-    """The columns found, named by their roles and in their best types.
+    """Read the given columns, named by their roles and in their best types.
 
     Raises:
         DataError: the table has no rows.

@@ -1,6 +1,6 @@
-"""Timestamps: a column of numbers, dates or text -> int64 or float64, by one format for the whole column.
+"""Read timestamps, a column of numbers, dates or text, as int64 or float64, by one format for the whole column.
 
-Numbers stay as they are; dates, and text that reads as dates, become nanoseconds UTC.
+Numbers stay as they are. Dates, and text that reads as dates, become nanoseconds UTC.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ SECOND = 10**9
 
 
 def time_column(values: Any, day_first: bool | None = None) -> np.ndarray:
-    """int64 or float64 (rows,): numbers as they are, dates (and text that reads as dates) as nanoseconds UTC.
+    """Read times as int64 or float64 (rows,): numbers as they are, dates and text of dates as nanoseconds UTC.
 
     One format holds for the whole column. Dates without a zone are taken for UTC.
 
     Args:
-        day_first: whether 05/03/2023 is the fifth of March; None decides by the column, and warns where it cannot.
+        day_first: whether 05/03/2023 is the fifth of March. None decides by the column, and warns where it cannot.
     Raises:
         DataError: a time is missing, infinite, a duration or a time of day. Or it does not read in the column's format,
-            counts another unit than the others, or is a date outside 64 bits of nanoseconds. The first such row is
-            named.
+            counts another unit than the others, or is a date outside 64 bits of nanoseconds. The message names the
+            first such row.
     """
     column = as_series(values, "timestamps")
     if isinstance(column.dtype, pd.CategoricalDtype):
@@ -58,7 +58,7 @@ def time_column(values: Any, day_first: bool | None = None) -> np.ndarray:
 
 
 def time_unit(times: np.ndarray | None) -> str | None:
-    """The unit of times that count from 1970: "s", "ms", "us" or "ns". None for other numbers, such as row numbers.
+    """Return the unit of times that count from 1970: "s", "ms", "us" or "ns". None for others, such as row numbers.
 
     The newest time decides: in that unit, it lies between 1973 and 2128.
     """
@@ -66,7 +66,7 @@ def time_unit(times: np.ndarray | None) -> str | None:
 
 
 def unit_of(a_time: Any) -> str | None:
-    """As `time_unit`, for one time."""
+    """Return the unit of one time, by the rule of `time_unit`."""
     for unit, ticks in UNITS.items():
         if CLOCK_FROM * ticks <= a_time < CLOCK_TO * ticks:
             return unit
@@ -74,13 +74,13 @@ def unit_of(a_time: Any) -> str | None:
 
 
 def time_in(unit: str | None, moment: Any) -> int | float:
-    """A moment in the unit of a log's times: numbers as they are, dates (and text that reads as one) converted.
+    """Convert a moment to the unit of a log's times. A number stays as it is; a date, or text of a date, is converted.
 
     >>> time_in("ms", "1990-01-01")
     631152000000
 
     Args:
-        unit: as `time_unit` gives it.
+        unit: the log's unit, from `time_unit`.
     Raises:
         DataError: the moment does not read as a time, or it is a date and the log counts no known unit.
     """
@@ -117,7 +117,7 @@ def _numbers(values: Any, column: Any) -> np.ndarray:
 
 
 def _plain_numbers(values: Any, numbers: list[Any]) -> np.ndarray:
-    """Python's ints, floats and Decimals: int64 where all are whole numbers of exact types, else float64."""
+    """Return Python's ints, floats and Decimals as int64 if all are whole numbers of exact types, else as float64."""
     exact = [int(n) if isinstance(n, Decimal) and n.is_finite() and n == int(n) else n for n in numbers]
     if all(type(number) is int for number in exact):
         try:
@@ -138,7 +138,7 @@ def _plain_numbers(values: Any, numbers: list[Any]) -> np.ndarray:
 
 
 def _one_clock(values: Any, times: np.ndarray) -> np.ndarray:
-    """The times, unless all are on a clock (or 0), but not on the same one."""
+    """Return the times. Refuse them if all (but zeros) count from 1970, in several units."""
     if not len(times) or time_unit(times) in (None, "s"):
         return times
     rows = {unit: np.flatnonzero((times >= CLOCK_FROM * t) & (times < CLOCK_TO * t)) for unit, t in UNITS.items()}
@@ -148,14 +148,16 @@ def _one_clock(values: Any, times: np.ndarray) -> np.ndarray:
 
 
 def check_one_clock(found: dict[str, tuple[int, int]], num_nonzero: int, shown_at: Callable[[int], str]) -> None:
-    """Refuse a column whose newest time is on a clock of milliseconds or finer, where all are on clocks, but several.
+    """Refuse a column where all times count from 1970, but in several units.
+
+    Only columns whose newest time is in milliseconds or finer are checked.
 
     Args:
-        found: unit -> how many times lie on its clock, and the first row; units without any are left out.
-        num_nonzero: times that are not 0.
-        shown_at: the value of a row, for the message.
+        found: unit -> how many times are in this unit, and the row of the first. Units without times are left out.
+        num_nonzero: the number of times that are not 0.
+        shown_at: returns the value of a row, for the message.
     Raises:
-        DataError: two units are counted.
+        DataError: the times count two units.
     """
     if len(found) > 1 and sum(count for count, _ in found.values()) == num_nonzero:
         fewest = min(found, key=lambda unit: found[unit][0])
@@ -181,7 +183,7 @@ def _dates(values: Any, dates: Any) -> np.ndarray:
 
 
 def _objects(values: Any, objects: np.ndarray, day_first: bool | None) -> np.ndarray:
-    """Python objects: numbers, dates, or text, each for itself or as text beside text."""
+    """Read Python objects: numbers, dates or text. Text beside other types makes the whole column text."""
     types = set(map(type, objects)) - {type(None)}
     if not types <= {int, float, str, dt.datetime, dt.date, pd.Timestamp, Decimal}:
         objects = np.array([plain_value(value) for value in objects] + [None], object)[:-1]
@@ -201,7 +203,7 @@ def _objects(values: Any, objects: np.ndarray, day_first: bool | None) -> np.nda
 
 
 def _texts(values: Any, objects: np.ndarray, day_first: bool | None) -> np.ndarray:
-    """Text: numbers all, or dates of one format all. Each distinct text is read once."""
+    """Read text: all numbers, or all dates of one format. Each distinct text is read once."""
     as_text = [value if type(value) is str else _written(value) for value in objects]
     codes, distinct = pd.factorize(np.array([*as_text, ""], object)[:-1])
     texts = [text.strip() for text in distinct.tolist()]
@@ -235,7 +237,7 @@ def _unreadable(values: Any, bad: Any) -> str:
 
 
 def unreadable(count: int, first: str, row: int) -> str:
-    """What to say of times that do not read: how many, the first as it was written, and its row."""
+    """Word the error about times that do not read: how many, the first as it was written, and its row."""
     return (
         f"timestamps has {count:,} values that are missing or do not read as a time in the format of the others "
         f"(dates: 1678 to 2261), the first ({first}) at row {row}; drop those rows, or go without timestamps"

@@ -1,4 +1,4 @@
-"""External id (text or number) <-> number 1..V. Number 0 is padding and V+1 is the mask, so neither is ever an id's."""
+"""Map external ids (text or numbers) to the numbers 1..V. Number 0 is padding and V+1 is the mask; no id has them."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class Vocabulary:
     """The ids of one kind (users, or items) in the order of their numbers 1..V.
 
     Ids come back as int for whole numbers of any column, str for text, float for broken numbers. Ids of equal value
-    (10, 10.0, Decimal("10.00") and a tensor's 10) are one id; "10" is another. Where all ids are whole numbers, one
-    that JavaScript would round is known by its text too, as it travels in JSON.
+    (10, 10.0, Decimal("10.00") and a tensor's 10) are one id; "10" is another. JSON carries whole numbers that
+    JavaScript would round as text. So where all ids are whole numbers, such a number is also known by its text.
 
     >>> items = Vocabulary(["b", "a"])
     >>> items.encode(["a", "b", "?"])
@@ -38,11 +38,13 @@ class Vocabulary:
     """
 
     def __init__(self, ids: Any, kind: str = "item") -> None:
-        """Args:
-            ids: distinct ids; the first gets number 1.
-            kind: "item" or "user": the word for them in error messages.
+        """Number distinct ids from 1.
+
+        Args:
+            ids: distinct ids. The first gets number 1.
+            kind: "item" or "user", the word for the ids in error messages.
         Raises:
-            DataError: an id stands twice.
+            DataError: an id occurs twice.
         """
         self.kind = kind
         self._fitted = id_column(ids, f"{kind}_ids")
@@ -60,7 +62,7 @@ class Vocabulary:
         Returns:
             the vocabulary, and the column's numbers, int32 (rows,).
         Raises:
-            DataError: see `number_ids`.
+            DataError: `number_ids` refuses an id.
         """
         numbers, distinct = number_ids(column, f"{kind}_ids")
         numbers += 1
@@ -81,7 +83,7 @@ class Vocabulary:
         return len(self._fitted) + len(self._added)
 
     def __iter__(self) -> Iterator[Any]:
-        """The ids in the order of their numbers."""
+        """Iterate over the ids in the order of their numbers."""
         return iter(self.ids.tolist())
 
     def __repr__(self) -> str:
@@ -95,7 +97,7 @@ class Vocabulary:
             return False
 
     def _canonical(self, an_id: Any) -> Any:
-        """The id by its value; a text that stands for a whole number that JavaScript would round is that number."""
+        """Return the id by its value. Text of a whole number that JavaScript would round becomes that number."""
         an_id = canonical_id(an_id)
         if type(an_id) is str and len(an_id) > 15 and self._types <= {"int"}:
             number = whole_number(an_id)
@@ -113,11 +115,13 @@ class Vocabulary:
         return numbers
 
     def add(self, an_id: Hashable) -> int:
-        """The number of an id, which gets the next one if it is new. One thread at a time; others may read meanwhile.
+        """Return the number of an id. A new id gets the next number.
+
+        Only one thread may add; others may read meanwhile.
 
         Raises:
             DataError: the id is missing (None, NaN, NaT), not hashable, or one that a file could not hold.
-            UnknownIdError: no id is of its type, such as "7" among whole numbers: a mistake rather than a new id.
+            UnknownIdError: no known id has its type, such as "7" among whole numbers. That is a mistake, not a new id.
         """
         numbers = self._number_of
         number = self.number_or_zero(an_id)
@@ -128,7 +132,7 @@ class Vocabulary:
         return number
 
     def add_all(self, ids: list[Any]) -> None:
-        """`add` for many distinct new ids of known types at once. One thread at a time; others may read meanwhile.
+        """Add many distinct new ids of known types at once. Only one thread may add; others may read meanwhile.
 
         Raises:
             DataError: an id is missing, or one that a file could not hold.
@@ -140,14 +144,14 @@ class Vocabulary:
         numbers.update(zip(added, range(first, first + len(added)), strict=True))
 
     def copy(self) -> Vocabulary:
-        """A vocabulary to `add` to, which leaves this one as it is; the ids so far are shared."""
+        """Return a vocabulary that can grow without changing this one. The ids so far are shared."""
         twin = copy.copy(self)
         twin._added = list(self._added)
         twin.__dict__.pop("_numbers", None)
         return twin
 
     def encode(self, column: Any) -> np.ndarray:
-        """Numbers of many ids at once, int64 (rows,); 0 where an id is unknown."""
+        """Return the numbers of many ids, int64 (rows,); 0 where an id is unknown."""
         number_of = self._number_of
         if isinstance(column, list | tuple) and PLAIN.issuperset(map(type, column)):
             numbers = np.array([number_of.get(an_id, 0) for an_id in column], dtype=np.int64)
@@ -167,7 +171,7 @@ class Vocabulary:
         return numbers
 
     def number(self, an_id: Hashable) -> int:
-        """The number of one id.
+        """Return the number of one id.
 
         Raises:
             UnknownIdError: the id was never seen.
@@ -181,10 +185,10 @@ class Vocabulary:
         return number
 
     def number_or_zero(self, an_id: Hashable) -> int:
-        """As `number`, but 0 for an unknown id that may be a new one: one of a type that some known id has.
+        """Return the number of an id, or 0 for an unknown id that may be a new one, since a known id has its type.
 
         Raises:
-            UnknownIdError: no id is of this type, such as "7" among whole numbers: a mistake rather than a new id.
+            UnknownIdError: no known id has this type, such as "7" among whole numbers. That is a mistake, not a new id.
             DataError: the id is missing, or one that a file could not hold.
         """
         if an_id in self or not self.is_alike(an_id):
@@ -193,21 +197,21 @@ class Vocabulary:
         return 0
 
     def check_new(self, ids: list[Any]) -> None:
-        """Unknown ids that are to become new ones.
+        """Check unknown ids that are to become new ones.
 
         Raises:
-            UnknownIdError: one is of a type that no known id has.
-            DataError: one is missing, or one that a file could not hold.
+            UnknownIdError: an id has a type that no known id has.
+            DataError: an id is missing, or one that a file could not hold.
         """
         for an_id in ids:
             self.check_alike(an_id)
         check_savable(ids, f"{self.kind}_ids")
 
     def require(self, column: Any) -> np.ndarray:
-        """As `encode`, but every id has to be known.
+        """Return the numbers of many ids, all of which must be known.
 
         Raises:
-            UnknownIdError: an id was never seen; the first is named.
+            UnknownIdError: an id was never seen. The message names the first.
         """
         numbers = self.encode(column)
         unknown = np.flatnonzero(numbers == 0)
@@ -220,12 +224,14 @@ class Vocabulary:
         return {"int"} if self._fitted.dtype == np.int64 and len(self._fitted) else distinct_types(self._fitted)
 
     def is_alike(self, an_id: Any) -> bool:
-        """Whether some id is of this one's type: "7" among whole numbers is a mistake rather than a new item."""
+        """Return whether some known id has this one's type. "7" among whole numbers is a mistake, not a new item."""
         return type(self._canonical(an_id)).__name__ in self._types
 
     def check_alike(self, an_id: Any) -> None:
-        """Raises:
-        UnknownIdError: no id is of this one's type, such as "7" among whole numbers: a mistake, not an unknown id.
+        """Check that some known id has this one's type.
+
+        Raises:
+            UnknownIdError: no known id has it, such as "7" among whole numbers.
         """
         if not self.is_alike(an_id):
             raise UnknownIdError(self._unknown(an_id))
@@ -240,5 +246,5 @@ class Vocabulary:
         return message + "; fit again with events of it, or leave it out"
 
     def decode(self, numbers: Any) -> list[Any]:
-        """The ids behind numbers in 1..V, as Python objects."""
+        """Return the ids of numbers in 1..V, as Python objects."""
         return self.ids[np.asarray(numbers, dtype=np.int64) - 1].tolist()
