@@ -1,4 +1,4 @@
-"""A trained model behind HTTP: a JSON API, health, metrics and one page. `pip install 'corerec-bert4rec[serve]'`.
+"""Serve a trained model over HTTP: a JSON API, health, metrics and one page. `pip install 'corerec-bert4rec[serve]'`.
 
     >>> from corerec.serving import create_app
 

@@ -1,4 +1,4 @@
-"""The routes: HTTP in, ids in, ids out. Nothing that takes time is done on the event loop.
+"""The HTTP routes: they take ids and return ids. Slow work runs in threads, never on the event loop.
 
 Gate (token, metrics)  ->  route  ->  ModelService queues and threads  ->  answer, or problem document
 """
@@ -56,14 +56,14 @@ def create_app(
     events: EventLog | None = None,
     settings: ServerSettings | None = None,
 ) -> FastAPI:
-    """An ASGI app around a fitted model; `app.state.server` is the `ModelService` behind it.
+    """Return an ASGI app around a fitted model; `app.state.server` is the `ModelService` behind it.
 
     Args:
-        model: fitted or loaded; the log's events are observed by it before this returns.
-        path: the file that a reload reads; without one, a reload is refused.
-        titles: of the items, by their ids as text, such as `corerec.data.tables.read_titles` gives.
-        candidate_files: tables of item ids, each a list that requests name by the file's name without its suffix.
-        events: the log of observed events, closed with the app; None keeps them in memory, and they end with the app.
+        model: a fitted or loaded model. It observes the log's events before this returns.
+        path: the file that a reload reads. Without it, a reload is refused.
+        titles: item id as text -> title, such as `corerec.data.tables.read_titles` gives.
+        candidate_files: tables of item ids. Requests name each list by its file's name without the suffix.
+        events: the log of observed events, which the app closes. None keeps events in memory, until the app ends.
     """
     settings = settings or ServerSettings()
     server = ModelService(
@@ -139,7 +139,7 @@ def _server(request: Request) -> ModelService:
     response_model_exclude_unset=True,  # `because`, but for explain
 )
 async def recommend(asked: schemas.RecommendRequest, request: Request) -> schemas.Recommendations:
-    """The items most likely to come next, best first, for a user or for anyone's history."""
+    """Return the items most likely to come next, best first, for a user or for any history."""
     server = _server(request)
     served = server.live.now
     model, title = served.model, served.titles.title
@@ -184,7 +184,7 @@ async def recommend(asked: schemas.RecommendRequest, request: Request) -> schema
 
 @router.post("/v1/fill-in", tags=["recommendations"], responses=problems(*BODY, 503))
 async def fill_in(asked: schemas.FillInRequest, request: Request) -> schemas.FilledIn:
-    """What most likely stood at each blank of a history, seen from both sides."""
+    """Return the most likely items for each blank of a history, from the events on both sides of it."""
     server = _server(request)
     served = server.live.now
     model, title = served.model, served.titles.title
@@ -217,7 +217,7 @@ async def fill_in(asked: schemas.FillInRequest, request: Request) -> schemas.Fil
 
 @router.post("/v1/predict", tags=["recommendations"], responses=problems(*BODY, 404, 409, 503))
 async def predict(asked: schemas.PredictRequest, request: Request) -> schemas.Predictions:
-    """What a user would rate an item, or the probability, over the whole catalogue, that it comes next."""
+    """Return a user's rating of an item, or the item's probability, over the whole catalogue, to come next."""
     server = _server(request)
     model = server.live.now.model
     pairs = [(pair.user_id, pair.item_id) for pair in asked.pairs]
@@ -230,10 +230,10 @@ async def predict(asked: schemas.PredictRequest, request: Request) -> schemas.Pr
 
 @router.post("/v1/events", tags=["events"], responses=problems(*BODY, 404, 409, 503, 507))
 async def observe(asked: schemas.EventsRequest, request: Request) -> schemas.Accepted:
-    """What users did since: answered once it is on disk, and known to the next recommendation.
+    """Add events of users. The answer comes once they are on disk, and the next recommendation uses them.
 
-    All events are taken, or none. New users appear by their first event. Events of items that the model does not know
-    wait in the log for the next fit.
+    All events are added, or none. A new user appears with the first event. Events of items that the model does not
+    know wait in the log for the next fit.
     """
     server = _server(request)
     events = [LoggedEvent(e.user_id, e.item_id, e.timestamp, e.rating, e.event_id) for e in asked.events]
@@ -245,10 +245,10 @@ async def observe(asked: schemas.EventsRequest, request: Request) -> schemas.Acc
 
 @router.post("/v1/catalogue", tags=["catalogue"], responses=problems(*BODY, 404, 409, 503, 507))
 async def add_to_catalogue(asked: CatalogueRequest, request: Request) -> AddedItems:
-    """Items to recommend by their features, without training: answered once they are on disk and can be named.
+    """Add items that are recommended by their features, without training. The answer comes once they are on disk.
 
-    All items are taken, or none. An item sent again takes its new features, unless events were about it when the model
-    was fitted. The model has to be fitted with a table of items.
+    All items are added, or none. An item that is sent again gets its new features, unless the model was fitted on
+    events of it. The model must have been fitted with a table of items.
     """
     server = _server(request)
     rows = [CatalogueRow(item.item_id, item.title, item.features) for item in asked.items]
@@ -264,7 +264,7 @@ async def user(
     request: Request,
     limit: Annotated[int, Query(ge=1, le=schemas.MAX_SHOWN_HISTORY)] = schemas.MAX_HISTORY,
 ) -> schemas.UserHistory:
-    """What a user did, oldest first: in the fitted log, and observed since."""
+    """Return a user's history, oldest first: the fitted events, and those observed since."""
     served = _server(request).live.now
     model, title = served.model, served.titles.title
     if model.users is None:
@@ -291,7 +291,7 @@ async def similar_to(
     item_id: Annotated[str, Query(min_length=1, max_length=schemas.MAX_ID_LENGTH)],
     top_k: Annotated[int, Query(ge=1, le=schemas.MAX_TOP_K)] = 10,
 ) -> schemas.SimilarItems:
-    """As POST, with an item's id as text."""
+    """Return the items most similar to one item, whose id is given as text."""
     (known_id,) = ids_like([item_id], _server(request).live.now.model.items)
     return await _similar(known_id, top_k, request)
 
@@ -318,7 +318,7 @@ async def items(
     ] = "",
     limit: Annotated[int, Query(ge=1, le=schemas.MAX_SHOWN_ITEMS)] = 20,
 ) -> schemas.Items:
-    """Items whose titles hold all the words, whatever their case and accents; the best match first."""
+    """Return the items whose titles hold all the words, in any case and with or without accents, best match first."""
     titles = _server(request).live.now.titles
     found = await asyncio.to_thread(titles.search, q, limit)
     return schemas.Items.model_construct(
@@ -328,7 +328,7 @@ async def items(
 
 @router.get("/v1/model", tags=["model"])
 async def model_info(request: Request) -> schemas.ModelInfo:
-    """The model that serves now, and what it knows."""
+    """Describe the model that is in service."""
     server = _server(request)
     served = server.live.now
     model = served.model
@@ -350,7 +350,7 @@ async def model_info(request: Request) -> schemas.ModelInfo:
 
 @router.post("/v1/reload", tags=["model"], responses=problems(409))
 async def reload(request: Request) -> schemas.Reloaded:
-    """Read the model file again and serve what it holds now; the old model answers until then."""
+    """Read the model file again and serve the new model. The old model answers until then."""
     server = _server(request)
     if server.live.path is None:
         raise HTTPException(409, "this server's model was not read from a file")
@@ -362,13 +362,13 @@ async def reload(request: Request) -> schemas.Reloaded:
 
 @router.get("/healthz", tags=["health"])
 async def healthz() -> schemas.Health:
-    """The process answers."""
+    """Answer that the process is alive."""
     return schemas.Health(status="ok")
 
 
 @router.get("/readyz", tags=["health"], responses=problems(503))
 async def readyz(request: Request) -> schemas.Health:
-    """The server takes recommend requests: its model is there and its queue has room."""
+    """Answer whether the server takes recommend requests: its model is loaded and its queue has room."""
     server = _server(request)
     if not server.is_ready or server.recommend.is_full:
         raise HTTPException(503, "the server is not ready", {"Retry-After": str(server.settings.retry_after_s)})
@@ -382,12 +382,12 @@ async def readyz(request: Request) -> schemas.Health:
     responses={200: {"content": {CONTENT_TYPE_LATEST: {"schema": {"type": "string"}}}}},
 )
 async def metrics(request: Request) -> Response:
-    """Counters for Prometheus, in its text format."""
+    """Return counters for Prometheus, in its text format."""
     return Response(_server(request).metrics.text(), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
 
 def _moment(model: Bert4Rec, asked: schemas.RecommendRequest) -> Any:
-    """When a question about a user is asked: now, unless it says; None where the log counts no time since 1970."""
+    """Return the time of a query about a user: the given one, else now. None if the log does not count from 1970."""
     histories = model.fitted.histories
     if asked.at is not None or asked.user_id is None or histories is None or histories.time_unit is None:
         return asked.at
@@ -395,7 +395,7 @@ def _moment(model: Bert4Rec, asked: schemas.RecommendRequest) -> Any:
 
 
 def _new_among(model: Bert4Rec, item_ids: Sequence[Any]) -> set[Any]:
-    """Those items that no fitted event was about."""
+    """Return the items that no fitted event was about."""
     is_new = model.fitted.is_new(model.items.encode(list(item_ids))).tolist()
     return {item_id for item_id, new in zip(item_ids, is_new, strict=True) if new}
 
@@ -403,7 +403,7 @@ def _new_among(model: Bert4Rec, item_ids: Sequence[Any]) -> set[Any]:
 def _known_items(
     model: Bert4Rec, history: Sequence[Any], on_unknown: str, unknown: list[Any]
 ) -> tuple[list[Any], list[int]]:
-    """The known items and blanks of a history, and where they stood; the unknown ones as `_note_unknown` says."""
+    """Return the known items and blanks of a history, and their positions. `_note_unknown` handles the others."""
     vocabulary = model.items
     known = [(place, item_id) for place, item_id in enumerate(history) if item_id is None or item_id in vocabulary]
     items, places = [item_id for _, item_id in known], [place for place, _ in known]
@@ -414,7 +414,7 @@ def _known_items(
 
 
 def _candidates(served: Served, asked: list[Any] | str | None, on_unknown: str, unknown: list[Any]) -> list[Any] | None:
-    """The known candidates of a request, those of a list by its name."""
+    """Return the known candidates of a request, which gives ids or the name of a list."""
     if asked is None:
         return None
     if isinstance(asked, str):
@@ -432,7 +432,7 @@ def _candidates(served: Served, asked: list[Any] | str | None, on_unknown: str, 
 
 
 def _note_unknown(model: Bert4Rec, strangers: list[Any], on_unknown: str, unknown: list[Any]) -> None:
-    """Refuse, leave out, or name what the model does not know."""
+    """Refuse, skip or list the ids that the model does not know, as `on_unknown` says."""
     if on_unknown == "raise":
         with _unknown_ids():
             model.items.number(strangers[0])
@@ -442,7 +442,7 @@ def _note_unknown(model: Bert4Rec, strangers: list[Any], on_unknown: str, unknow
 
 @contextlib.contextmanager
 def _unknown_ids() -> Iterator[None]:
-    """An UnknownIdError as the HTTP error that it is."""
+    """Turn an UnknownIdError into the HTTP error 404."""
     try:
         yield
     except UnknownIdError as error:

@@ -1,4 +1,4 @@
-"""Requests that wait together are answered together: a bounded queue before one worker thread.
+"""Batch requests that wait at the same time: a bounded queue before one worker thread.
 
 ask() ask() ask() ...  ->  queue  ->  batch  ->  handle(batch), in the thread  ->  each its own answer
 """
@@ -18,15 +18,15 @@ Reply = TypeVar("Reply")
 
 
 class QueueFullError(Exception):
-    """The queue is full: nothing was done, and nothing will be."""
+    """The queue is full, so the request is refused and nothing is done."""
 
 
 class TooLateError(Exception):
-    """The request waited past its deadline, and was dropped before it was handled."""
+    """The request waited past its deadline, so it was dropped before it was handled."""
 
 
 class ClientLeftError(Exception):
-    """Nobody waits for the answer any more; the request was dropped before it was handled."""
+    """The client has left, so its request was dropped before it was handled."""
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,8 @@ class _Waiting(Generic[Question, Reply]):
 class Batcher(Generic[Question, Reply]):
     """Collects questions on the event loop and hands them to `handle` in the executor's thread, a batch at a time.
 
-    While one batch is handled the next one gathers, so batches grow with the load and an idle server answers at once,
-    but for the window. All methods belong to the event loop that runs `run`.
+    While one batch is handled, the next one gathers. So batches grow with the load. An idle server answers after
+    `window_s`. All methods belong to the event loop that runs `run`.
     """
 
     def __init__(
@@ -57,13 +57,15 @@ class Batcher(Generic[Question, Reply]):
         deadline_s: float,
         on_batch: Callable[[int], None] = lambda size: None,
     ) -> None:
-        """Args:
-        handle: a batch -> as many replies in its order, an exception where one question failed.
-        executor: of one thread. Several batchers may share it: each has one batch there at most, so they take turns.
-        batch_size, queue_size: sums of prices, not numbers of questions: a question may cost as much as ten others.
-        window_s: how long a batch that is not full waits for more.
-        deadline_s: questions that waited longer are dropped.
-        on_batch: told the size of each batch.
+        """Set up an empty queue.
+
+        Args:
+            handle: takes a batch and returns its replies in order, with an exception for a question that failed.
+            executor: an executor of one thread. Several batchers may share it and then take turns.
+            batch_size, queue_size: bounds on the sum of prices, as one question may cost as much as ten others.
+            window_s: how long a batch that is not full waits for more questions.
+            deadline_s: how long a question may wait before it is dropped.
+            on_batch: is called with the size of each batch.
         """
         self._handle, self._executor, self._on_batch = handle, executor, on_batch
         self._batch_size, self._queue_size = batch_size, queue_size
@@ -75,7 +77,7 @@ class Batcher(Generic[Question, Reply]):
 
     @property
     def depth(self) -> int:
-        """Questions that wait."""
+        """The number of questions that wait."""
         return len(self._queue)
 
     @property
@@ -85,13 +87,14 @@ class Batcher(Generic[Question, Reply]):
     async def ask(
         self, question: Question, has_left: Callable[[], Awaitable[bool]] | None = None, price: int = 1
     ) -> Reply:
-        """The answer to one question.
+        """Return the answer to one question.
 
         Args:
-            price: the work that it is, in that of the smallest question.
-            has_left: tells, just before the question would be handled, that nobody waits for it any more.
+            price: the cost of the question, where the smallest question costs 1.
+            has_left: returns whether the client has left. It is called just before the question would be handled.
         Raises:
-            QueueFullError, TooLateError, ClientLeftError; whatever `handle` gave or raised for this question.
+            QueueFullError, TooLateError, ClientLeftError: the question was not handled.
+            Exception: `handle` returned or raised it for this question.
         """
         if self.is_full or self._closing:
             raise QueueFullError
@@ -103,7 +106,7 @@ class Batcher(Generic[Question, Reply]):
         return await waiting.reply
 
     async def run(self) -> None:
-        """Handle batches until `close`, and then what still waits."""
+        """Handle batches until `close`, and then the questions that still wait."""
         loop = asyncio.get_running_loop()
         while self._queue or not self._closing:
             if not self._queue:
@@ -123,7 +126,7 @@ class Batcher(Generic[Question, Reply]):
                 _settle(waiting.reply, reply)
 
     def close(self) -> None:
-        """Take no more questions; `run` returns when the last is answered."""
+        """Take no more questions. `run` returns when the last one is answered."""
         self._closing = True
         self._arrived.set()
 
@@ -158,7 +161,7 @@ def _settle(future: asyncio.Future[Any], reply: Any) -> None:
 
 @contextlib.asynccontextmanager
 async def running(*batchers: Batcher[Any, Any]) -> AsyncIterator[None]:
-    """Run batchers; on the way out they finish what they took."""
+    """Run batchers. On exit they finish the questions that they have taken."""
     tasks = [asyncio.create_task(batcher.run()) for batcher in batchers]
     try:
         yield

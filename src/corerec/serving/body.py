@@ -1,4 +1,4 @@
-"""Request bodies, read with bounds: so many bytes, seconds and values, and nothing but JSON that is called JSON."""
+"""Read request bodies with bounds on bytes, seconds and values. Only JSON with the content type of JSON is read."""
 
 from __future__ import annotations
 
@@ -16,19 +16,21 @@ from starlette.requests import ClientDisconnect
 from corerec.serving.settings import ServerSettings
 
 MAX_SIGNS = 100_000
-"""Colons, commas and opening brackets: the largest sound request has 30,000 beside those in its texts."""
+"""Most colons, commas and opening brackets of a body. The largest valid request has 30,000, besides those in texts."""
 READ_AT_ONCE = 2**14
-"""Bytes that are parsed on the event loop, in a tenth of a millisecond; more are parsed in a thread."""
+"""Bodies of up to this many bytes are parsed on the event loop, in 0.1 ms. Larger ones are parsed in a thread."""
 # One thread: a parser holds the interpreter's lock, and several at once would keep the event loop from it for longer.
 PARSER = ThreadPoolExecutor(1, "parser")
 
 
 class BoundedRequest(Request):
-    """A request that stops reading where the server's settings say so."""
+    """A request whose body is read within the bounds of the server's settings."""
 
     async def body(self) -> bytes:
-        """Raises:
-        HTTPException: 413, it is too large; 408, it takes too long; 415, it is not called JSON.
+        """Read the body.
+
+        Raises:
+            HTTPException: 413, it is too large; 408, it takes too long; 415, its content type is not JSON.
         """
         if hasattr(self, "_body"):
             return self._body
@@ -56,9 +58,11 @@ class BoundedRequest(Request):
         return self._body
 
     async def json(self) -> Any:
-        """Raises:
-        HTTPException: 400, it is no JSON in UTF-8: NaN and half a surrogate pair are not, and 200 levels are enough;
-            413, it has too many values.
+        """Parse the body as JSON.
+
+        Raises:
+            HTTPException: 400, it is not JSON in UTF-8 (no NaN, no lone surrogate, at most 200 levels); 413, it has too
+                many values.
         """
         body = await self.body()
         if len(body) <= READ_AT_ONCE:
@@ -77,7 +81,7 @@ def _parsed(body: bytes) -> Any:
 
 
 class JsonRoute(APIRoute):
-    """A route whose body is read by `BoundedRequest`."""
+    """A route that reads its body as a `BoundedRequest`."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()

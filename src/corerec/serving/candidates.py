@@ -1,4 +1,4 @@
-"""Candidate lists that the server holds by name, such as what is in stock: requests name one instead of sending it."""
+"""Named lists of candidates that the server holds, such as the items in stock. A request can name a list."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ ITEM_COLUMNS = ("item_id", "itemid", "item", "movie_id", "movieid", "product_id"
 
 
 class CandidateLists:
-    """Names -> the item ids of a list that the model knows, each once, in the file's order."""
+    """Lists of item ids by name. A list holds the items that the model knows, each once, in the file's order."""
 
     def __init__(self, lists: dict[str, list[Any]]) -> None:
         self._lists = lists
 
     @classmethod
     def read(cls, files: Sequence[str | Path], items: Vocabulary) -> CandidateLists:
-        """Lists from files, each named as its file without the suffix. Items that the model does not know are left out.
+        """Read one list from each file, named as the file without its suffix. Unknown items are left out.
 
         Raises:
             FileNotFoundError: there is no such file.
-            DataError: a file cannot be read, or two have one name.
+            DataError: a file cannot be read, or two files give one name.
         """
         lists: dict[str, list[Any]] = {}
         for path in map(Path, files):
@@ -48,15 +48,15 @@ class CandidateLists:
         return sorted(self._lists)
 
     def find(self, name: str) -> list[Any] | None:
-        """The ids of a list; None where there is none of this name."""
+        """Return the ids of a list, or None where no list has this name."""
         return self._lists.get(name)
 
 
 def read_item_ids(path: Path) -> list[str]:
-    """The item ids of a table, as text: its column item_id (or item, product_id, movieId ...), or its only column.
+    """Read the item ids of a table as text: its column item_id (or item, product_id, movieId ...), or its only column.
 
     Raises:
-        FileNotFoundError, DataError: see `CandidateLists.read`.
+        FileNotFoundError, DataError: for the reasons that `CandidateLists.read` lists.
     """
     if not path.exists():
         raise FileNotFoundError(f"there is no file of candidates {path}")

@@ -1,9 +1,9 @@
-"""Items added to a running server: the rows of /v1/catalogue, kept in the event log's database and applied again.
+"""Items added to a running server through /v1/catalogue. Their rows are kept in the event log's database.
 
     POST /v1/catalogue -> checked by the model's columns -> on disk -> the model ranks them -> the client is told
 
-At start, and by every model that is loaded later, the rows are applied again, but for items that the model was fitted
-on.
+The rows are added again at the start, and to every model that is loaded later. Items that the model was fitted on are
+skipped.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ class CatalogueRow(NamedTuple):
 
 
 def columns_of(model: Bert4Rec) -> list[str]:
-    """The names of the columns that the model was fitted with; none where it was fitted without items."""
+    """Return the names of the columns that the model was fitted with; none if it was fitted without items."""
     content = model.fitted.content
     return [] if content is None else [column.name for column in content.table.columns]
 
 
 def features_frame(model: Bert4Rec, rows: Sequence[CatalogueRow], *, is_strict: bool = True) -> pd.DataFrame:
-    """The rows as a table that `Bert4Rec.add_items` takes: all columns of the model, missing values where none is told.
+    """Return the rows as a table for `Bert4Rec.add_items`: all columns of the model, with gaps for missing values.
 
     Args:
-        is_strict: a column that the model does not have is an error; else it is left out.
+        is_strict: whether a column that the model does not have is an error. If not, it is left out.
     Raises:
         DataError: the model was fitted without items, or a value does not suit its column.
     """
@@ -62,7 +62,7 @@ def features_frame(model: Bert4Rec, rows: Sequence[CatalogueRow], *, is_strict: 
 
 
 def apply_rows(model: Bert4Rec, rows: Sequence[CatalogueRow]) -> int:
-    """Add logged rows to a model that may be another than the one that took them; how many it can rank."""
+    """Add logged rows to a model, which may be newer than the rows. Return how many it took."""
     if not rows:
         return 0
 
@@ -73,7 +73,7 @@ def apply_rows(model: Bert4Rec, rows: Sequence[CatalogueRow]) -> int:
 
 
 def titles_of(rows: Iterable[CatalogueRow]) -> dict[str, str]:
-    """Item id, as text -> title, of the rows that have one."""
+    """Return {item id as text: title} of the rows that have a title."""
     return {str(row.item_id): row.title for row in rows if row.title is not None}
 
 
@@ -82,8 +82,10 @@ def to_text(features: Mapping[str, Any]) -> str:
 
 
 def from_text(text: str) -> dict[str, Any]:
-    """Raises:
-    ValueError: no server wrote this.
+    """Read the features that `to_text` wrote.
+
+    Raises:
+        ValueError: the text was not written by a server.
     """
     features = json.loads(text)
     if not isinstance(features, dict):
@@ -92,10 +94,10 @@ def from_text(text: str) -> dict[str, Any]:
 
 
 def _suited(column: FeatureColumn, item_id: Any, value: Any) -> Any:
-    """A value as its column reads it.
+    """Convert a value to the type of its column.
 
     Raises:
-        DataError: it is of another kind.
+        DataError: the value is of another kind.
     """
     if value is None:
         return None if column.kind != "number" else float("nan")

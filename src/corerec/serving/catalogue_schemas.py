@@ -1,4 +1,4 @@
-"""What goes over the wire of /v1/catalogue, with every bound."""
+"""The request and the answer of /v1/catalogue, with every bound."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LARGEST_FEATURE = 1e30  # float32 holds it
 
 
 def _checked_feature(value: Any) -> Any:
-    """A category, a number, a list of categories, or a vector, each of a bounded size."""
+    """Accept a category, a number, a list of categories, or a vector, each of a bounded size."""
     if value is None or isinstance(value, bool) or (type(value) is str and len(value) <= MAX_ID_LENGTH):
         return value
     if isinstance(value, int | float) and -LARGEST_FEATURE <= value <= LARGEST_FEATURE:
@@ -62,7 +62,7 @@ class CatalogueItem(Request):
 
 
 class CatalogueRequest(Request):
-    """Items that are recommended from now on by their features: taken all or none, and kept over restarts."""
+    """Items that are recommended from now on by their features. All are added, or none, and they outlast a restart."""
 
     model_config = ConfigDict(
         json_schema_extra={

@@ -1,7 +1,7 @@
 """Connection limits: how many may be open, and how long one may stay silent. uvicorn has no such settings.
 
-A connection is idle until the headers of its next request are complete. Where a new connection exceeds the bound, the
-one that has been idle longest is closed, as nginx does: clients that connect and stay silent keep nobody else out.
+A connection is idle until the headers of its next request are complete. When a new connection exceeds the bound, the
+one that has been idle longest is closed, as in nginx. So clients that connect and stay silent keep nobody else out.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 log = logging.getLogger(__name__)
 
 RESERVED_FILES = 64
-"""Files that a process needs besides its connections: libraries, the model, the event log."""
+"""Files that a process needs besides its connections, for libraries, the model and the event log."""
 ACCEPTED_AT_ONCE = 64
 """Connections that the event loop accepts before it looks at any of them."""
 REFUSED = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
@@ -25,7 +25,7 @@ ACCEPT_ERRORS = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 
 def open_files_limit() -> int | None:
-    """How many files this process may have open; None where the system does not say."""
+    """Return how many files this process may have open, or None where the system does not say."""
     try:
         import resource
     except ImportError:  # Windows
@@ -35,7 +35,7 @@ def open_files_limit() -> int | None:
 
 
 def connection_bound(wanted: int) -> int:
-    """At most `wanted`, and so few that the process does not run out of files."""
+    """Return `wanted`, or fewer connections where the process may not open so many files."""
     limit = open_files_limit()
     if limit is None or limit - RESERVED_FILES - ACCEPTED_AT_ONCE >= wanted:
         return wanted
@@ -51,7 +51,7 @@ class LimitedProtocol(H11Protocol):
     header_timeout_s: float
     write_timeout_s: float
     idle: dict[LimitedProtocol, None]
-    """Connections without a request, the one that has been so longest first."""
+    """Connections without a request. The one that has been idle longest comes first."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -103,7 +103,7 @@ class LimitedProtocol(H11Protocol):
         super().connection_lost(exc)
 
     def _forget(self) -> None:
-        """It is not idle any more."""
+        """Remove this connection from the idle ones."""
         self.idle.pop(self, None)
         if self._header_timer is not None:
             self._header_timer.cancel()
@@ -111,10 +111,11 @@ class LimitedProtocol(H11Protocol):
 
 
 def limited_protocol(max_connections: int, header_timeout_s: float, write_timeout_s: float) -> type[LimitedProtocol]:
-    """A protocol for `uvicorn.Config(http=...)`.
+    """Return a protocol for `uvicorn.Config(http=...)`.
 
     Args:
-        header_timeout_s: from a connection's start, or a request's first byte, to the end of the headers.
+        header_timeout_s: the longest time from a connection's start, or a request's first byte, to the end of the
+            headers.
         write_timeout_s: how long a client may leave an answer unread.
     """
     limits = {"max_connections": max_connections, "header_timeout_s": header_timeout_s}
@@ -122,7 +123,7 @@ def limited_protocol(max_connections: int, header_timeout_s: float, write_timeou
 
 
 class AcceptErrorLog:
-    """An exception handler of the event loop that reports connections it could not accept once a second."""
+    """An exception handler of the event loop. It reports connections that could not be accepted once a second."""
 
     def __init__(self) -> None:
         self._last, self._count = -1.0, 0

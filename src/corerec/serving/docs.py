@@ -1,4 +1,4 @@
-"""What /docs and /openapi.json say of the routes: problem documents, the token, and the one script of the page."""
+"""The content of /docs and /openapi.json: problem documents, the token, and the one script of the page."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 
 def openapi(app: FastAPI, public: Collection[str], *, has_token: bool) -> dict[str, Any]:
-    """What FastAPI makes of the routes, with the problem documents and the token."""
+    """Return FastAPI's description of the routes, with the problem documents and the token added."""
     if app.openapi_schema is None:
         schema = get_openapi(title=app.title, version=app.version, summary=app.summary, routes=app.routes)
         components = schema.setdefault("components", {})
@@ -55,7 +55,7 @@ def openapi(app: FastAPI, public: Collection[str], *, has_token: bool) -> dict[s
 
 
 def allow_own_script(app: FastAPI) -> None:
-    """Let /docs run the one script that stands in its text, named by its hash, and Swagger's inline styles."""
+    """Let /docs run the one script in its text, which is named by its hash, and Swagger's inline styles."""
     route = next(route for route in app.router.routes if isinstance(route, Route) and route.path == "/docs")
     page = route.endpoint
 

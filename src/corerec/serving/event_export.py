@@ -1,4 +1,4 @@
-"""The event log as a table, read beside a running server; of a damaged log, all that can be read."""
+"""Read the event log as a table, beside a running server. Of a damaged log, all readable events are read."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from corerec.files import atomic_path
 from corerec.serving.events import COLUMNS, ROWS_AT_ONCE, EventColumns, check, read_columns
 
 SALVAGED_AT_ONCE = 50
-"""Rows that are lost, at most, before and behind a damaged place."""
+"""Most rows that are lost before and behind a damaged place."""
 FORMATS = {
     ".parquet": "FORMAT parquet",
     ".csv": "FORMAT csv, HEADER",
@@ -28,11 +28,11 @@ FORMATS = {
 
 
 def read_all(path: Path, after: int = 0) -> tuple[EventColumns, DataError | None]:
-    """The events behind a number, oldest first, and what was wrong where the log is damaged.
+    """Return the events behind number `after`, oldest first, and the error of a damaged log, else None.
 
     Raises:
         FileNotFoundError: there is no such file.
-        DataError: it is no event log, or nothing of it can be read.
+        DataError: the file is not an event log, or nothing of it can be read.
     """
     if not path.exists():
         raise FileNotFoundError(f"there is no event log {path}")
@@ -56,10 +56,10 @@ def _together(parts: Sequence[EventColumns]) -> EventColumns:
 
 
 def _damage(database: sqlite3.Connection, path: Path) -> DataError | None:
-    """What is wrong with the log, if anything.
+    """Return the error that describes a log's damage, or None for a sound log.
 
     Raises:
-        DataError: it is another file.
+        DataError: the file is not an event log.
     """
     try:
         check(database, path)
@@ -73,7 +73,7 @@ def _damage(database: sqlite3.Connection, path: Path) -> DataError | None:
 
 
 def _forward(database: sqlite3.Connection, path: Path, after: int, is_damaged: bool) -> list[EventColumns]:
-    """The events behind number `after`; of a damaged log, those before the damage."""
+    """Return the events behind number `after`. Of a damaged log, return those before the damage."""
     parts = []
     while True:
         try:
@@ -89,7 +89,7 @@ def _forward(database: sqlite3.Connection, path: Path, after: int, is_damaged: b
 
 
 def _backward(database: sqlite3.Connection, after: int) -> list[EventColumns]:
-    """The events behind number `after` that can be read from the end."""
+    """Return the events behind number `after` that can be read backwards from the end of the log."""
     parts: list[EventColumns] = []
     before = 2**63 - 1
     query = f"SELECT {COLUMNS} FROM events WHERE number > ? AND number < ? ORDER BY number DESC LIMIT ?"
@@ -108,7 +108,7 @@ def write_table(columns: EventColumns, path: Path) -> None:
     """Write events as Parquet or CSV, whole or not at all.
 
     Raises:
-        DataError: the suffix is another one.
+        DataError: the file's suffix is not one of these.
         OSError: the file cannot be written.
     """
     form = next((form for suffix, form in FORMATS.items() if path.name.endswith(suffix)), None)
@@ -124,7 +124,7 @@ def write_table(columns: EventColumns, path: Path) -> None:
 
 
 def as_frame(columns: EventColumns) -> pd.DataFrame:
-    """One row an event; timestamp, rating and event_id are left out where no event has one."""
+    """Return a frame with one row an event. timestamp, rating and event_id are left out where no event has one."""
     frame = pd.DataFrame(
         {
             "user_id": _ids(columns.user_ids),
@@ -140,14 +140,14 @@ def as_frame(columns: EventColumns) -> pd.DataFrame:
 
 
 def _ids(ids: Sequence[Any]) -> pd.Series:
-    """Whole numbers as such, else text."""
+    """Return ids as whole numbers where all are, else as text."""
     if all(type(an_id) is int for an_id in ids):
         return pd.Series(list(ids), dtype="int64")
     return pd.Series([str(an_id) for an_id in ids], dtype="string")
 
 
 def _times(times: Sequence[Any]) -> pd.Series:
-    """Dates where the times are nanoseconds since 1970, as dates are logged; whole numbers where all are."""
+    """Return nanoseconds since 1970 as dates, as they were logged from dates. Return other times as numbers."""
     given = [time for time in times if time is not None]
     if not all(type(time) is int for time in given):
         return pd.Series(pd.array(list(times), "Float64"))

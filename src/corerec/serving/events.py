@@ -2,10 +2,11 @@
 
     append(events) -> on disk -> the model observes them -> the client is told
 
-At start, and by every model that is loaded later, the log is observed again, but for the events that the model's file
-already holds. The items of /v1/catalogue stand in a table beside the events (`catalogue.py`). Others may read the log
-and back it up while a server writes to it: `corerec events export`, or `sqlite3 LOG ".backup COPY"`. A plain copy of
-the file lacks what is still in LOG-wal.
+The log is observed again at the start, and by every model that is loaded later. Events that the model's file already
+holds are skipped. A table beside the events holds the items of /v1/catalogue (`catalogue.py`).
+
+Other processes may read and copy the log while a server writes: `corerec events export`, or
+`sqlite3 LOG ".backup COPY"`. A plain copy of the file lacks the events that are still in LOG-wal.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ NUMBER_TYPES = {int, float, type(None)}
 
 
 class LoggedEvent(NamedTuple):
-    """Ids as the client sent them; `timestamp` in the unit of the fitted log."""
+    """One event: ids as the client sent them, and the timestamp in the unit of the fitted log."""
 
     user_id: Any
     item_id: Any
@@ -76,15 +77,15 @@ class EventColumns(NamedTuple):
 
 
 class EventLog:
-    """What was observed, in the order of arrival. Thread-safe; one server writes, others may read the file."""
+    """The observed events, in the order of arrival. The class is thread-safe. Other processes may read the file."""
 
     def __init__(self, path: str | Path | None) -> None:
-        """Open the log, or begin one.
+        """Open an event log, or create one.
 
         Args:
-            path: the SQLite file; None keeps the log in memory, where it lasts as long as this process.
+            path: the SQLite file. None keeps the log in memory, for as long as this process lives.
         Raises:
-            DataError: the file is no event log of ours, is damaged, cut or gone, or another server has it open.
+            DataError: the file is not an event log, is damaged, cut or gone, or another server has it open.
         """
         self.path = None if path is None else Path(path)
         self._lock = threading.Lock()
@@ -99,16 +100,16 @@ class EventLog:
             raise
 
     def __len__(self) -> int:
-        """How many events the log holds."""
+        """Return the number of events in the log."""
         return self._count
 
     def append(self, batches: Sequence[Sequence[LoggedEvent]]) -> list[list[tuple[int, LoggedEvent]]]:
-        """Write batches down in one transaction, which is on disk when this returns.
+        """Write batches in one transaction, which is on disk when this returns.
 
         Returns:
-            of each batch the events that are new, with their numbers; not those whose event_id the log has already.
+            for each batch, its new events with their numbers. An event whose event_id is in the log already is not new.
         Raises:
-            OSError: they could not be written, or the file is not in its place any more; none was.
+            OSError: the events could not be written, or the file was moved or removed. No event was written.
         """
         with self._lock:
             self._check_files()
@@ -135,10 +136,10 @@ class EventLog:
             return taken
 
     def remove(self, numbers: Sequence[int]) -> None:
-        """Take out events that turned out to be unacceptable, before anybody was told they were taken.
+        """Delete events that turned out to be invalid, before a client was told that they were accepted.
 
         Raises:
-            OSError: they could not be taken out.
+            OSError: the events could not be deleted.
         """
         with self._lock:
             try:
@@ -148,10 +149,10 @@ class EventLog:
             self._count -= len(numbers)
 
     def append_items(self, rows: Sequence[CatalogueRow]) -> None:
-        """Write items of the catalogue down, all or none, in the place of older rows of the same ids.
+        """Write items of the catalogue, all or none. They replace older rows of the same ids.
 
         Raises:
-            OSError: they could not be written, or the file is not in its place any more.
+            OSError: the items could not be written, or the file was moved or removed.
         """
         with self._lock:
             self._check_files()
@@ -170,7 +171,7 @@ class EventLog:
             self._check_files()
 
     def read_items(self, after: int = 0) -> tuple[list[CatalogueRow], int]:
-        """The items of the catalogue behind number `after`, and the number of the last.
+        """Return the items of the catalogue behind number `after`, and the number of the last one.
 
         Raises:
             DataError: the file is damaged.
@@ -185,7 +186,7 @@ class EventLog:
         return items, rows[-1][0] if rows else after
 
     def read(self, after: int = 0) -> Iterator[EventColumns]:
-        """The events behind number `after`, `ROWS_AT_ONCE` at a time.
+        """Yield the events behind number `after`, `ROWS_AT_ONCE` at a time.
 
         Raises:
             DataError: the file is damaged.
@@ -199,7 +200,7 @@ class EventLog:
             after = columns.numbers[-1]
 
     def user_ids(self) -> list[Any]:
-        """The users of the log, once each.
+        """Return the distinct user ids of the log.
 
         Raises:
             DataError: the file is damaged.
@@ -218,7 +219,7 @@ class EventLog:
     # --------------------------------------------------------------------------------------------------- the file
 
     def _check_place(self, path: Path) -> None:
-        """What the path has must be an event log, or nothing at all; then it is ours until `close`."""
+        """Check that the path is free or holds an event log, and lock it until `close`."""
         if path.is_dir():
             raise DataError(f"{path} cannot be used as an event log (it is a folder); name a file in it")
         if not path.parent.is_dir():
@@ -268,8 +269,10 @@ class EventLog:
             raise
 
     def _check_files(self) -> None:
-        """Raises:
-        OSError: the files were removed, replaced or cut: what is written to them would be lost.
+        """Check that the files are still in place, as events written to a lost file would be lost.
+
+        Raises:
+            OSError: a file was removed, replaced or cut.
         """
         if self.path is None:
             return
@@ -294,7 +297,7 @@ class EventLog:
 
 
 def read_columns(database: sqlite3.Connection, after: int, limit: int, path: Path | None) -> EventColumns:
-    """At most `limit` events behind number `after`; empty columns at the end.
+    """Read at most `limit` events behind number `after`. The columns are empty at the end of the log.
 
     Raises:
         DataError: the file is damaged.
@@ -323,9 +326,11 @@ def read_columns(database: sqlite3.Connection, after: int, limit: int, path: Pat
 
 
 def check(database: sqlite3.Connection, path: Path | None) -> None:
-    """Raises:
-    DataError: this is no event log, one of a newer version, or a damaged one.
-    sqlite3.Error: it is damaged.
+    """Check that a database is an event log.
+
+    Raises:
+        DataError: it is not an event log, is one of a newer version, or is damaged.
+        sqlite3.Error: the database is damaged.
     """
     (version,) = database.execute("PRAGMA user_version").fetchone()
     tables = {name for (name,) in database.execute("SELECT name FROM sqlite_schema")}
@@ -339,7 +344,7 @@ def check(database: sqlite3.Connection, path: Path | None) -> None:
 
 
 def _begin(path: Path) -> None:
-    """Write an empty log: beside its place first, so that no start can leave half a one."""
+    """Write an empty log to a temporary file and rename it, so that no crash can leave half a log."""
     unfinished = _beside(path, ".new")
     try:
         unfinished.unlink(missing_ok=True)
@@ -357,8 +362,10 @@ def _create(database: sqlite3.Connection) -> None:
 
 
 def _check_is_database(path: Path) -> None:
-    """Raises:
-    DataError: the file is empty, or no SQLite database.
+    """Check that a file is a SQLite database.
+
+    Raises:
+        DataError: the file is empty, or is not one.
     """
     try:
         with path.open("rb") as file:

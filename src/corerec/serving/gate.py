@@ -1,6 +1,6 @@
-"""What stands before every route: Host and Origin checks, the token, the queue's bound, timing, and headers.
+"""The checks before every route: Host and Origin, the token, and the queue's bound. Timing and headers come after.
 
-Here, before a body is read: a flood that cost as much to refuse as to hear would leave no time to answer anybody.
+They run before a body is read, so that refusing a flood of requests costs little time.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ READS = {"GET", "HEAD", "OPTIONS"}
 
 
 class Gate:
-    """Lets in requests that name an allowed host, come from no other site, have the token, and find room."""
+    """Lets in requests with an allowed host, of the same site, with the token, and while the queue has room."""
 
     def __init__(
         self,
@@ -40,11 +40,13 @@ class Gate:
         retry_after_s: int,
         count: Callable[[str, str, int, float], None],
     ) -> None:
-        """Args:
-        allowed_hosts: names that the Host header may have; "*" allows all, "*.example.org" what ends so.
-        token: what all paths but the public ones ask for; None asks for nothing.
-        is_full: whether the queue of a path is.
-        count: told route, method, status and seconds of each answer.
+        """Wrap an app.
+
+        Args:
+            allowed_hosts: names that the Host header may have. "*" allows all, "*.example.org" all that end so.
+            token: the bearer token that all paths but the public ones need. None needs no token.
+            is_full: path -> a function that returns whether its queue is full.
+            count: is called with the route, method, status and seconds of each answer.
         """
         self.app, self._public, self._is_full, self._count = app, frozenset(public), is_full, count
         self._hosts = AllowedHosts(allowed_hosts)
@@ -82,7 +84,7 @@ class Gate:
             self._count(route, method, status, time.perf_counter() - started)
 
     def _app_for(self, scope: Scope, path: str) -> ASGIApp:
-        """The app, or the answer that turns the request away."""
+        """Return the app, or the answer that refuses the request."""
         headers: dict[bytes, bytes] = dict(reversed(scope["headers"]))  # the first of two counts
         local = (scope.get("server") or ("",))[0]
         if not self._hosts.allow(headers.get(b"host"), local):
@@ -98,7 +100,7 @@ class Gate:
 
 
 class AllowedHosts:
-    """The names that a Host header may have: any other is a page's that points its own name here (DNS rebinding)."""
+    """The names that a Host header may have. A page that rebinds its own name to this server (DNS) has another name."""
 
     def __init__(self, names: Collection[str]) -> None:
         self._all = "*" in names
@@ -106,9 +108,11 @@ class AllowedHosts:
         self._suffixes = tuple(name[1:].lower() for name in names if name.startswith("*."))
 
     def allow(self, host: bytes | None, local_address: str = "") -> bool:
-        """Args:
-        host: the header; None, which no browser sends, is allowed.
-        local_address: the address that the connection came to: allowed, for an address cannot be rebound.
+        """Return whether a Host header is allowed.
+
+        Args:
+            host: the header. None, which no browser sends, is allowed.
+            local_address: the address that the connection came to. It is allowed, as an address cannot be rebound.
         """
         if self._all or host is None:
             return True
@@ -121,7 +125,7 @@ class AllowedHosts:
 
 
 def _without_port(host: str) -> str:
-    """ "localhost:8000" -> "localhost", "[::1]:8000" -> "::1" """
+    """Return a host without its port: "localhost:8000" gives "localhost", "[::1]:8000" gives "::1"."""
     if host.startswith("["):
         return host[1:].partition("]")[0]
     return host if host.count(":") > 1 else host.partition(":")[0]
@@ -136,7 +140,7 @@ def _address(name: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
 
 
 def is_from_another_site(headers: Mapping[bytes, bytes]) -> bool:
-    """Whether a browser sent this for a page of another origin; what sends neither header is no browser."""
+    """Return whether a browser sent this request for a page of another origin. Other clients send neither header."""
     site = headers.get(b"sec-fetch-site")
     if site is not None:
         return site not in (b"same-origin", b"none")

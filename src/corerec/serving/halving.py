@@ -1,4 +1,4 @@
-"""Take as many rows as a model can, where some may be of another model and an error refuses all at once."""
+"""Give a model as many rows as it accepts, where one bad row makes it refuse a whole block."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from corerec.errors import CorerecError
 
 
 def take_most(count: int, take: Callable[[int, int], object]) -> int:
-    """How many of so many rows were taken: all at once, or by halves where an error says that some cannot be.
+    """Take `count` rows at once, or by halves where an error refuses a block. Return how many rows were taken.
 
     Args:
-        take: takes the rows from the first number to the second, all or none; raises a CorerecError for none.
+        take: takes the rows from its first argument to its second, or raises a CorerecError and takes none.
     """
 
     def taken(first: int, end: int) -> int:

@@ -1,4 +1,4 @@
-"""The logged events that a model's file holds already: they are recognised, and not observed a second time."""
+"""Recognise the logged events that a model's file already holds, so that they are not observed twice."""
 
 from __future__ import annotations
 
@@ -18,14 +18,16 @@ NEVER = -(2**63)  # the time of an event that has none, in a log that has times
 class KnownEvents:
     """The events of a model, to be compared with those of a log.
 
-    Two events are the same if user, item and time are. Where the model holds three alike, the first three of the log
-    are known to it. Events are compared by 64-bit hashes, and those with equal hashes field by field.
+    Two events are the same if their user, item and time are. If the model holds three such events, the first three of
+    the log are known. Events are compared by 64-bit hashes, and events with equal hashes field by field.
     """
 
     def __init__(self, histories: Histories | None, items: Vocabulary, user_ids: Sequence[Any]) -> None:
-        """Args:
-        histories: of the model, before it observes the log.
-        user_ids: of the log, once each; other users' histories are not looked at.
+        """Index the events of a model.
+
+        Args:
+            histories: the model's histories, before it observes the log.
+            user_ids: the distinct user ids of the log. Histories of other users are not read.
         """
         self._items = items
         self._users: dict[Any, int] = {}
@@ -50,7 +52,7 @@ class KnownEvents:
         """How many events of the log had the hash that begins at this place."""
 
     def find(self, columns: EventColumns) -> np.ndarray:
-        """bool (events,): which of the log's next events the model holds."""
+        """Return bool (events,): which of the log's next events the model already holds."""
         found = np.zeros(len(columns), bool)
         if self._vocabulary is None or not len(self._hashes):
             return found
@@ -68,7 +70,7 @@ class KnownEvents:
         return found
 
     def _times(self, times: Sequence[Any]) -> np.ndarray:
-        """int64 (events,): the bits of the times as the model holds them, whole where its log has whole ones."""
+        """Return the bits of the times as the model holds them, int64 (events,). Whole times stay whole."""
         if not self._is_timed:
             return np.zeros(len(times), np.int64)
         if self._is_whole:
@@ -85,7 +87,7 @@ def _bits(times: np.ndarray) -> np.ndarray:
 
 
 def _hashes(fields: np.ndarray) -> np.ndarray:
-    """uint64 (events,) of int64 (3, events), by the finaliser of splitmix64 (Steele et al. 2014)."""
+    """Hash int64 (3, events) to uint64 (events,) by the finaliser of splitmix64 (Steele et al. 2014)."""
     hashes = np.zeros(fields.shape[1], np.uint64)
     for field in fields.view(np.uint64):
         hashes += field + np.uint64(0x9E3779B97F4A7C15)
@@ -96,7 +98,7 @@ def _hashes(fields: np.ndarray) -> np.ndarray:
 
 
 def _occurrences(values: np.ndarray) -> np.ndarray:
-    """int64: how often each value stood before: [5, 7, 5, 5] -> [0, 0, 1, 2]."""
+    """Return how often each value occurred before, int64: [5, 7, 5, 5] -> [0, 0, 1, 2]."""
     order = np.argsort(values, kind="stable")
     ordered = values[order]
     starts = np.flatnonzero(np.diff(ordered, prepend=-1))

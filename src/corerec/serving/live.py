@@ -1,4 +1,4 @@
-"""The model in service: what it observes is logged first, and a newer model takes its place between two requests."""
+"""The model in service. It logs events before it observes them, and a newer model replaces it between two requests."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ SLOW_REPLAY_S = 10
 
 
 class LimitReachedError(CorerecError):
-    """The server holds as many users, events of a user or logged events as its settings allow."""
+    """The server already holds as many users, events of a user, or logged events as its settings allow."""
 
 
 @dataclass(frozen=True)
 class Served:
-    """One model with the titles and candidate lists that belong to it; a request keeps to the one it began with."""
+    """One model with its titles and candidate lists. A request uses the same one from start to end."""
 
     model: Bert4Rec
     titles: TitleIndex
@@ -46,7 +46,7 @@ class Served:
     num_fitted_users: int
     num_fitted_items: int
     fingerprint: str
-    """Hexadecimal: equal where a model was fitted on the same events."""
+    """Hexadecimal hash of the fitted events: equal for models that were fitted on the same events."""
 
 
 class _Logged(NamedTuple):
@@ -69,26 +69,26 @@ class EventBatch:
 
 @dataclass(frozen=True)
 class Taken:
-    """What became of a batch."""
+    """The result of a batch of events."""
 
     accepted: int
-    """Events that are new, and on disk."""
+    """The number of events that were new. They are on disk."""
     unknown_items: list[Any]
-    """Items that the model does not know, once each."""
+    """The distinct items that the model does not know."""
 
 
 @dataclass(frozen=True)
 class Added:
-    """What became of items of the catalogue."""
+    """The result of adding items to the catalogue."""
 
     added: int
-    """Items that the model did not know."""
+    """The number of items that the model did not know."""
     known_items: list[Any]
-    """Items that events were about: they stay as they were fitted."""
+    """The items with fitted events. They keep what the model learned."""
 
 
 class LiveModel:
-    """Answers come from `now`. One thread calls `observe` and `take_over`, so no event is lost between two models."""
+    """The model `now` in service. One thread calls `observe` and `take_over`, so no event is lost at a reload."""
 
     def __init__(
         self,
@@ -100,12 +100,14 @@ class LiveModel:
         events: EventLog | None = None,
         settings: ServerSettings | None = None,
     ) -> None:
-        """Args:
-        model: fitted; observes the events of the log at once, but for those that it holds already.
-        path: the file that `load` reads; None where there is none to read.
-        titles: of the items, by their ids as text.
-        candidate_files: tables with a column of item ids; each is a list, named as the file without its suffix.
-        events: the log; None keeps events in memory only.
+        """Put a model in service.
+
+        Args:
+            model: a fitted model. It observes the events of the log at once, except those that it already holds.
+            path: the file that `load` reads, or None.
+            titles: item id as text -> title.
+            candidate_files: tables with a column of item ids. Each is a list, named as the file without its suffix.
+            events: the log. None keeps events in memory only.
         """
         self.path = path
         self._titles = dict(titles or {})
@@ -115,7 +117,7 @@ class LiveModel:
         self.now, _ = self._prepared(model)
 
     def load(self) -> tuple[Served, _Logged]:
-        """The model of the file as it is now, with the log's events; for `take_over`.
+        """Load the model file, and let the model observe the log's events. The result is for `take_over`.
 
         Raises:
             FileNotFoundError, CheckpointError: there is no such file, or it is damaged.
@@ -125,7 +127,7 @@ class LiveModel:
         return self._prepared(Bert4Rec.load(self.path, device=str(self.now.model.device)))
 
     def take_over(self, loaded: tuple[Served, _Logged]) -> None:
-        """Put a loaded model in service, after it has taken the items and events that were logged since `load`."""
+        """Put a loaded model in service, after it has observed the items and events that were logged since `load`."""
         served, last = loaded
         rows, _ = self._events.read_items(last.item)
         if rows:
@@ -139,10 +141,13 @@ class LiveModel:
         """Log batches of events, each whole or not at all, and let the model observe them.
 
         Returns:
-            for each batch what became of it, or why none was taken: UnknownIdError for an item that the model does not
-            know (with on_unknown "raise") or an id of a type that none has; LimitReachedError; DataError for a time by
-            another clock than the fitted log's; NotFittedError for a model without histories; OSError where the log
-            cannot be written.
+            the outcome of each batch, in order. A batch that was refused gives its error.
+
+            - UnknownIdError: an unknown item with on_unknown "raise", or an id whose type no known id has.
+            - LimitReachedError: a bound of the settings is reached.
+            - DataError: a time counts another unit than the fitted log.
+            - NotFittedError: the model has no histories.
+            - OSError: the log cannot be written.
         """
         outcomes: list[Taken | Exception] = [Taken(0, [])] * len(batches)
         good: dict[int, list[LoggedEvent]] = {}
@@ -164,9 +169,12 @@ class LiveModel:
         """Log batches of items, each whole or not at all, and let the model rank them by their features.
 
         Returns:
-            for each batch what became of it, or why none was taken: DataError for a model without features of items,
-            or a value that does not suit its column; UnknownIdError for an id of a type that no item has;
-            LimitReachedError; OSError where the log cannot be written.
+            the outcome of each batch, in order. A batch that was refused gives its error.
+
+            - DataError: the model has no features of items, or a value does not suit its column.
+            - UnknownIdError: an id has a type that no known item's id has.
+            - LimitReachedError: a bound of the settings is reached.
+            - OSError: the log cannot be written.
         """
         outcomes: list[Added | Exception] = []
         for rows in batches:
@@ -208,12 +216,12 @@ class LiveModel:
     # ------------------------------------------------------------------------------------------------ observing
 
     def _checked(self, batch: EventBatch, already: int) -> list[LoggedEvent]:
-        """The events of a batch, each with its time, so that the log says when they were.
+        """Check the events of a batch, and give each its time, so that the log records it.
 
         Args:
-            already: events that the log will hold besides.
+            already: the number of events that the log will hold without this batch.
         Raises:
-            CorerecError: see `observe`.
+            CorerecError: one of the errors that `observe` lists.
         """
         served, bounds = self.now, self._settings
         model, histories = served.model, histories_of(served.model)
@@ -252,7 +260,7 @@ class LiveModel:
         return events
 
     def _observed(self, rows: Sequence[tuple[int, LoggedEvent]]) -> Taken | Exception:
-        """Let the model observe events that are in the log, or take them out of it again."""
+        """Let the model observe events that are in the log. Delete them from the log if it refuses them."""
         model = self.now.model
         try:
             events = [event[:4] for _, event in rows if event.item_id in model.items]
@@ -295,7 +303,7 @@ class LiveModel:
         return Served(model, titles, candidates, num_fitted_users, num_fitted_items, _digest(model))
 
     def _replay(self, model: Bert4Rec, after: int) -> int:
-        """Let a model observe the logged events behind number `after`, each once; the number of the last."""
+        """Let a model observe each logged event behind number `after` once. Return the number of the last event."""
         started, taken, known, skipped = time.perf_counter(), 0, 0, 0
         known_events = (
             None
@@ -331,7 +339,7 @@ class LiveModel:
 
 
 def histories_of(model: Bert4Rec) -> Histories | None:
-    """A model's histories with their times, which `Bert4Rec.history` leaves out; None where the file had none."""
+    """Return a model's histories with their times, which `Bert4Rec.history` leaves out. None if it has none."""
     return model.fitted.histories
 
 
@@ -343,7 +351,7 @@ def _digest(model: Bert4Rec) -> str:
 
 
 def _observe(model: Bert4Rec, columns: list[list[Any]]) -> None:
-    """Columns: user ids, item ids, times and ratings; none of no events."""
+    """Let a model observe columns of user ids, item ids, times and ratings. Do nothing without events."""
     if columns and columns[0]:
         users, items, times, ratings = columns
         model.observe_events(users, items, _column(times), _column(ratings))
@@ -358,5 +366,5 @@ def _column(values: list[Any]) -> list[Any] | None:
 
 
 def _is_too_large(number: Any) -> bool:
-    """For a column of whole numbers, here and in SQLite."""
+    """Return whether a whole number exceeds 64 bits, the limit of arrays and of SQLite."""
     return isinstance(number, int) and not -(2**63) <= number < 2**63

@@ -1,4 +1,4 @@
-"""Log lines that no name, id or path can forge: control characters are written as escapes."""
+"""Log lines that no name, id or path can forge, as control characters are escaped."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u
 
 
 def escape(text: str) -> str:
-    r"""
+    r"""Escape control characters.
     >>> escape("a\nb")
     'a\\nb'
     """
@@ -23,14 +23,14 @@ def escape(text: str) -> str:
 
 
 def _plain(record: logging.LogRecord) -> logging.LogRecord:
-    """The record with its text put together and escaped."""
+    """Return the record with its text formatted and escaped."""
     record = copy.copy(record)
     record.msg, record.args = escape(record.getMessage()), None
     return record
 
 
 class LineFormatter(DefaultFormatter):
-    """One record, one line; a traceback's lines are indented, so none can be taken for a record."""
+    """Writes one record as one line. The lines of a traceback are indented, so none can pass for a record."""
 
     def format(self, record: logging.LogRecord) -> str:
         return super().format(_plain(record))
@@ -40,7 +40,7 @@ class LineFormatter(DefaultFormatter):
 
 
 def logging_config() -> dict[str, Any]:
-    """uvicorn's, with our formatter and our own lines; its steps of starting and ending tell users nothing."""
+    """Return uvicorn's logging with our formatter and our own lines, without uvicorn's messages of start and end."""
     config = copy.deepcopy(LOGGING_CONFIG)
     config["formatters"]["default"]["()"] = LineFormatter
     config["formatters"]["access"]["()"] = AccessFormatter  # it quotes paths itself

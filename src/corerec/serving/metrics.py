@@ -1,4 +1,4 @@
-"""What /metrics tells Prometheus about one server. Its own registry: two apps in one process keep apart."""
+"""Metrics of one server for Prometheus. Each app has its own registry, so two apps in one process stay apart."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
 
 
 class ServerMetrics:
-    """Counters of one app; `request` is called once for each answer."""
+    """The counters of one app. `request` is called once for each answer."""
 
     def __init__(self, queue_depths: dict[str, Callable[[], int]]) -> None:
-        """Args:
-        queue_depths: what tells how many requests wait, by the queue's name.
+        """Register the metrics.
+
+        Args:
+            queue_depths: queue name -> a function that returns how many requests wait in it.
         """
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)

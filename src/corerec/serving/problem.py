@@ -1,6 +1,6 @@
-"""Whatever goes wrong becomes application/problem+json (RFC 9457): {type, title, status, detail}.
+"""Turn every error into application/problem+json (RFC 9457): {type, title, status, detail}.
 
-A detail is a sentence of ours, never the text of an exception that was not meant for clients.
+A detail is written for clients. It never holds the text of an internal exception.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class ProblemResponse(JSONResponse):
 
 
 def install(app: FastAPI) -> None:
-    """Make problem documents of HTTP errors, of complaints about a body, and of whatever nobody foresaw."""
+    """Answer HTTP errors, invalid bodies and unexpected exceptions with problem documents."""
 
     async def on_http_error(_: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
@@ -46,9 +46,9 @@ def install(app: FastAPI) -> None:
 
 
 def validation_detail(errors: Sequence[Any]) -> str:
-    """The first few complaints as one line: "top_k: Input should be less than or equal to 1000".
+    """Return the first few validation errors as one line: "top_k: Input should be less than or equal to 1000".
 
-    What was sent is not repeated: it may be long, or no text that can be written down.
+    The line does not repeat the invalid value, which may be long, or not be valid text.
     """
     lines: dict[str, None] = {}
     for error in errors:

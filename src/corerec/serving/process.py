@@ -1,4 +1,4 @@
-"""The server as a process of its own: `corerec serve`."""
+"""`corerec serve`: the server as a process of its own."""
 
 from __future__ import annotations
 
@@ -53,24 +53,25 @@ def serve(
     threads: int = 1,
     access_log: bool = False,
 ) -> None:
-    """Serve a model file until SIGTERM or SIGINT; then answer what was taken, for half a minute at most.
+    """Serve a model file until SIGTERM or SIGINT. Then answer the accepted requests, for half a minute at most.
 
-    SIGHUP reads the file again, as POST /v1/reload does; during the start it does so once the server is up.
+    SIGHUP reads the file again, as POST /v1/reload does. During the start, that waits until the server is up.
 
     Args:
-        host, port: where to listen; port 0 takes a free one.
-        uds: a Unix socket to listen on instead; one that a dead server left is replaced.
-        root_path: the path that a proxy in front takes off, such as "/recommend": links of the page and /docs have it.
-        forwarded_allow_ips: proxies whose X-Forwarded-For and -Proto headers count; nobody's do when empty.
-        titles: of the items, by their ids as text.
-        candidate_files: tables of item ids, each a list that requests name; a reload reads them again.
-        events_file: SQLite log of observed events; None puts it beside the model, as MODEL.events.sqlite.
-        settings: `host` is added to its allowed hosts.
-        threads: CPU threads of torch; the event loop has one of its own besides.
+        host, port: the address to listen on; port 0 takes a free one.
+        uds: a Unix socket to listen on instead. A socket that a dead server left is replaced.
+        root_path: the path that a proxy in front removes, such as "/recommend". Links of the page and /docs get it.
+        forwarded_allow_ips: proxies whose X-Forwarded-For and -Proto headers are trusted; none when empty.
+        titles: item id as text -> title.
+        candidate_files: tables of item ids. Each is a list that requests can name. A reload reads them again.
+        events_file: SQLite log of observed events. None puts it beside the model, as MODEL.events.sqlite.
+        settings: the server's bounds. `host` is added to its allowed hosts.
+        threads: CPU threads of torch. The event loop has a thread of its own.
     Raises:
         FileNotFoundError, CheckpointError: there is no such model file, or it is damaged.
-        DataError: the event log is in use by another server, damaged, or something else; `root_path` is no path.
-        OSError: the address is taken.
+        DataError: the event log is in use by another server, is damaged, or is another file; or `root_path` is not a
+            path.
+        OSError: the address is in use.
     """
     logging.config.dictConfig(logging_config())
     disable_created_metrics()
@@ -130,7 +131,7 @@ def serve(
 
 
 class _Process(uvicorn.Server):
-    """Says where it listens once it does."""
+    """A uvicorn server that prints its address once it listens."""
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -171,7 +172,7 @@ def _hangups() -> Iterator[list[int]]:
 
 
 def shown_address(name: object) -> str:
-    """What a socket is called, as a URL; a Unix socket by its path.
+    """Return the address of a socket as a URL, or the path of a Unix socket.
 
     >>> shown_address(("127.0.0.1", 8000)), shown_address(("::1", 8000, 0, 0)), shown_address("/run/corerec.sock")
     ('http://127.0.0.1:8000', 'http://[::1]:8000', 'unix:/run/corerec.sock:')
@@ -184,7 +185,7 @@ def shown_address(name: object) -> str:
 
 @contextlib.contextmanager
 def _listening(host: str, port: int, uds: str | Path | None) -> Iterator[socket.socket]:
-    """A socket bound to the address, not listening yet: who comes before the model is loaded is refused, not kept."""
+    """Bind a socket without listening. So clients that come before the model is loaded are refused, not kept."""
     if uds is not None:
         with _bound_unix(Path(uds)) as listener:
             mine = os.stat(uds)
@@ -210,7 +211,7 @@ def _listening(host: str, port: int, uds: str | Path | None) -> Iterator[socket.
 
 
 def _bound_unix(path: Path) -> socket.socket:
-    """A Unix socket at the path, in place of one that nobody listens on."""
+    """Bind a Unix socket at a path, in place of a socket that nobody listens on."""
     if not hasattr(socket, "AF_UNIX"):
         raise OSError("this system has no Unix sockets; use --host and --port")
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)

@@ -1,4 +1,4 @@
-"""What goes over the wire, with every bound: the models behind /openapi.json."""
+"""The requests and answers of the HTTP API, with every bound. /openapi.json is made from these models."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ LARGEST_TIME = 9 * 10**18  # below 2**63, and exact where JSON's numbers are rea
 
 
 def _checked_id(value: Any) -> int | float | str:
-    """A number of any size, which the model may know or not, or a text of a bounded one."""
+    """Accept a number, or a text of bounded length. The model need not know the id."""
     if (type(value) is int and abs(value) <= LARGEST_ID) or (type(value) is str and 1 <= len(value) <= MAX_ID_LENGTH):
         return value
     if type(value) is float and math.isfinite(value):  # 50.0 is 50: a float64 column holds whole numbers, too
@@ -44,7 +44,7 @@ def _checked_id(value: Any) -> int | float | str:
 
 
 def _checked_time(value: Any) -> int | float:
-    """A number as it is; a date in nanoseconds since 1970, as `fit` counts dates, and in UTC where it names no zone."""
+    """Return a number as it is, and a date in nanoseconds since 1970, as `fit` does. Without a zone it is UTC."""
     if type(value) is str:
         with contextlib.suppress(ValueError):
             date = datetime.fromisoformat(value)
@@ -56,13 +56,13 @@ def _checked_time(value: Any) -> int | float:
 
 
 def _checked_moment(value: Any) -> int | float | str:
-    """A number or a date as it is: the model brings it to its log's unit."""
+    """Accept a number or a date, and return it unchanged: the model converts it to its log's unit."""
     _checked_time(value)
     return value
 
 
 def _checked_candidates(value: Any) -> list[Any] | str | None:
-    """Item ids, or the name of a list that the server holds."""
+    """Accept item ids, or the name of a list that the server holds."""
     if value is None or (type(value) is str and 1 <= len(value) <= MAX_ID_LENGTH):
         return value
     if type(value) is list and len(value) <= MAX_LISTED:
@@ -71,7 +71,7 @@ def _checked_candidates(value: Any) -> list[Any] | str | None:
 
 
 def _whole(value: Any) -> Any:
-    """5.0 is a whole number to JSON Schema."""
+    """Convert a float such as 5.0 to int, as JSON Schema counts it among the whole numbers."""
     return int(value) if type(value) is float and value.is_integer() else value
 
 
@@ -125,7 +125,7 @@ class Request(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _one_error_for_many_fields(cls, data: Any) -> Any:
-        """100,000 unknown fields would otherwise be 100,000 errors, at two seconds of the event loop."""
+        """Refuse a body of 100,000 unknown fields with one error. An error for each would take two seconds."""
         if isinstance(data, dict) and len(data) > len(cls.model_fields):
             unknown = next(name for name in data if name not in cls.model_fields)
             raise ValueError(f"there is no field {str(unknown)[:40]!r}; the fields are {', '.join(cls.model_fields)}")
@@ -133,11 +133,11 @@ class Request(BaseModel):
 
 
 class Answer(BaseModel):
-    """Built with model_construct where there are many: to check our own values would cost as much as to score them."""
+    """An answer. Long lists are built with model_construct, as validating our own values costs as much as scoring."""
 
 
 class RecommendRequest(Request):
-    """What comes next, for a known user or for anyone's history; exactly one of the two."""
+    """The request for the items that come next, for either a known user or a history."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -234,7 +234,7 @@ class Recommendations(Answer):
 
 
 class FillInRequest(Request):
-    """What most likely stood at the blanks of a history, seen from both sides."""
+    """The request for the most likely items at the blanks of a history, from the events on both sides."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"history": [50, None, 172], "top_k": 3}]})
 
@@ -278,7 +278,7 @@ class Pair(Request):
 
 
 class PredictRequest(Request):
-    """What would a user rate an item, or how likely is it to be the next one?"""
+    """The request for users' ratings of items, or for the items' probabilities to come next."""
 
     model_config = ConfigDict(
         json_schema_extra={"examples": [{"pairs": [{"user_id": 1, "item_id": 50}], "kind": "probability"}]}
@@ -322,7 +322,7 @@ class Event(Request):
 
 
 class EventsRequest(Request):
-    """What users did since the model was trained: taken all or none."""
+    """Events of users since the model was trained. All are accepted, or none."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -401,7 +401,7 @@ class Health(Answer):
 
 
 class Problem(BaseModel):
-    """RFC 9457."""
+    """A problem document (RFC 9457)."""
 
     type: str
     title: str

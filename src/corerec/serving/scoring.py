@@ -1,4 +1,4 @@
-"""What the model's threads do: many recommendations at once, and other work one piece at a time."""
+"""The work of the model's threads: many recommendations at once, and other requests one at a time."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ EXPLAINED = 50  # newest events: older ones were among the first three reasons o
 
 @dataclass(frozen=True)
 class Ask:
-    """A query, and the model that it was asked of."""
+    """A query, and the model that answers it."""
 
     served: Served
     query: Query
 
 
 def answer_all(asks: Sequence[Ask]) -> list[Recommendations | Exception]:
-    """Every query's answer, or its own error, in the order asked.
+    """Return every query's answer, or its own error, in the order of the queries.
 
-    Queries to the same model are scored together. Just after a reload, the queries may be to two models.
+    Queries to the same model are scored together. Just after a reload, there may be queries to two models.
     """
     answers: list[Any] = [None] * len(asks)
     for served in {id(ask.served): ask.served for ask in asks}.values():
@@ -57,7 +57,7 @@ def _alone(served: Served, query: Query) -> Recommendations | Exception:
 
 
 def do_all(jobs: Sequence[Callable[[], Any]]) -> list[Any]:
-    """Run each job, and give its result or the CorerecError that it raised, in the order of the jobs."""
+    """Run each job, and return its result or the CorerecError that it raised, in the order of the jobs."""
     results = []
     for job in jobs:
         try:
@@ -74,7 +74,7 @@ def reasons_for(
     history: Sequence[Any] | None = None,
     at: Any = None,
 ) -> list[list[Reason]]:
-    """For each item at most three events that spoke for it, the weightiest first; the newer of two equals first."""
+    """Explain each item by at most three events, those with the largest effect first. Of equals, the newer is first."""
     times, asked_at = None, math.nan
     if history is None:
         known = model.fitted.known_histories()

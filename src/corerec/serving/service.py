@@ -1,9 +1,9 @@
-"""What stands behind the routes: the model in service, a queue for each kind of request, and the counters.
+"""The parts behind the routes: the model in service, a queue for each kind of request, and the counters.
 
-recommend                           many questions at once, scored together, in a thread of their own
-explain, fill-in, predict, similar  one piece at a time, in one thread: each kind has its turn, whatever waits of others
-events                              what is observed: to disk first, then to the model
-catalogue                           items that are added: to disk first, then to the model, in the events' thread
+recommend                           many queries at once, scored together, in a thread of their own
+explain, fill-in, predict, similar  one request at a time, in one thread, where the four queues take turns
+events                              observed events: to disk first, then to the model
+catalogue                           added items: to disk first, then to the model, in the thread of `events`
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ QUEUES = ("recommend", "events", "catalogue", *PIECES)
 
 
 class ModelService:
-    """One app's parts: the model in service, its queues and threads, its counters."""
+    """The parts of one app: the model in service, its queues and threads, and its counters."""
 
     def __init__(self, live: LiveModel, settings: ServerSettings) -> None:
         self.live, self.settings = live, settings
@@ -89,7 +89,7 @@ class ModelService:
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """From start to the last answer."""
+        """Run the queues until the last question is answered."""
         async with running(*self.queues.values()):
             self.is_ready = True
             yield
@@ -99,7 +99,7 @@ class ModelService:
         self.live.close()
 
     async def ask(self, queue: str, question: Any, request: Request, price: int = 1) -> Any:
-        """An answer, or the HTTP error that says why there is none."""
+        """Return the answer of a queue, or raise the HTTP error that says why there is none."""
         later = {"Retry-After": str(self.settings.retry_after_s)}
         try:
             return await self.queues[queue].ask(question, request.is_disconnected, price)
@@ -119,10 +119,10 @@ class ModelService:
             raise HTTPException(503, "the event log cannot be written; nothing was taken", later) from None
 
     async def reload(self) -> None:
-        """Serve the model that the file holds now, without a pause; one reload at a time, others wait.
+        """Serve the model that the file holds now, without a pause. One reload runs at a time; others wait.
 
         Raises:
-            HTTPException: 409, the file cannot be read as a model; the old model goes on.
+            HTTPException: 409, the file cannot be read as a model. The old model stays in service.
         """
         async with self._reloading:
             loop = asyncio.get_running_loop()
@@ -141,7 +141,7 @@ class ModelService:
             log.info("reloaded %s", self.live.now.model)
 
     async def reload_quietly(self) -> None:
-        """As `reload`, for a signal: what fails is in the log."""
+        """Reload the model after a signal. Errors go to the log."""
         if self.live.path is None:
             log.error("there is no file to reload the model from")
             return

@@ -1,4 +1,4 @@
-"""How the server guards itself: a frozen setting, checked at construction."""
+"""The bounds of the server, as frozen settings that are checked at construction."""
 
 from __future__ import annotations
 
@@ -14,37 +14,37 @@ class ServerSettings:
     """Bounds of one server process."""
 
     batch_size: int = 32
-    """Requests scored together, at most."""
+    """The most requests that are scored together."""
     batch_window_ms: float = 2.0
-    """How long the first request of a batch waits for company while the model is idle."""
+    """How long the first request of a batch waits for others while the model is idle."""
     queue_size: int = 128
-    """Requests of one kind that may wait for the model or the event log; the next one is answered 503 at once."""
+    """Requests of one kind that may wait for the model or the event log. The next one gets 503 at once."""
     deadline_s: float = 2.0
-    """A request that has waited so long is answered 503, unscored."""
+    """How long a request may wait. One that waits longer gets 503, unscored."""
     retry_after_s: int = 1
-    """What a 503 tells the client to wait."""
+    """The seconds after which a client that got 503 may try again."""
     max_body_bytes: int = 2**21
-    """Larger request bodies are answered 413."""
+    """The largest request body. A larger one gets 413."""
     body_timeout_s: float = 10.0
-    """How long the body of a request may take to arrive; then 408."""
+    """How long the body of a request may take to arrive. A slower one gets 408."""
     max_connections: int = 1000
-    """Open connections; fewer where the process may not open so many files. The next one ends the longest idle one."""
+    """The most open connections, or fewer if the process may not open so many. A new one ends the longest idle one."""
     header_timeout_s: float = 10.0
-    """How long the headers of a request may take to arrive; then the connection is closed."""
+    """How long the headers of a request may take to arrive. After that the connection is closed."""
     idle_timeout_s: int = 30
-    """How long a connection may stay open without a further request, and how long a client may not read an answer."""
+    """How long a connection may stay open without a request, and how long a client may leave an answer unread."""
     max_new_users: int = 1_000_000
-    """Users that appear by their events; events of further ones are refused until the next fit knows them."""
+    """The most users that events may add. Events of further users are refused until the next fit knows them."""
     max_new_items: int = 100_000
-    """Items that /v1/catalogue adds; further ones are refused until the next fit knows them."""
+    """The most items that /v1/catalogue may add. Further items are refused until the next fit knows them."""
     max_user_events: int = 100_000
-    """Events of one user, fitted ones included; further ones are refused."""
+    """The most events of one user, with the fitted ones. Further events are refused."""
     max_log_events: int = 5_000_000
-    """Events that the log may hold; further ones are refused until a new log is begun."""
+    """The most events in the log. Further events are refused until a new log is begun."""
     token: str | None = None
-    """Bearer token that /v1/* and /metrics ask for; None asks for none."""
+    """The bearer token that /v1/* and /metrics need. None needs no token."""
     allowed_hosts: tuple[str, ...] = LOOPBACK
-    """Names that the Host header may have; "*" allows all, "*.example.org" what ends so. See `gate.AllowedHosts`."""
+    """Names that the Host header may have. "*" allows all, "*.example.org" all that end so. See `gate.AllowedHosts`."""
 
     def __post_init__(self) -> None:
         for name in (

@@ -1,4 +1,4 @@
-"""The items as people know them: titles, and a search in them that knows neither case nor accents."""
+"""The titles of the items, and a search in them that ignores case and accents."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ LOOKED_AT = 10_000  # items that a search looks at more closely: of a word that 
 
 
 class TitleIndex:
-    """Items with their titles, in an order of popularity.
+    """Items with their titles, the most popular first.
 
     >>> films = TitleIndex([2, 1, 3], {"1": "Amélie", "2": "Star Wars", "3": "Wars of the Star"})
     >>> films.search("amelie"), films.search("STAR w"), films.search("3")
@@ -20,9 +20,11 @@ class TitleIndex:
     """
 
     def __init__(self, item_ids: Sequence[Any], titles: Mapping[str, str]) -> None:
-        """Args:
-        item_ids: the most popular first.
-        titles: title of each item's id, as text; an item without one is found by its id alone.
+        """Index the titles of items.
+
+        Args:
+            item_ids: the item ids, the most popular first.
+            titles: item id as text -> title. An item without a title is found by its id alone.
         """
         self._ids = list(item_ids)
         self._titles = {item_id: titles[str(item_id)] for item_id in self._ids if str(item_id) in titles}
@@ -33,7 +35,7 @@ class TitleIndex:
         self._starts = list(accumulate((len(name) + 1 for name in names), initial=1))
 
     def with_more(self, item_ids: Sequence[Any], titles: Mapping[str, str]) -> TitleIndex:
-        """The same items with more behind them, and titles that replace theirs."""
+        """Return an index with more items at the end, and with new titles."""
         known = {str(item_id): title for item_id, title in self._titles.items()}
         return TitleIndex([*self._ids, *item_ids], known | dict(titles))
 
@@ -45,10 +47,10 @@ class TitleIndex:
         return self._titles.get(item_id)
 
     def search(self, query: str, limit: int = 20) -> list[Any]:
-        """Ids of the items whose titles hold all words of the query: the best first, the popular before others.
+        """Return the ids of the items whose titles hold all words of the query, best match first.
 
-        The item whose id is the query comes first, then titles that begin with it, then those with a word that does.
-        An empty query finds the most popular items.
+        The item whose id is the query comes first, then titles that begin with it, then titles with a word that begins
+        with it. Among equal matches the more popular item comes first. An empty query finds the most popular items.
         """
         wanted = _folded(query)
         words = wanted.split()
@@ -68,7 +70,7 @@ class TitleIndex:
         return [self._ids[at] for at in sorted(found, key=lambda at: (found[at], at))[:limit]]
 
     def _lines_with(self, word: str) -> Iterator[int]:
-        """Places of the names that contain a word, in order."""
+        """Yield the places of the names that contain a word, in order."""
         position = self._text.find(word)
         while position >= 0:
             at = bisect_right(self._starts, position) - 1
@@ -77,6 +79,6 @@ class TitleIndex:
 
 
 def _folded(text: str) -> str:
-    """Lower case, without accents, one space between words: "Amélie  POULAIN" -> "amelie poulain"."""
+    """Return text in lower case, without accents, one space between words: "Amélie  POULAIN" -> "amelie poulain"."""
     letters = (letter for letter in unicodedata.normalize("NFKD", text) if not unicodedata.combining(letter))
     return " ".join("".join(letters).casefold().split())
