@@ -1,4 +1,4 @@
-"""Blocks of items: how many are scored at once, and the best of one block after another."""
+"""Score items in blocks of bounded size, and keep the best items of each block."""
 
 from __future__ import annotations
 
@@ -13,28 +13,31 @@ SCORES_AT_ONCE = 2**19  # 2 MB, near a CPU's cache
 
 
 class BlockTopK:
-    """The best items of one block after another, from the lowest numbers to the highest.
+    """Collects the best items of one block after another, in rising order of item numbers.
 
-    The best of several blocks are written into one array. A small array for each block would fragment the heap between
-    the large blocks, which cost 200 MB in a catalogue of a million items.
+    They are written into one array. A small array for each block would fragment the heap between the large blocks, and
+    cost 200 MB in a catalogue of a million items.
     """
 
     def __init__(self, states: Tensor, most: int) -> None:
-        """Args:
-        most: items that all blocks of a state may add.
+        """Allocate the array.
+
+        Args:
+            states: (B, D), one row for each query.
+            most: the most items that all blocks together may add for a state.
         """
         self._numbers = torch.empty(len(states), most, dtype=torch.int64, device=states.device)
         self._scores = states.new_empty(len(states), most)
         self._ends = [0]
 
     def add(self, numbers: Tensor, scores: Tensor) -> None:
-        """A block's best items, best first, int64 and float32 (B, some); the only block's have 0 where none is left."""
+        """Add a block's best items, best first, int64 and float32 (B, some). A sole block pads ended rows with 0."""
         self._ends.append(self._ends[-1] + numbers.shape[1])
         here = slice(*self._ends[-2:])
         self._numbers[:, here], self._scores[:, here] = numbers, scores
 
     def best(self, k: int) -> tuple[Tensor, Tensor]:
-        """Numbers and scores, (B, at most k), best first; 0 where a row has no item left."""
+        """Return item numbers and scores, (B, at most k), best first; 0 where a row has no item left."""
         numbers, scores = self._numbers[:, : self._ends[-1]], self._scores[:, : self._ends[-1]]
         if len(self._ends) > 2:  # more than one block
             at, scores = top_k(scores, k)
@@ -43,6 +46,6 @@ class BlockTopK:
 
 
 def block_width(rows: int, columns: int) -> int:
-    """How many columns to score at once: a multiple of GROUP, or all."""
+    """Return how many columns to score at once: a multiple of GROUP, or all columns."""
     width = max(NARROWEST, SCORES_AT_ONCE // max(1, rows))
     return min(-(-width // GROUP) * GROUP, columns)

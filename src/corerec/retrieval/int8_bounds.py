@@ -19,13 +19,13 @@ SMALLEST_STATE = 2**-4  # int8 is no finer for states whose greatest value is be
 
 @dataclass(frozen=True)
 class QuantizedTable:
-    """A table in int8, with a scale for each group: an item's weights are about `weights` times its group's scale.
+    """An int8 copy of an item table, with a scale for each group: weights are about `weights` times the group's scale.
 
     Attributes:
         weights: int8 (G GROUP, D); zeros beyond the table.
         biases: float32 (G GROUP,), in units of their group's scale.
         scales: float32 (G,).
-        longest, lost, rounded: float32 (G,), factors of |h - h'|, |h| and 1 in a bound (`bounds`). They are a group's
+        longest, lost, rounded: float32 (G,), the factors of |h - h'|, |h| and 1 in `bounds`. They are a group's
             greatest |e'|, its greatest |e - e'| with float32's rounding of products, and the rounding of biases.
     """
 
@@ -69,9 +69,9 @@ class QuantizedTable:
         return table
 
     def bounds(self, states: Tensor, exclusions: Exclusions) -> Tensor:
-        """What no score of a group exceeds, except those of excluded items, float32 (B, G).
+        """Return an upper bound on the scores of each group's items that are not excluded, float32 (B, G).
 
-        With h a state, e an item's weights, b its bias, h' and e' what int8 makes of the two, and |.| Euclidean length,
+        With h a state, e an item's weights, b its bias, h' and e' their int8 versions, and |.| Euclidean length,
 
             h e + b  =  h' e' + b + (h - h') e' + h (e - e')  <=  h' e' + b + |h - h'| |e'| + |h| |e - e'|
 

@@ -1,8 +1,8 @@
-"""Exact top-k over item vectors, for many states at once, with never more than a block of scores in memory.
+"""Exact top-k over item vectors, for many states at once, with one block of scores in memory at a time.
 
 B states, D their width, V items, k items wanted; G groups of GROUP neighbouring item numbers.
 
-A score is state @ vector + bias. There are three ways to the best ones, and each is exact:
+A score is state @ vector + bias. There are three exact ways to find the items with the highest scores:
 
     one block         a small catalogue: every item is scored and ranked at once
     block by block    every item is scored, a block of items at a time, and the blocks' best are ranked
@@ -10,12 +10,14 @@ A score is state @ vector + bias. There are three ways to the best ones, and eac
 
 The bounds come from an int8 copy of the table (the quantized table): each limits the scores of a group of items. The
 groups with the highest bounds are scored in float32. If every other group's bound is below the k-th best of these
-scores, no item of those groups can be among the k best. Otherwise, which happens where many groups nearly tie, the
-state is searched block by block. Normalizers need every score: where they are computed, too, a few states are searched
-block by block, and many get their normalizers first.
+scores, no item of those groups can be among the k best. Otherwise the state is searched block by block. That happens
+where many groups nearly tie.
 
-Items whose scores are edited (`score_edits.Boosts`, `Shifts`) are scored apart, and merged with the best of the others,
-unless all scores lie in one block.
+Normalizers (the log of the sum of exponentiated scores) need every score. A few states are then searched block by
+block. Many states get their normalizers in one pass, and their items by bounds in another.
+
+Items with edited scores (`score_edits.Boosts`, `Shifts`) are scored separately, and merged with the best of the others,
+unless all scores fit in one block.
 
 Answers are exact up to the rounding of float32: where the scores of two items differ by less than about
 D 2**-23 |state| |vector|, either may come first.
@@ -54,8 +56,8 @@ LOG2_E = math.log2(math.e)
 class TopItems(NamedTuple):
     """The best items of B states, best first.
 
-    `numbers` int64 (B, at most k), 0 from the place on where a row has no item left; `scores` float32, same shape.
-    Scores minus `log_normalizers`, float32 (B,), are log-probabilities; None where nothing needed these.
+    `numbers` is int64 (B, at most k), with 0 from the place on where a row has no item left. `scores` is float32 of
+    the same shape. Scores minus `log_normalizers`, float32 (B,), are log-probabilities; None if they were not computed.
     """
 
     numbers: Tensor
@@ -64,9 +66,9 @@ class TopItems(NamedTuple):
 
 
 class ItemIndex:
-    """A vector and a bias for each item, searched for the items of the highest scores. Thread-safe.
+    """Searches the items, each with a vector and a bias, for those with the highest scores. Thread-safe.
 
-    The vectors must not change while the index is in use: what is derived from them is kept.
+    The vectors must not change while the index is in use, as the quantized table is computed from them once.
 
     Attributes:
         vectors: float32 (V + 1, D); row i is item number i, row 0 is padding.
@@ -74,14 +76,14 @@ class ItemIndex:
     """
 
     def __init__(self, vectors: Tensor, biases: Tensor) -> None:
-        """Args: as the attributes."""
+        """Build the index from the arrays that the attributes describe."""
         self.num_items = len(vectors) - 1
         self.vectors, self.biases = vectors.detach(), biases.detach()
         self._quantized: QuantizedTable | None = None
         self._deriving = threading.Lock()
 
     def __reduce__(self) -> tuple[type[ItemIndex], tuple[Tensor, Tensor]]:
-        """A copy in another process derives its own quantized table."""
+        """Pickle the vectors and biases only: another process computes its own quantized table."""
         return ItemIndex, (self.vectors, self.biases)
 
     def search(
@@ -94,16 +96,16 @@ class ItemIndex:
         with_normalizers: bool = False,
         log_normalizers: Tensor | None = None,
     ) -> TopItems:
-        """The k best items of each state; equal scores go by the lower number.
+        """Find the k best items of each state. Of equal scores, the lower number comes first.
 
         Args:
             states: float32 (B, D), finite, on the vectors' device.
-            edits: of the B states.
+            edits: the edits of the B states' scores.
             allowed: the only item numbers that may be ranked, int (candidates,); None means all.
-            with_normalizers: compute `log_normalizers`, too. They need the score of every item: five times
-                the time of the best items alone in a large catalogue.
-            log_normalizers: float32 (B,), of the shifted scores, where they are known. Boosts need them: they are
-                computed if not given.
+            with_normalizers: whether to compute `log_normalizers`, too. They need the score of every item, which takes
+                five times as long as the best items alone in a large catalogue.
+            log_normalizers: float32 (B,), those of the shifted scores, if known. Boosts need them, so they are computed
+                if not given.
         """
         unknown = log_normalizers is None and (with_normalizers or len(edits.boosts) > 0)
         if allowed is not None:
@@ -135,10 +137,12 @@ class ItemIndex:
         return TopItems(numbers, scores, sums if unknown else log_normalizers)
 
     def log_normalizers(self, states: Tensor, shifts: Shifts = NO_SHIFTS) -> Tensor:
-        """float32 (B, D) -> (B,): log(sum(exp(scores))) over the catalogue. A score minus it is a log-probability.
+        """Return log(sum(exp(scores))) over the catalogue, float32 (B,), for states (B, D).
+
+        A score minus its row's normalizer is a log-probability.
 
         Args:
-            shifts: what is added to some of the scores.
+            shifts: amounts to add to some of the scores first.
         """
         log_normalizers = states.new_empty(len(states))
         for first in range(0, len(states), STATES_AT_ONCE):
@@ -152,13 +156,13 @@ class ItemIndex:
         return log_normalizers
 
     def score_of(self, state: np.ndarray, number: int) -> np.float32:
-        """The score of one item for one state, float32 (D,): a microsecond, where a torch call takes several."""
+        """Return the score of one item for one state, float32 (D,), in a microsecond: torch would take several."""
         return self._host_vectors[number] @ state + self._host_biases[number]
 
     def scores_of(self, states: np.ndarray, rows: np.ndarray, numbers: np.ndarray) -> np.ndarray:
-        """The scores of single items, float32 (pairs,), for int64 (pairs,) rows of `states` and item numbers.
+        """Return the scores of single items, float32 (pairs,), for int64 (pairs,) rows of `states` and item numbers.
 
-        In NumPy: a few pairs take a third of the time of torch's calls.
+        It uses NumPy, which takes a third of torch's time for a few pairs.
         """
         scores = self._host_biases[numbers]
         pairs_at_once = max(1, FLOATS_AT_ONCE // states.shape[1])
@@ -168,13 +172,13 @@ class ItemIndex:
         return scores
 
     def nearest(self, number: int, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """The k items whose vectors have the highest cosine with one item's, best first, without that item.
+        """Find the k items whose vectors have the highest cosine with one item's vector, best first, without the item.
 
-        The cosine with a vector of zeros is 0; biases do not count. The lengths of all vectors are kept after the
-        first call, 4 bytes an item.
+        The cosine with a vector of zeros is 0, and biases do not count. The first call computes the lengths of all
+        vectors, and keeps them in 4 bytes an item.
 
         Returns:
-            item numbers, int64 (k,), and cosines, float32 (k,); fewer in a catalogue of fewer.
+            item numbers, int64 (k,), and cosines, float32 (k,); fewer if the catalogue has fewer items.
         """
         direction = self.vectors[number] / self._lengths[number]
         cosines = torch.mv(self.vectors, direction).div_(self._lengths)[None]
@@ -204,7 +208,7 @@ class ItemIndex:
         log_normalizers: Tensor | None,
         by_bounds: bool,
     ) -> TopItems:
-        """`search` for as many states as are searched together; boosts have their normalizers, known or asked for."""
+        """Search one block of states. Where there are boosts, normalizers are given or asked for."""
         if allowed is None and not by_bounds and self._num_blocks(len(states)) == 1:
             return self._in_one_block(states, k, edits, with_normalizers, log_normalizers)
         if by_bounds:
@@ -222,7 +226,7 @@ class ItemIndex:
     def _in_one_block(
         self, states: Tensor, k: int, edits: ScoreEdits, with_normalizers: bool, log_normalizers: Tensor | None
     ) -> TopItems:
-        """The best items of a small catalogue, whose scores lie in one block."""
+        """Find the best items of a small catalogue, whose scores fit in one block."""
         block = self._score_block(states)
         edits.shifts.add_(block)
         if with_normalizers:
@@ -238,11 +242,12 @@ class ItemIndex:
         allowed: np.ndarray | None = None,
         summed_with: Shifts | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Numbers and scores of the best items, those of each block first; and the normalizers if asked for, else none.
+        """Find the best items block by block: numbers, scores, and the normalizers (empty if not asked for).
 
         Args:
-            allowed: int64, rising; the normalizers would be of these alone.
-            summed_with: compute the normalizers of scores with these shifts, whose items are excluded. None: do not.
+            allowed: int64, rising. The normalizers would be of these items alone.
+            summed_with: the shifts of the scores to sum for the normalizers; their items are excluded from the ranking.
+                None computes no normalizers.
         """
         with_normalizers = summed_with is not None
         shifts = NO_SHIFTS if summed_with is None else summed_with.by_column()
@@ -263,7 +268,7 @@ class ItemIndex:
         return numbers, scores, sums.logsumexp(1)
 
     def _score_block(self, states: Tensor, first: int = 0, end: int | None = None, out: Tensor | None = None) -> Tensor:
-        """The scores of the item numbers `first` to `end`, float32 (B, block), padding EXCLUDED."""
+        """Score the item numbers `first` to `end`: float32 (B, block), with padding EXCLUDED."""
         block = torch.addmm(self.biases[first:end], states, self.vectors[first:end].T, out=out)
         if first == 0:
             block[:, 0] = EXCLUDED
@@ -291,7 +296,7 @@ class ItemIndex:
         return -(-columns // width)
 
     def _columns_and_width(self, num_states: int, allowed: np.ndarray | None) -> tuple[int, int]:
-        """How many columns of scores there are, and how many of these a block has."""
+        """Return how many columns of scores there are, and how many of them a block has."""
         if allowed is None:
             return self.num_items + 1, block_width(num_states, self.num_items + 1)
         picked = max(1, FLOATS_AT_ONCE // self.vectors.shape[1])
@@ -300,12 +305,12 @@ class ItemIndex:
     # ------------------------------------------------------------------------------------------------ by bounds
 
     def _bounds_pay(self, k: int) -> bool:
-        """Whether bounds are faster than scoring every item."""
+        """Return whether bounds are faster than scoring every item."""
         enough = self.num_items >= LARGE_CATALOGUE and (k + SPARE_GROUPS) * blocks.GROUP < (self.num_items + 1) // 8
         return enough and int8_is_fast(self.vectors.device)
 
     def _by_bounds(self, states: Tensor, k: int, excluded: Exclusions) -> tuple[Tensor, Tensor]:
-        """Numbers and scores of the best items, as the head of this file tells."""
+        """Return numbers and scores of the best items, found by bounds as the module's docstring describes."""
         bounds = self._quantized_table().bounds(states, excluded)
         numbers, scores, is_exact = self._verify_top_groups(states, bounds, k, excluded)
         if not is_exact.all():
@@ -316,7 +321,7 @@ class ItemIndex:
     def _verify_top_groups(
         self, states: Tensor, bounds: Tensor, k: int, excluded: Exclusions
     ) -> tuple[Tensor, Tensor, np.ndarray]:
-        """The best items of the groups with the highest bounds, their scores, and which rows are exact, bool (B,)."""
+        """Return the best items of the groups with the highest bounds, their scores, and which rows are exact."""
         count = min(k + SPARE_GROUPS, bounds.shape[1] - 1)
         highest, order = bounds.topk(count + 1, dim=1)
         groups = order[:, :count].sort(dim=1).values  # rising numbers: of equal scores the lower comes first
@@ -329,7 +334,7 @@ class ItemIndex:
         return numbers, scores, (highest[:, -1] < scores[:, -1]).cpu().numpy()
 
     def _best_of_groups(self, states: Tensor, groups: Tensor, k: int, excluded: Exclusions) -> tuple[Tensor, Tensor]:
-        """The best k items, and their scores, of some groups of each row, int64 (B, c), rising."""
+        """Return the k best items, and their scores, of the given groups of each row, int64 (B, c), rising."""
         numbers = groups[:, :, None] * blocks.GROUP + torch.arange(blocks.GROUP, device=groups.device)
         numbers = numbers.flatten(1)  # (B, c GROUP)
         real = numbers.clamp(max=self.num_items)
@@ -341,7 +346,7 @@ class ItemIndex:
         return numbers.gather(1, at).masked_fill_(best == EXCLUDED, 0), best
 
     def _quantized_table(self) -> QuantizedTable:
-        """Made at the first search by bounds, and kept."""
+        """Return the quantized table, which the first search by bounds computes."""
         with self._deriving:
             if self._quantized is None:
                 self._quantized = QuantizedTable.of(self.vectors, self.biases)
@@ -358,10 +363,10 @@ class ItemIndex:
         allowed: np.ndarray | None,
         log_normalizers: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
-        """The best of the items whose scores are not edited, (B, k) best first, and of the shifted and boosted ones.
+        """Merge the best unedited items, (B, k) best first, with the shifted and boosted items.
 
         Args:
-            numbers, scores: of those not edited, 0 and EXCLUDED from the place on where a row has no item left.
+            numbers, scores: the unedited items, with 0 and EXCLUDED from the place on where a row has no item left.
         """
         host_states = states.cpu().numpy()
         rows, columns, values = edits.competing(
@@ -382,7 +387,7 @@ class ItemIndex:
 
 
 def states_at_once(k: int, columns: int) -> int:
-    """How many states are searched together where every item is scored; of few columns all scores lie in one block."""
+    """Return how many states to search together when every item is scored. With few columns, they fit in one block."""
     in_one_block = blocks.SCORES_AT_ONCE // max(1, columns)
     if in_one_block >= FEWEST_STATES:
         return in_one_block
@@ -390,10 +395,10 @@ def states_at_once(k: int, columns: int) -> int:
 
 
 def log_sum(scores: Tensor) -> Tensor:
-    """float32 (B, n) -> (B,): log(sum(exp(scores))).
+    """Return log(sum(exp(scores))) of each row, float32 (B, n) -> (B,).
 
-    As torch.logsumexp, but in powers of 2, which torch computes twice as fast on a CPU, and without those so small that
-    float32 holds them badly: one such costs a CPU as much as fifty others.
+    It equals torch.logsumexp, but uses powers of 2, which torch computes twice as fast on a CPU. It also clamps tiny
+    terms: a CPU takes as long for one denormal number as for fifty others.
     """
     top = scores.amax(1, keepdim=True)
     shares = torch.add(top * -LOG2_E, scores, alpha=LOG2_E).clamp_(min=-126).exp2_()

@@ -1,4 +1,4 @@
-"""Re-ranking: maximal marginal relevance (MMR) over item vectors, and at most so many items of a group.
+"""Re-ranking: maximal marginal relevance (MMR) over item vectors, and a limit on the items of one group.
 
 B queries, C items of each query's pool, D width of the item vectors, k items wanted.
 
@@ -6,8 +6,8 @@ MMR (Carbonell & Goldstein 1998) picks items one after another. The next pick ha
 
     (1 - diversity) * relevance - diversity * likeness
 
-where relevance is the log-probability scaled to 0..1 within the pool, and likeness the highest cosine with an item that
-was picked already. Before the first pick it is 0.
+Relevance is the log-probability, scaled to 0..1 within the pool. Likeness is the highest cosine with an item that was
+picked already; it is 0 before the first pick.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ LEAST = 1e-30  # stands for a probability of 0, whose logarithm is not finite
 
 @dataclass(frozen=True, eq=False)
 class Reranking:
-    """How the best items of a query are picked from a longer ranked list, its pool."""
+    """The rule that picks the best items of a query from a longer ranked list, its pool."""
 
     diversity: float = 0.0
-    """0 keeps the order; 1 picks, after the first, what is least like the picks so far."""
+    """A number in 0..1. 0 keeps the order; 1 picks, after the first item, the item least like those picked so far."""
     max_per_group: int | None = None
-    """How many items of one group at most."""
+    """The most items of one group."""
     groups: np.ndarray | None = None
-    """int64 (V + 1,): each item number's group, from 1; 0 for none, whose items are not limited."""
+    """int64 (V + 1,): each item number's group, from 1. 0 is no group, and items without one are not limited."""
 
     def __post_init__(self) -> None:
         check_diversity(self.diversity)
@@ -46,11 +46,11 @@ class Reranking:
             raise DataError("max_per_group needs groups: which group each item belongs to")
 
     def pool_size(self, k: int) -> int:
-        """How many items are ranked, to pick k of them."""
+        """Return how many items to rank in order to pick k of them."""
         return max(SMALLEST_POOL, POOL_PER_ITEM * k)
 
     def pick(self, numbers: np.ndarray, probabilities: np.ndarray, vectors: Tensor, k: int) -> np.ndarray:
-        """The places in the pool of the items picked, int64 (B, k), best first; -1 from where no item is left.
+        """Return the places in the pool of the picked items, int64 (B, k), best first; -1 from where no item is left.
 
         Args:
             numbers: int64 (B, C), best first, 0 from the place on where a row has ended.
@@ -67,7 +67,7 @@ class Reranking:
         return picks
 
     def _walk(self, numbers: np.ndarray, k: int) -> np.ndarray:
-        """Down the list, leaving out what exceeds its group's number."""
+        """Walk down the list, and skip items whose group is full."""
         allowed = numbers > 0
         if self.max_per_group is not None:
             allowed &= self._rank_within_group(numbers) < self.max_per_group
@@ -76,7 +76,7 @@ class Reranking:
         return np.pad(picks, ((0, 0), (0, k - picks.shape[1])), constant_values=-1)
 
     def _rank_within_group(self, numbers: np.ndarray) -> np.ndarray:
-        """int64 (B, C): how many items before it are of the same group; 0 for those of none."""
+        """Count the earlier items of the same group, int64 (B, C); 0 for items without a group."""
         assert self.groups is not None
         groups = self.groups[numbers]
         order = np.argsort(groups, axis=1, kind="stable")
@@ -114,15 +114,17 @@ class Reranking:
 
 
 def check_diversity(diversity: float) -> None:
-    """Raises:
-    DataError: it is no number in [0, 1].
+    """Check a value for `diversity`.
+
+    Raises:
+        DataError: it is not a number in [0, 1].
     """
     if isinstance(diversity, bool) or not isinstance(diversity, int | float | np.number) or not 0 <= diversity <= 1:
         raise DataError(f"diversity must be a number from 0 to 1, not {diversity!r}")
 
 
 def _scaled(scores: np.ndarray, real: np.ndarray) -> np.ndarray:
-    """float64 (B, C): each row's real scores, from 0 for the lowest to 1 for the highest; 1 where all are equal."""
+    """Scale each row's real scores to 0 for the lowest and 1 for the highest, float64 (B, C); 1 if all are equal."""
     low = np.where(real, scores, math.inf).min(1, initial=math.inf, keepdims=True)
     high = np.where(real, scores, -math.inf).max(1, initial=-math.inf, keepdims=True)
     span = high - low

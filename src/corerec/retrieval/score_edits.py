@@ -1,7 +1,7 @@
 """Score edits: exclusions, shifts and boosts that change single scores before the top-k. B states, V items, P cells.
 
-A cell is one score of a (B, V + 1) matrix: a state and an item number. In a block of scores the same cell has another
-row and column, counted from the block's first.
+A cell is one score of a (B, V + 1) matrix: a state and an item number. In a block of scores, the rows and columns of
+cells are counted from the block's first.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from corerec.retrieval.topk import EXCLUDED
 
 @dataclass(frozen=True)
 class Cells:
-    """Some cells of B rows of scores: a row and a column for each, int64 (P,), by rising row."""
+    """Some cells of B rows of scores: the row and the column of each, int64 (P,), in rising order of rows."""
 
     rows: np.ndarray
     columns: np.ndarray
@@ -29,38 +29,38 @@ class Cells:
         return len(self.rows)
 
     def between_rows(self, first: int, end: int) -> Self:
-        """The cells of the rows `first` to `end`, counted from `first`."""
+        """Return the cells of the rows `first` to `end`, with rows counted from `first`."""
         here = slice(*np.searchsorted(self.rows, (first, end)))
         return self._take(here, rows=self.rows[here] - first)
 
     def by_column(self) -> Self:
-        """The same cells by rising column, as `between_columns` needs them."""
+        """Return the same cells in rising order of columns, as `between_columns` needs them."""
         return self._take(np.argsort(self.columns, kind="stable"))
 
     def between_columns(self, first: int, end: int) -> Self:
-        """The cells of the columns `first` to `end`, counted from `first`; only of cells by rising column."""
+        """Return the cells of the columns `first` to `end`, counted from `first`. The cells must be `by_column`."""
         here = slice(*np.searchsorted(self.columns, (first, end)))
         return self._take(here, columns=self.columns[here] - first)
 
     def without(self, others: Cells) -> Self:
-        """The cells that are not among the others."""
+        """Return the cells that are not among `others`."""
         return self._take(~look_up(np.sort(others.keys), self.keys)[1])
 
     def among(self, numbers: np.ndarray) -> Self:
-        """The cells of some item numbers, given in rising order."""
+        """Return the cells of the given item numbers, which must be rising."""
         return self._take(look_up(numbers, self.columns)[1])
 
     @property
     def keys(self) -> np.ndarray:
-        """int64 (P,): a number for each cell, which rises with the row, then with the column."""
+        """A key for each cell, int64 (P,), which rises with the row, then with the column."""
         return self.rows << 32 | self.columns
 
     def index(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Rows and columns as tensors, to index a block of scores with."""
+        """Return rows and columns as tensors, to index a block of scores with."""
         return torch.from_numpy(self.rows).to(device), torch.from_numpy(self.columns).to(device)
 
     def _take(self, at: Any, **moved: np.ndarray) -> Self:
-        """The cells at some places, with other rows or columns where given."""
+        """Return the cells at the places `at`, with the rows or columns that `moved` replaces."""
         return type(self)(**({name: values[at] for name, values in vars(self).items()} | moved))
 
 
@@ -70,7 +70,7 @@ class Exclusions(Cells):
 
     @classmethod
     def of(cls, items: SequenceStore) -> Exclusions:
-        """B rows of item numbers, such as each user's history."""
+        """Build the cells of B rows of item numbers, such as each user's history."""
         return cls(np.repeat(np.arange(len(items)), items.lengths), items.items.astype(np.int64))
 
     def apply_(self, block: Tensor, value: float = EXCLUDED) -> None:
@@ -79,20 +79,21 @@ class Exclusions(Cells):
             block[self.index(block.device)] = value
 
     def select(self, rows: np.ndarray) -> Exclusions:
-        """The cells of some rows, given by rising number and counted from 0 in the result."""
+        """Return the cells of the given rows, which must be rising. The result counts rows from 0."""
         at, found = look_up(rows, self.rows)
         return self._take(found, rows=at[found])
 
     def within(self, numbers: np.ndarray) -> Exclusions:
-        """The cells of some item numbers, given in rising order; a column becomes the number's place among these."""
+        """Return the cells of the given item numbers, which must be rising. A column becomes the place among them."""
         at, found = look_up(numbers, self.columns)
         return self._take(found, columns=at[found])
 
     def within_groups(self, groups: np.ndarray, size: int) -> Exclusions:
-        """The cells in some groups of `size` neighbouring columns, as cells of these groups' scores, (B, c size).
+        """Return the cells in some groups of `size` neighbouring columns, as cells of these groups' scores.
 
         Args:
-            groups: int64 (B, c), rising in each row; group g has the columns from g size on.
+            groups: int64 (B, c), rising in each row. Group g has the columns from g * size on. The result's scores are
+                (B, c * size).
         """
         keys = (np.arange(len(groups))[:, None] << 32 | groups).ravel()
         at, found = look_up(keys, self.rows << 32 | self.columns // size)
@@ -102,17 +103,17 @@ class Exclusions(Cells):
 
 @dataclass(frozen=True)
 class Shifts(Cells):
-    """What is added to the scores of some items before these are summed. A cell that occurs twice is shifted once.
+    """Amounts to add to the scores of some items before the scores are summed. A repeated cell is shifted once.
 
     Attributes:
-        amounts: float32 (P,); cells that are the same have the same.
+        amounts: float32 (P,), equal for equal cells.
     """
 
     amounts: np.ndarray
 
     @classmethod
     def of(cls, items: SequenceStore, amount: float) -> Shifts:
-        """The same amount for all items of each row, such as each user's history; number 0 is no item."""
+        """Shift all items of each row, such as a user's history, by one amount. Number 0 is not an item."""
         if amount == 0:
             return NO_SHIFTS
         cells = Exclusions.of(items)
@@ -132,17 +133,17 @@ NO_SHIFTS = Shifts(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.
 
 @dataclass(frozen=True)
 class Boosts(Cells):
-    """What is added to the probabilities of some items. No cell occurs twice.
+    """Amounts to add to the probabilities of some items. No cell occurs twice.
 
     Attributes:
-        amounts: float32 (P,): the logarithm of what is added to the exponentiated score. At first it is a share of the
-            sum of all exponentiated scores; `beside` turns it into the amount itself.
+        amounts: float32 (P,), the logarithm of the amount to add to an exponentiated score. At first it is a share of
+            the sum of all exponentiated scores. `beside` turns it into the amount itself.
     """
 
     amounts: np.ndarray
 
     def beside(self, log_normalizers: Tensor) -> Boosts:
-        """Shares -> amounts, given the logarithm of each state's sum, float32 (B,)."""
+        """Turn shares into amounts, given the logarithm of each state's sum, float32 (B,)."""
         return Boosts(self.rows, self.columns, self.amounts + log_normalizers.cpu().numpy()[self.rows])
 
     def raise_(self, block: Tensor) -> None:
@@ -156,10 +157,10 @@ NO_BOOSTS = Boosts(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.
 
 @dataclass(frozen=True)
 class ScoreEdits:
-    """What changes the scores of B states before their items are ranked.
+    """The changes to the scores of B states before their items are ranked.
 
-    Shifts come first: the sums that probabilities and boosts are shares of are of shifted scores. Exclusions come last:
-    an excluded item stays out, boosted or not, and counts in the sums all the same.
+    Shifts come first: the sums that probabilities and boosts are shares of are sums of shifted scores. Exclusions come
+    last: an excluded item is never ranked, even if boosted, but its score counts in the sums.
     """
 
     exclusions: Exclusions
@@ -168,14 +169,16 @@ class ScoreEdits:
 
     @classmethod
     def of(cls, excluded: SequenceStore, boosts: Boosts = NO_BOOSTS, shifts: Shifts = NO_SHIFTS) -> ScoreEdits:
-        """Args:
-        excluded: B rows of item numbers.
-        boosts: as shares of each state's sum.
+        """Build the edits of B states.
+
+        Args:
+            excluded: B rows of item numbers.
+            boosts: boosts as shares of each state's sum.
         """
         return cls(Exclusions.of(excluded), boosts, shifts)
 
     def rows(self, first: int, end: int) -> ScoreEdits:
-        """The edits of the states `first` to `end`."""
+        """Return the edits of the states `first` to `end`."""
         return ScoreEdits(
             self.exclusions.between_rows(first, end),
             self.boosts.between_rows(first, end),
@@ -183,10 +186,10 @@ class ScoreEdits:
         )
 
     def apply_(self, block: Tensor, log_normalizers: Tensor | None) -> None:
-        """Boost and exclude, in the scores of all items, float32 (B, V + 1), shifted before; in place.
+        """Boost and exclude items in place, in the scores of all items, float32 (B, V + 1), which are already shifted.
 
         Args:
-            log_normalizers: float32 (B,); only boosts need them.
+            log_normalizers: float32 (B,). Only boosts need them.
         """
         if len(self.boosts):
             assert log_normalizers is not None
@@ -194,7 +197,7 @@ class ScoreEdits:
         self.exclusions.apply_(block)
 
     def all_cells(self) -> Exclusions:
-        """The cells of all edits together: what is left ranks by its plain score."""
+        """Return the cells of all edits together. Items outside these cells rank by their plain scores."""
         if not len(self.boosts) and not len(self.shifts):
             return self.exclusions
         edits = self.exclusions, self.boosts, self.shifts
@@ -208,14 +211,14 @@ class ScoreEdits:
         log_normalizers: Tensor | None,
         allowed: np.ndarray | None,
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The shifted and boosted items that may be ranked, and their edited scores.
+        """Return the shifted and boosted items that may be ranked, and their edited scores.
 
         Args:
-            plain: int64 (P,) rows and item numbers -> their scores, float32 (P,).
-            log_normalizers: float32 (B,); only boosts need them.
+            plain: a function from int64 (P,) rows and item numbers to their scores, float32 (P,).
+            log_normalizers: float32 (B,). Only boosts need them.
             allowed: the only item numbers that may be ranked, rising; None means all.
         Returns:
-            rows and item numbers, int64 (P,), by rising row, then number; scores, float32 (P,).
+            rows and item numbers, int64 (P,), by rising row, then number; and scores, float32 (P,).
         """
         boosts, shifts = self.boosts.without(self.exclusions), self.shifts.without(self.exclusions)
         if allowed is not None:
@@ -233,7 +236,7 @@ class ScoreEdits:
 
 
 def look_up(rising: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Where each wanted number stands among rising ones, and whether it does, bool.
+    """Return the position of each wanted number among rising ones, and whether it occurs there, bool.
 
     >>> look_up(np.array([2, 5]), np.array([5, 4, 2]))
     (array([1, 1, 0]), array([ True, False,  True]))
