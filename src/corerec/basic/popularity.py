@@ -1,4 +1,4 @@
-"""Popularity: a baseline, and the fallback for users of whom no event is known.
+"""Popularity: a baseline, and the fallback for users without a known event.
 
 B queries, V items, k the most items that one query asks for.
 """
@@ -17,28 +17,30 @@ from corerec.retrieval.topk import EXCLUDED, top_k
 
 
 class Popularity:
-    """Every item by its share of the training events, whatever the history; the lower number first among equals.
+    """Scores every item by its share of the training events, whatever the history. Ties go to the lower number.
 
-    `shares` float64 (V + 1,), by item number; 0 for padding.
+    `shares` is float64 (V + 1,), by item number; 0 for padding.
     """
 
     name = "Popularity"
 
     def __init__(self, item_counts: np.ndarray) -> None:
-        """Args:
-        item_counts: int64 (V + 1,), events of each item number.
+        """Compute the shares.
+
+        Args:
+            item_counts: int64 (V + 1,), events of each item number.
         """
         self.num_items = len(item_counts) - 1
         self.shares = item_counts / max(1, item_counts.sum())
 
     def score(self, histories: SequenceStore) -> Tensor:
-        """float32 (B, V + 1): the same shares for each history."""
+        """Return the same shares for each history, float32 (B, V + 1)."""
         return torch.from_numpy(self.shares).float().repeat(len(histories), 1)
 
     probabilities = score
 
     def answer(self, batch: QueryBatch) -> tuple[np.ndarray, np.ndarray]:
-        """Item numbers, int64 (B, k), best first, 0 from the place on where a row has ended; their shares, float64."""
+        """Return item numbers, int64 (B, k), best first, 0 from where a row has ended; and their shares, float64."""
         order, rank = self._order
         numbers = np.zeros((len(batch), min(int(batch.top_k.max(initial=1)), len(order))), np.int64)
         limits = dict(zip(batch.limited.tolist(), range(len(batch.limited)), strict=True))
@@ -55,9 +57,9 @@ class Popularity:
 
     @cached_property
     def _order(self) -> tuple[np.ndarray, np.ndarray]:
-        """Item numbers by falling share, int64 (V,), and each number's place there, int64 (V + 1,).
+        """Item numbers by falling share, int64 (V,), and each number's place in that order, int64 (V + 1,).
 
-        Ranked once: a query only walks down the list, whatever the catalogue's size.
+        The order is computed once. A query then walks down the list, whatever the size of the catalogue.
         """
         scores = torch.from_numpy(self.shares[None].copy())
         scores[:, 0] = EXCLUDED

@@ -1,14 +1,14 @@
-"""Expected ratings on the log's own scale: offsets and factors whose prior is what the network learned of the items.
+"""Expected ratings on the log's own scale: matrix factorisation with a prior from the network's item embeddings.
 
-A rating is a mean, an offset of the user and one of the item, and the product of a few factors of each:
+A rating is a mean, an offset of the user, an offset of the item, and the product of a few factors of each:
 
     rating = mean + offset_user + offset_item + <factors_user, factors_item> + noise
 
-Item vectors have Gaussian priors whose means are a linear map of the network's item embeddings. Embeddings know which
-items are alike before any rating is seen. Everything is fitted in closed form by variational Bayes (Lim & Teh 2007), so
-shrinkage comes from the data. A user or an item with few ratings stays near its prior, and covariances, not only means,
-enter every product. A user is a history here too: the user's vector is the posterior given the rated events, computed
-at each query.
+Item vectors have Gaussian priors whose means are a linear map of the network's item embeddings. Embeddings show which
+items are alike before any rating is seen. All parameters are fitted in closed form by variational Bayes (Lim & Teh
+2007), so shrinkage comes from the data. A user or an item with few ratings stays near its prior, and products use
+covariances, not only means. A user is represented by a history: the user's vector is the posterior given the rated
+events, computed at each query.
 
 U users, V items, K factors, J = K + 1 (the factors and, last, the offset).
 """
@@ -33,14 +33,14 @@ EMBEDDING_DECAY = 3.0  # ridge of the map from embeddings to prior means
 
 @dataclass(frozen=True)
 class RatingModel:
-    """What `fit_ratings` learned; all float64, on the CPU.
+    """The result of `fit_ratings`; all float64, on the CPU.
 
     Attributes:
-        mean, lowest, highest: of the log's ratings.
-        noise: variance of a rating around its expectation.
-        item_vectors: (V + 1, J), posterior means; row 0 is the prior of an item never met.
+        mean, lowest, highest: the mean, lowest and highest rating of the log.
+        noise: the variance of a rating around its expectation.
+        item_vectors: (V + 1, J), posterior means; row 0 is the prior of an item without events.
         item_covariances: (V + 1, J, J).
-        user_variances: (J,), of users around the average one.
+        user_variances: (J,), the variances of users around the average user.
     """
 
     mean: float
@@ -52,13 +52,13 @@ class RatingModel:
     user_variances: Tensor
 
     def with_new_items(self, count: int) -> RatingModel:
-        """The same with so many more items, each as one never rated."""
+        """Return a model with `count` more items, each like an item without ratings."""
         vectors = torch.cat([self.item_vectors, self.item_vectors[:1].expand(count, -1)])
         covariances = torch.cat([self.item_covariances, self.item_covariances[:1].expand(count, -1, -1)])
         return replace(self, item_vectors=vectors, item_covariances=covariances)
 
     def tensors(self) -> dict[str, Tensor]:
-        """All of it, for a file; `of` reads them back."""
+        """Return all fields as tensors for a file; `of` reads them."""
         scalars = torch.tensor([self.mean, self.lowest, self.highest, self.noise], dtype=torch.float64)
         return {
             "scalars": scalars,
@@ -69,8 +69,10 @@ class RatingModel:
 
     @classmethod
     def of(cls, tensors: dict[str, Tensor], num_items: int) -> RatingModel:
-        """Raises:
-        ValueError, KeyError: the tensors do not fit together.
+        """Build the model from the tensors of a file.
+
+        Raises:
+            ValueError, KeyError: the tensors do not fit together.
         """
         if (
             len(tensors) != 4
@@ -96,9 +98,9 @@ class RatingModel:
         return cls(mean, lowest, highest, noise, vectors, covariances, variances)
 
     def user_vectors(self, histories: SequenceStore) -> np.ndarray:
-        """float64 (B, J): each history's posterior mean given its rated events; zeros, the average user, without any.
+        """Return each history's posterior mean given its rated events, float64 (B, J).
 
-        Events without a rating (NaN) tell nothing here.
+        Events without a rating (NaN) are ignored. A history without ratings gives zeros, the average user.
         """
         if histories.ratings is None:
             return np.zeros((len(histories), len(self.user_variances)))
@@ -116,11 +118,11 @@ class RatingModel:
         return vectors.numpy()
 
     def expected(self, user_vectors: np.ndarray, item_numbers: np.ndarray | int) -> np.ndarray:
-        """The expected ratings of (user vector, item number) pairs, clipped to the log's scale.
+        """Return the expected ratings of (user vector, item number) pairs, clipped to the log's scale.
 
         Args:
             user_vectors: float64 (J,) or (pairs, J).
-            item_numbers: int64 (pairs,), 0 for an item never met; or one number.
+            item_numbers: int64 (pairs,), or one number. 0 is an item without events.
         Returns:
             float64 (pairs,), or one.
         """
@@ -129,14 +131,14 @@ class RatingModel:
         return np.clip(self.mean + raw, self.lowest, self.highest)
 
     def expected_of_all(self, user_vectors: np.ndarray, item_numbers: np.ndarray) -> np.ndarray:
-        """float64 (B, items): the expected rating of each of B users, float64 (B, J), for each item number."""
+        """Return the expected rating of each user vector, float64 (B, J), for each item number: float64 (B, items)."""
         items = self._item_vectors[item_numbers]
         raw = user_vectors[:, :-1] @ items[:, :-1].T + user_vectors[:, -1:] + items[:, -1]
         return np.clip(self.mean + raw, self.lowest, self.highest)
 
     @cached_property
     def average_user(self) -> np.ndarray:
-        """float64 (J,), the prior: zeros."""
+        """The prior, zeros, float64 (J,)."""
         return np.zeros(len(self.user_variances))
 
     @cached_property
@@ -145,7 +147,7 @@ class RatingModel:
 
 
 def _are_covariances(matrices: Tensor) -> bool:
-    """Whether matrices (N, J, J) are symmetric and have no negative eigenvalue, up to rounding."""
+    """Return whether matrices (N, J, J) are symmetric and have no negative eigenvalue, up to rounding."""
     scale = matrices.diagonal(dim1=1, dim2=2).amax(1).clamp(min=1 / LARGEST)
     if not bool(((matrices - matrices.mT).abs().amax((1, 2)) <= 1e-6 * scale).all()):
         return False
@@ -154,16 +156,16 @@ def _are_covariances(matrices: Tensor) -> bool:
 
 
 def is_a_scale(ratings: np.ndarray | None) -> bool:
-    """Whether there is something to tell apart: ratings of at least two values."""
+    """Return whether ratings have at least two values, as a rating model needs."""
     return ratings is not None and bool(len(ratings)) and bool(np.nanmin(ratings) < np.nanmax(ratings))
 
 
 def fit_ratings(store: SequenceStore, embeddings: Tensor) -> RatingModel:
-    """Offsets and factors of a rated log.
+    """Fit offsets and factors to a log with ratings.
 
     Args:
         store: training sequences with ratings of at least two values.
-        embeddings: float (V + 1, D), what the network knows of each item number; row 0 is ignored.
+        embeddings: float (V + 1, D), the network's vector of each item number; row 0 is ignored.
     """
     items, offsets, ratings = _rated(store)
     num_items = len(embeddings) - 1
@@ -204,7 +206,7 @@ def fit_ratings(store: SequenceStore, embeddings: Tensor) -> RatingModel:
 
 
 def _rated(store: SequenceStore) -> tuple[Tensor, Tensor, Tensor]:
-    """The items int64, row offsets int64 and ratings float64 of the events that carry a rating."""
+    """Return the items (int64), row offsets (int64) and ratings (float64) of the events that have a rating."""
     assert store.ratings is not None
     rated = np.isfinite(store.ratings)
     offsets = np.concatenate([[0], np.cumsum(rated)])[store.offsets]
@@ -222,14 +224,14 @@ def _posterior(
     variances: Tensor,
     noise: float,
 ) -> tuple[Tensor, Tensor, float]:
-    """Gaussian posteriors of one side's vectors, given the other side's.
+    """Return Gaussian posteriors of one side's vectors (users or items), given the other side's.
 
     Args:
         others: int64 (events,), the other side's row of each event, gathered by our rows.
-        offsets: int64 (rows + 1,) of our rows.
-        centred: (events,), ratings less the mean.
-        vectors, covariances: (N, J) and (N, J, J) of the other side.
-        prior: (rows, J) or (J,), our prior means; `variances`: (J,) around them.
+        offsets: int64 (rows + 1,), the offsets of our rows.
+        centred: (events,), ratings minus the mean.
+        vectors, covariances: (N, J) and (N, J, J), the posteriors of the other side.
+        prior: (rows, J) or (J,), our prior means; `variances`, (J,), are the prior variances.
     Returns:
         means (rows, J), covariances (rows, J, J), and the expected squared error of a rating under both posteriors.
     """
@@ -256,7 +258,7 @@ def _posterior(
 
 
 def _features(embeddings: Tensor, counts: Tensor) -> Tensor:
-    """float64 (V + 1, D + 1): embeddings and the logarithm of the counts, each column standardised; row 0 is 0."""
+    """Return embeddings and log counts, each column standardised, float64 (V + 1, D + 1); row 0 is 0."""
     table = embeddings.detach().cpu().double()
     raw = torch.cat([table, counts[:, None].double().log1p()], dim=1)[1:]
     standard = (raw - raw.mean(0)) / raw.std(0, correction=0).clamp(min=1e-9)
@@ -265,7 +267,7 @@ def _features(embeddings: Tensor, counts: Tensor) -> Tensor:
 
 
 def _directions(features: Tensor, count: int) -> Tensor:
-    """float64 (V + 1, count): standardised coordinates along the features' main directions; 0 where there are fewer."""
+    """Return standardised coordinates along the features' principal axes, float64 (V + 1, count); 0 beyond the rank."""
     u, s, _ = torch.linalg.svd(features, full_matrices=False)
     scores = u[:, :count] * (s[:count] > 1e-6)
     scores = scores / scores.std(0, correction=0).clamp(min=1e-9)

@@ -1,6 +1,6 @@
-"""Item-to-item transitions: discounted counts of what followed each item, with a network as their prior.
+"""Item-to-item transitions: discounted counts of the items that followed each item, with the network as their prior.
 
-B histories, V items, P pairs of an item and one that followed it.
+B histories, V items, P pairs of an item and an item that followed it.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ STORED = {
 
 
 def count_transitions(store: SequenceStore, num_items: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """How often each item directly followed each other one, in compressed sparse rows by the earlier item's number.
+    """Count how often each item directly followed each other one, in compressed sparse rows by the earlier item.
 
     Returns:
         offsets int64 (V + 2,), items int32 (P,) rising within a row, counts int64 (P,).
@@ -58,7 +58,7 @@ def count_transitions(store: SequenceStore, num_items: int) -> tuple[np.ndarray,
 def _added(
     pairs: np.ndarray, counts: np.ndarray, more: np.ndarray, more_counts: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Two lists of distinct rising pairs and their counts as one."""
+    """Merge two lists of distinct rising pairs and their counts."""
     place = np.searchsorted(pairs, more)
     known = pairs[np.minimum(place, len(pairs) - 1)] == more
     counts[place[known]] += more_counts[known]
@@ -69,18 +69,19 @@ def _added(
 def leave_one_out_fit(
     last: np.ndarray, items: np.ndarray, counts: np.ndarray, num_items: int
 ) -> tuple[np.ndarray, float]:
-    """Discounts and a concentration, from how well a log's transitions predict each other.
+    """Fit the discounts and a concentration, by how well a log's transitions predict each other.
 
     Each transition is left out in turn, and predicted from the others of the same item by the formula of
-    `TransitionModel`. The items' shares of all transitions stand in for the network. The discounts and the
-    concentration are the most likely ones (Ney, Essen & Kneser 1995: leaving-one-out), with discounts that rise with
-    the count by 1 at most. Closed forms from counts of counts, such as modified Kneser-Ney's (Chen & Goodman 1999),
-    take items of even frequency for accidents. Of a chain that was followed nine times in ten they left a fifth.
+    `TransitionModel`. The items' shares of all transitions stand in for the network. The result maximises the
+    likelihood (Ney, Essen & Kneser 1995: leaving-one-out), with discounts that rise with the count by 1 at most.
+
+    Closed forms from counts of counts, such as modified Kneser-Ney's (Chen & Goodman 1999), fail where all items are
+    about equally frequent. Where an item followed another nine times in ten, they gave it a fifth of the mass.
 
     Args:
         last, items, counts: int (P,), each pair of an item and one that followed it, and how often it did.
     Returns:
-        discounts of a count of 1, of 2, and of 3 or more, float64 (3,); the logarithm of the concentration.
+        the discounts of the counts 1, 2, and 3 or more, float64 (3,); and the logarithm of the concentration.
     """
     totals = np.bincount(last, counts, num_items + 1)
     kinds = np.minimum(counts, 3) - 1
@@ -121,32 +122,34 @@ def leave_one_out_fit(
 
 @dataclass(frozen=True)
 class TransitionModel:
-    """What followed each item in the fitted log, in compressed sparse rows by item number:
+    """The items that followed each item in the fitted log, in compressed sparse rows by item number:
 
         sequences [[1, 2, 1, 3], [1, 2]]  ->  1: {2: 2, 3: 1}, 2: {1: 1}, 3: {}
 
-    In a log of short histories, such as Amazon Beauty, a network ranks below a plain count of what followed the last
+    In a log of short histories, such as Amazon Beauty, a network ranks below plain counts of what followed the last
     item (`benchmarks/by_history.py`). Rare items occur too seldom for the network to learn, but often enough to count.
-    A count by itself is no probability: most pairs of a sparse log are accidents that never come again. So each count
-    is discounted, and the network takes the mass that this frees, as the base measure of a Pitman-Yor process does.
-    This is equation 8 of Teh (2006), with one discount for each of three counts:
 
-        p(i) = (1 - w) p_network(i) + (c_i - D(c_i)) / (N + theta),      w = sum over i of what is added
+    A count is not a probability: most pairs of a sparse log occur once, by chance. So each count is discounted. The
+    network distributes the mass that this frees, as the base measure of a Pitman-Yor process does. This is equation 8
+    of Teh (2006), with one discount for each of three counts:
 
-    Here c_i is how often i followed the last item, N how often anything did, and D the discounts. The concentration
-    theta is how many observations the network's opinion is worth. It depends on the history's n events,
+        p(i) = (1 - w) p_network(i) + (c_i - D(c_i)) / (N + theta),      w = sum over i of the second term
+
+    Here c_i is how often i followed the last item, N how often any item did, and D the discounts. The concentration
+    theta is the number of observations that the network's estimate is worth. It depends on the history's n events,
 
         log theta = concentration[0] + concentration[1] (log n - TYPICAL_LOG_LENGTH)
 
-    since a network knows more of a long history. w = 0 where nothing ever followed the last item, or there is none.
+    since a network knows more of a long history. w is 0 for an empty history, and if nothing ever followed its last
+    item.
 
     Attributes:
         item_counts: int64 (V + 1,), events of each item number; 0 for padding.
-        offsets: int64 (V + 2,); item number i has the transitions offsets[i] .. offsets[i + 1]; 0, padding, has none.
-        items: int32 (P,), rising within a row: the MAX_SUCCESSORS most frequent; of equally frequent ones, the lower.
-        counts: int32 (P,), from 1: how often each followed.
-        totals: int64 (V + 1,), N: of all successors, those that were not kept included.
-        discounts: float64 (3,), of counts 1, 2, and 3 or more.
+        offsets: int64 (V + 2,); item number i has the transitions offsets[i] .. offsets[i + 1]. Padding (0) has none.
+        items: int32 (P,), the MAX_SUCCESSORS most frequent successors, rising within a row. Ties go to the lower.
+        counts: int32 (P,), how often each followed, from 1.
+        totals: int64 (V + 1,), N, which counts all successors, also those that were not kept.
+        discounts: float64 (3,), the discounts of the counts 1, 2, and 3 or more.
         concentration: float64 (2,).
     """
 
@@ -160,11 +163,11 @@ class TransitionModel:
 
     @classmethod
     def of(cls, store: SequenceStore, num_items: int, like: TransitionModel | None = None) -> TransitionModel:
-        """The transitions of a log of so many items, counted without a loop.
+        """Count the transitions of a log, without a loop over events.
 
         Args:
-            like: take the discounts and the concentration of these. None fits them by `leave_one_out_fit`: the
-                concentration is then too low for a network, which foresees more than popularity does.
+            like: a model whose discounts and concentration are taken. None fits both by `leave_one_out_fit`. That
+                concentration is too low for a network, which predicts better than popularity does.
         """
         starts, successors, counts = count_transitions(store, num_items)
         last = np.repeat(np.arange(num_items + 1), np.diff(starts))
@@ -188,7 +191,7 @@ class TransitionModel:
 
     @classmethod
     def none(cls, item_counts: np.ndarray) -> TransitionModel:
-        """Nothing followed anything: the network is left alone."""
+        """Return a model without transitions, which leaves a network's probabilities as they are."""
         return cls(
             item_counts,
             np.zeros(len(item_counts) + 1, np.int64),
@@ -200,19 +203,21 @@ class TransitionModel:
         )
 
     def with_new_items(self, count: int) -> TransitionModel:
-        """The same with so many more items, which no event was about."""
+        """Return a model with `count` more items, which have no events."""
         item_counts, totals = (np.append(old, np.zeros(count, np.int64)) for old in (self.item_counts, self.totals))
         offsets = np.append(self.offsets, np.repeat(self.offsets[-1:], count))
         return replace(self, item_counts=item_counts, offsets=offsets, totals=totals)
 
     def tensors(self) -> dict[str, Tensor]:
-        """What a file needs besides the item counts; `of_tensors` reads them back."""
+        """Return the tensors that a file needs besides the item counts; `of_tensors` reads them."""
         return {name: torch.from_numpy(array) for name, array in vars(self).items() if name in STORED}
 
     @classmethod
     def of_tensors(cls, tensors: dict[str, Tensor], item_counts: np.ndarray) -> TransitionModel:
-        """Raises:
-        ValueError, KeyError: the tensors do not fit together.
+        """Build the model from the tensors of a file.
+
+        Raises:
+            ValueError, KeyError: the tensors do not fit together.
         """
         num_items = len(item_counts) - 1
         if tensors.keys() != set(STORED):
@@ -241,30 +246,30 @@ class TransitionModel:
     # ---------------------------------------------------------------------------------------------- probabilities
 
     def concentrations(self, lengths: Any) -> Any:
-        """theta of histories of so many events, float64 (B,), or of one."""
+        """Return theta for histories of the given numbers of events, float64 (B,), or for one history."""
         level, slope = self.concentration
         logs = level + slope * (np.log(np.maximum(lengths, 1)) - TYPICAL_LOG_LENGTH)
         return np.minimum(np.maximum(np.exp(logs), MIN_CONCENTRATION), MAX_CONCENTRATION)
 
     def weights(self, lengths: Any, last: Any) -> Any:
-        """w of histories, float64 (B,), or of one.
+        """Return w for histories, float64 (B,), or for one history.
 
         Args:
-            lengths: int (B,), events in all; those too old for the network to read count, too.
+            lengths: int (B,), the number of events, with those too old for the network to read.
             last: int (B,), each history's last item, 0 where it is empty.
         """
         return self.masses[last] / (self.totals[last] + self.concentrations(lengths))
 
     def count(self, last: Any, items: Any) -> Any:
-        """How often each item followed each last one, int32 (pairs,), or of one pair; 0 where it never did."""
+        """Return how often each item followed each last item, int32 (pairs,), or for one pair; 0 if it never did."""
         return self._of_pairs(self._values[0], last, items)
 
     def blended(self, probabilities: Any, lengths: Any, last: Any, items: Any) -> Any:
-        """The network's probabilities of (history, item) pairs, or of one, mixed with the transitions.
+        """Mix the network's probabilities of (history, item) pairs, or of one pair, with the transitions.
 
         Args:
-            probabilities: float (pairs,), of the network.
-            lengths, last: int64 (pairs,), as to `weights`.
+            probabilities: float (pairs,), the network's.
+            lengths, last: int64 (pairs,), as in `weights`.
             items: int64 (pairs,).
         """
         evidence = self.totals[last] + self.concentrations(lengths)
@@ -274,8 +279,8 @@ class TransitionModel:
     def blend_(self, scores: Tensor, histories: SequenceStore) -> Tensor:
         """Mix the transitions into the scores of all items, in place.
 
-        Only the successors' scores change, and only upwards: the others are scaled by 1 - w alike, which a score,
-        known up to a constant, leaves out.
+        Scores are known up to a constant, so the factor 1 - w, which all items share, is left out. Thus only the
+        successors' scores change, and they only rise.
 
         Args:
             scores: float32 (B, V + 1), log-probabilities up to a constant; column 0 is ignored.
@@ -286,10 +291,10 @@ class TransitionModel:
         return scores
 
     def boosts(self, lengths: np.ndarray, last: np.ndarray) -> Boosts:
-        """What the transitions add to a network's probabilities, as shares of the network's part.
+        """Return what the transitions add to a network's probabilities, as shares of the network's part.
 
         Args:
-            lengths, last: int64 (B,), as to `weights`.
+            lengths, last: int64 (B,), as in `weights`.
         """
         at, offsets = flat_ranges(self.offsets[last], self.offsets[last + 1])
         rows = np.repeat(np.arange(len(last)), np.diff(offsets))
@@ -313,12 +318,12 @@ class TransitionModel:
 
     @cached_property
     def discounted(self) -> np.ndarray:
-        """float32 (P,): what is left of each count."""
+        """Each count minus its discount, float32 (P,)."""
         return (self.counts - self.discounts[np.minimum(self.counts, 3) - 1]).astype(np.float32)
 
     @cached_property
     def masses(self) -> np.ndarray:
-        """float64 (V + 1,): what is left of all counts of each last item; never above its total."""
+        """The sum of all discounted counts of each last item, float64 (V + 1,); never above its total."""
         rows = np.repeat(np.arange(self._columns), np.diff(self.offsets))
         return np.bincount(rows, self.counts - self.discounts[np.minimum(self.counts, 3) - 1], self._columns)
 
@@ -332,27 +337,28 @@ class TransitionModel:
         return len(self.offsets) - 1
 
     def _of_pairs(self, values: np.ndarray, last: Any, items: Any) -> Any:
-        """The value, float (P + 1,), of each pair of a last item and one that followed it; 0 for other pairs."""
+        """Return the value, float (P + 1,), of each pair of a last item and its successor; 0 for other pairs."""
         wanted = last * self._columns + items
         at = self._keys.searchsorted(wanted)
         return values[at] * (self._keys[at] == wanted)
 
     @cached_property
     def _keys(self) -> np.ndarray:
-        """A rising key for each pair, int64 (P + 1,); the last is above all and of none."""
+        """A rising key for each pair, int64 (P + 1,). The last key is above all others, and belongs to no pair."""
         last = np.repeat(np.arange(self._columns), np.diff(self.offsets))
         return np.append(last * self._columns + self.items, np.iinfo(np.int64).max)
 
     @cached_property
     def _values(self) -> tuple[np.ndarray, np.ndarray]:
-        """`counts` and `discounted` beside the keys, (P + 1,): the last is 0."""
+        """`counts` and `discounted` in the order of the keys, (P + 1,). The last value is 0."""
         return np.append(self.counts, 0), np.append(self.discounted, 0)
 
 
 class LastItemMarkov:
-    """Scores an item by how often it followed the history's last item in training; popularity breaks the ties.
+    """Scores an item by how often it followed the history's last item in training. Popularity breaks ties.
 
-    First-order Markov chain with add-one mass on popularity: (count(last -> i) + popularity(i)) / (count(last) + 1).
+    It is a first-order Markov chain with add-one mass on popularity:
+    (count(last -> i) + popularity(i)) / (count(last) + 1).
     """
 
     name = "Last-item Markov"
