@@ -1,1 +1,1 @@
-"""Metrics over the whole catalogue, with standard errors."""
+"""Evaluation metrics over the whole catalogue, with standard errors."""

@@ -1,4 +1,4 @@
-"""Reliability of probabilities: what a scorer said of its first recommendations, and how many of them came true."""
+"""Reliability of probabilities: compare a scorer's probabilities with the share of recommendations that came true."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Binning = Literal["count", "width"]
 
 
 class Model(Protocol):
-    """A fitted model that says probabilities, in the numbers of its own items."""
+    """A fitted model that gives probabilities, in the numbers of its own items."""
 
     @property
     def scorer(self) -> ProbabilityScorer: ...
@@ -35,9 +35,9 @@ class Model(Protocol):
 
 @dataclass(frozen=True)
 class Bin:
-    """Recommendations of similar probability: how many, the mean of what was said, and the share that came true.
+    """Recommendations of similar probability: how many, their mean probability, and the share that came true.
 
-    `error` is the standard error of that share, from its hits and misses with one of each added: it is never 0.
+    `error` is the standard error of that share, with one hit and one miss added, so it is never 0.
     """
 
     num_questions: int
@@ -48,7 +48,7 @@ class Bin:
 
 @dataclass(frozen=True)
 class Reliability:
-    """A reliability diagram as values: bins by rising probability."""
+    """A reliability diagram as values: bins in rising order of probability."""
 
     scorer: str
     bins: tuple[Bin, ...]
@@ -59,7 +59,7 @@ class Reliability:
 
     @property
     def expected_calibration_error(self) -> float:
-        """ECE: the mean distance of said and happened, each bin by its questions (Naeini et al. 2015)."""
+        """The expected calibration error (ECE): the mean |said - happened| over the questions (Naeini et al. 2015)."""
         return sum(each.num_questions * abs(each.said - each.happened) for each in self.bins) / self.num_questions
 
     @property
@@ -69,11 +69,11 @@ class Reliability:
 
     @property
     def happened(self) -> float:
-        """The share that came true."""
+        """The share of recommendations that came true."""
         return sum(each.num_questions * each.happened for each in self.bins) / self.num_questions
 
     def to_dict(self) -> dict[str, object]:
-        """For JSON."""
+        """Return the values for JSON."""
         return {
             "expected_calibration_error": self.expected_calibration_error,
             "said": self.said,
@@ -86,18 +86,19 @@ class Reliability:
 def reliability(
     scorer: ProbabilityScorer | Model, holdout: Holdout, *, num_bins: int = 10, by: Binning = "count", k: int = 1
 ) -> Reliability:
-    """Bins of the first recommendation of each question: its mean probability, and how often it came next.
+    """Bin the first recommendation of each question: its mean probability, and how often it came next.
 
-    What came next is the first target of the question. Items of the history are not recommended, as `recommend` does
-    it by default; a probability is over the whole catalogue all the same.
+    The item that came next is the question's first target. Items of the history are not recommended, which is the
+    default of `recommend`. A probability is over the whole catalogue all the same.
 
     Args:
-        scorer: a fitted model, asked in its own item numbers, or a scorer, asked in the holdout's.
-        num_bins: at most; those without questions are left out.
-        by: "count" puts equally many into each bin, so that rare ones are told apart; "width" splits 0 to 1 evenly.
+        scorer: a fitted model, which ranks its own item numbers, or a scorer, which ranks the holdout's.
+        num_bins: the most bins. Bins without questions are left out.
+        by: "count" puts equally many questions into each bin, so that low probabilities are resolved; "width" splits
+            0 to 1 evenly.
         k: count the first k recommendations of each question, each with its own probability.
     Raises:
-        ConfigError: num_bins or k is below 1, or `by` is another word.
+        ConfigError: num_bins or k is below 1, or `by` is neither of the two.
     """
     if num_bins < 1 or k < 1:
         raise ConfigError(f"num_bins ({num_bins}) and k ({k}) must be whole numbers from 1")
@@ -121,12 +122,12 @@ def reliability(
 
 
 def first_of_each(targets: SequenceStore) -> SequenceStore:
-    """Every row, none of them empty, cut to its first item."""
+    """Return every row, none of which may be empty, cut to its first item."""
     return targets.ranges(targets.offsets[:-1], targets.offsets[:-1] + 1)
 
 
 def _binned(said: np.ndarray, hits: np.ndarray, num_bins: int, by: Binning) -> tuple[Bin, ...]:
-    """Bins of probabilities, float (n,), and of whether each came true, bool (n,)."""
+    """Bin probabilities, float (n,), together with whether each came true, bool (n,)."""
     order = np.argsort(said, kind="stable")
     said, hits = said[order].astype(np.float64), hits[order]
     if by == "count":
@@ -145,7 +146,7 @@ def _binned(said: np.ndarray, hits: np.ndarray, num_bins: int, by: Binning) -> t
 
 
 def reliability_table(reliabilities: Sequence[Reliability], title: str | None = None) -> Table:
-    """Scorers below each other for a terminal: a row for each bin, what was said beside what happened."""
+    """Return a table for a terminal, one scorer below another. Each row is a bin, and compares said with happened."""
     out = Table(title=title, caption="the first recommendation of each question; ± standard error")
     for column in ("", "questions", "said", "happened"):
         out.add_column(column, justify="left" if not column else "right")
@@ -163,11 +164,11 @@ def reliability_table(reliabilities: Sequence[Reliability], title: str | None = 
 
 
 def reliability_plot(reliabilities: Sequence[Reliability], path: str | PathLike[str]) -> None:
-    """A reliability diagram as a picture, in the format of the file's suffix: said across, happened up.
+    """Draw a reliability diagram in the format of the file's suffix: said on the x axis, happened on the y axis.
 
     Raises:
         MissingPackageError: matplotlib is not installed.
-        ConfigError: the suffix names no format that matplotlib writes.
+        ConfigError: matplotlib cannot write a format with this suffix.
     """
     try:
         from matplotlib.figure import Figure

@@ -1,4 +1,4 @@
-"""Evaluation over the whole catalogue: means with standard errors, by history length, and models compared."""
+"""Evaluation over the whole catalogue: means with standard errors, by history length, and for several models."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ NEWEST = (1, 2, 5, 10, 20, 50)  # events of a history, for quality by history le
 
 
 class Model(Protocol):
-    """A fitted model: a scorer in the numbers of its own items, and what it was trained on."""
+    """A fitted model: a scorer in the numbers of its own items, and the fingerprint of its training data."""
 
     @property
     def scorer(self) -> Scorer: ...
@@ -53,37 +53,37 @@ def evaluate(
     max_users: int | None = None,
     seed: int = 0,
 ) -> Report:
-    """Rank the catalogue for every question and measure where the answers stand.
+    """Rank the catalogue for every question, and measure the ranks of the answers.
 
-    By default the whole catalogue competes except the user's own history, as in the published figures. A target that is
-    in its history competes all the same. A target that occurs more than once counts once. Ties count
-    against the answer; an answer of number 0, an item unknown to the scorer, is a miss.
+    By default the whole catalogue competes, except the user's own history, as in the published figures. A target that
+    is in its history competes all the same. A target that occurs more than once counts once. Ties count
+    against the answer. An item unknown to the scorer, number 0, is a miss.
 
         split = leave_one_out(log)                      # log: Interactions
         model = Bert4Rec().fit_interactions(split.train)
         evaluate(model, split.test).value("NDCG", 10)
 
-    A model is evaluated in its own item numbers, whatever log the holdout is of. A model that was trained on targets is
-    reported by a warning and `Report.seen_answers`. A scorer is evaluated in the holdout's numbers, and nothing is
-    known of its training.
+    A model is evaluated in its own item numbers, for a holdout of any log. A model that was trained on targets is
+    reported by a warning and `Report.seen_answers`. A scorer is evaluated in the holdout's numbers, and its training
+    data is not known.
 
     Args:
         scorer: a fitted model, or a scorer.
-        holdout: the questions; for a model, split from an `Interactions`.
+        holdout: the questions. For a model, the holdout must be split from an `Interactions`.
         ks: cut-offs.
         names: keys of METRICS.
         seen: whether items of the history are "excluded", "included", or "both" reported.
-        negatives: rank each answer against this many items only, drawn by popularity without replacement from those
-            the user never met (the BERT4Rec paper's protocol has 100). Only to compare with such tables: sampled
+        negatives: rank each answer against this many items only, drawn by popularity without replacement from the items
+            that the user never met (the BERT4Rec paper draws 100). Use it only to compare with such tables: sampled
             metrics can order models wrongly (Krichene & Rendle 2020).
-        item_counts: (V + 1,) training events of each item, by the holdout's numbers, for novelty and for drawing
-            negatives; counted from the histories when None.
-        max_users: ask a random sample of at most so many questions; None asks all.
-        seed: of the sample and the negatives.
+        item_counts: (V + 1,), training events of each item, by the holdout's numbers, for novelty and for drawing
+            negatives. None counts them in the histories.
+        max_users: the size of a random sample of the questions; None asks all.
+        seed: the seed of the sample and of the negatives.
     Returns:
-        Means and standard errors. Coverage and novelty look at the first max(ks) places.
+        means and standard errors. Coverage and novelty use the first max(ks) places.
     Raises:
-        ConfigError: an unknown metric, or a cut-off, `negatives` or `max_users` below 1.
+        ConfigError: a metric is unknown, or a cut-off, `negatives` or `max_users` is below 1.
         DataError: a model is given, and the holdout does not know the ids behind its numbers.
     Warns:
         DataWarning: the model was trained on answers.
@@ -97,18 +97,18 @@ def evaluate(
 def compare(
     scorers: Sequence[Scorer | Model], holdout: Holdout, ks: Sequence[int] = (10,), **settings: Any
 ) -> Comparison:
-    """Several scorers or models on the same questions, and how much each differs from the first.
+    """Evaluate several scorers or models on the same questions, and how much each differs from the first.
 
     The differences are paired: their errors come from each question's own difference. Models that are right about
     the same users differ by far less than the two errors of their means suggest.
 
     Args:
-        scorers: as in `evaluate`, the reference first. Models may have vocabularies of their own.
+        scorers: scorers or models, as in `evaluate`, the reference first. Models may have different vocabularies.
         settings: the other keywords of `evaluate`. Scorers with the same items are given the same negatives.
     Raises:
-        ConfigError, DataError: as in `evaluate`, or there is no scorer.
+        ConfigError, DataError: `evaluate` would raise them, or there is no scorer.
     Warns:
-        DataWarning: as in `evaluate`, for each model.
+        DataWarning: a model was trained on answers, one warning for each model.
     """
     if not scorers:
         raise ConfigError("compare needs at least one scorer")
@@ -138,20 +138,20 @@ def by_history(
     item_counts: np.ndarray | None = None,
     **settings: Any,
 ) -> list[Report]:
-    """How much history does a good answer need? `evaluate` with only the newest events of each history visible.
+    """Evaluate with only the newest events of each history visible, to see how much history a good answer needs.
 
-    Every row has the same queries, so the rows compare; a history shorter than the length is visible whole.
-    The filter of seen items knows the visible events alone, as a server would that was told no more: what the user
-    met before them competes, for every scorer alike.
+    Every report has the same questions, so the reports compare. A history shorter than the length is visible whole.
+    The filter of seen items knows the visible events alone, like a server that has only those. So earlier items of the
+    user compete, for every scorer alike.
 
     Args:
-        newest: visible events of each history; 0 asks with none.
-        item_counts: as in `evaluate`; counted from the whole histories when None.
+        newest: the numbers of visible events; 0 asks with empty histories.
+        item_counts: as in `evaluate`. None counts them in the whole histories.
         settings: the other keywords of `evaluate`.
     Returns:
         one report for each of `newest`, then one of the whole histories.
     Raises:
-        ConfigError: as in `evaluate`, or a length is negative.
+        ConfigError: `evaluate` would raise it, or a length is negative.
     """
     if newest and min(newest) < 0:
         raise ConfigError(f"newest must be numbers of events, from 0, not {list(newest)}")
@@ -175,18 +175,18 @@ def by_length(
     item_counts: np.ndarray | None = None,
     **settings: Any,
 ) -> list[Report]:
-    """`evaluate` a scorer on each group of questions whose histories are about equally long.
+    """Evaluate a scorer on each group of questions whose histories are about equally long.
 
-    Other users stand in each group, so its rows show who the users are as much as what their histories tell;
-    `by_history` asks all of them at every length.
+    Each group has other users, so the reports also show how the users differ. `by_history` asks all users at every
+    length.
 
     Args:
-        longest: the longest history of each group, rising; (1, 2, 5) means 0, 1, 2, 3-5 and 6+ events.
+        longest: the longest history of each group, rising. (1, 2, 5) means 0, 1, 2, 3-5 and 6+ events.
         item_counts, settings: as in `by_history`.
     Returns:
         one report for each group that has questions.
     Raises:
-        ConfigError: as in `evaluate`, or the lengths do not rise.
+        ConfigError: `evaluate` would raise it, or the lengths do not rise.
     """
     bounds = [-1, 0, *longest]
     if any(low >= high for low, high in zip(bounds[1:], longest, strict=False)):
@@ -248,7 +248,7 @@ class _Exam:
 
 @dataclass(frozen=True)
 class _Protocol:
-    """What is measured and how: the checked settings of `evaluate`."""
+    """The checked settings of `evaluate`: what is measured, and how."""
 
     ks: tuple[int, ...]
     names: tuple[str, ...]
@@ -296,11 +296,11 @@ class _Protocol:
 
     @property
     def keys(self) -> list[tuple[str, int, Seen]]:
-        """(metric, k, seen) of every figure, in the order of a report."""
+        """The (metric, k, seen) of every figure, in the order of a report."""
         return [(name, k, seen) for seen in self.protocols for k in self.ks for name in self.names]
 
     def values(self, ranking: Ranking, key: tuple[str, int, Seen]) -> np.ndarray:
-        """float64 (questions,): one metric of every question."""
+        """Compute one metric of every question, float64 (questions,)."""
         name, k, seen = key
         return METRICS[name](ranking.ranks[seen], k, ranking.offsets)
 
@@ -322,6 +322,6 @@ class _Protocol:
 
 
 def _mean_and_error(values: np.ndarray) -> tuple[float, float]:
-    """The mean over the questions, and its standard error: NaN of a single question."""
+    """Return the mean over the questions and its standard error, which is NaN for a single question."""
     error = values.std(ddof=1) / np.sqrt(len(values)) if len(values) > 1 else float("nan")
     return float(values.mean()), float(error)

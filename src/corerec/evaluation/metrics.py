@@ -1,9 +1,11 @@
 """Ranking metrics: pure functions of the 1-based ranks of the relevant items, one value per query.
 
-Every function takes `ranks`, int (relevant items,), all questions one after another, and `offsets`, int
-(questions + 1,), question q owning ranks[offsets[q]:offsets[q + 1]]; without offsets each question has one relevant
-item. Returns float64 (questions,). Definitions: Järvelin & Kekäläinen 2002 (NDCG, binary relevance), Voorhees 1999
-(MRR), trec_eval (average precision). All equal ranx's, which the tests hold them to.
+Every function takes `ranks`, int (relevant items,), of all questions one after another. `offsets`, int
+(questions + 1,), says that question q owns ranks[offsets[q]:offsets[q + 1]]. Without offsets, each question has one
+relevant item. The result is float64 (questions,).
+
+Definitions: Järvelin & Kekäläinen 2002 (NDCG, binary relevance), Voorhees 1999 (MRR), trec_eval (average precision).
+Tests compare all of them with ranx.
 """
 
 from __future__ import annotations
@@ -16,35 +18,35 @@ Metric = Callable[[np.ndarray, int, np.ndarray | None], np.ndarray]
 
 
 def hit_rate(ranks: np.ndarray, k: int, offsets: np.ndarray | None = None) -> np.ndarray:
-    """1 where any relevant item is among the first k."""
+    """Return 1 where any relevant item is among the first k, else 0."""
     return (_sums(ranks <= k, offsets) > 0).astype(np.float64)
 
 
 def recall(ranks: np.ndarray, k: int, offsets: np.ndarray | None = None) -> np.ndarray:
-    """Share of the relevant items that are among the first k."""
+    """Return the share of the relevant items that are among the first k."""
     return _sums(ranks <= k, offsets) / _counts(ranks, offsets)
 
 
 def precision(ranks: np.ndarray, k: int, offsets: np.ndarray | None = None) -> np.ndarray:
-    """Share of the first k places that hold a relevant item."""
+    """Return the share of the first k places that hold a relevant item."""
     return _sums(ranks <= k, offsets) / k
 
 
 def mrr(ranks: np.ndarray, k: int, offsets: np.ndarray | None = None) -> np.ndarray:
-    """1 / rank of the best relevant item; 0 where none is among the first k."""
+    """Return 1 / rank of the best relevant item; 0 where none is among the first k."""
     inverse = np.where(ranks <= k, 1 / ranks, 0.0)
     return inverse if offsets is None else np.maximum.reduceat(inverse, offsets[:-1])
 
 
 def ndcg(ranks: np.ndarray, k: int, offsets: np.ndarray | None = None) -> np.ndarray:
-    """Sum of 1 / log2(1 + rank) over relevant items among the first k, over the same sum of a perfect ranking."""
+    """Return the sum of 1 / log2(1 + rank) over the relevant items in the first k, divided by the best possible sum."""
     boosts = _sums(np.where(ranks <= k, 1 / np.log2(1.0 + ranks), 0.0), offsets)
     ideal = np.concatenate([[0.0], np.cumsum(1 / np.log2(2.0 + np.arange(k)))])
     return boosts / ideal[np.minimum(_counts(ranks, offsets), k)]
 
 
 def average_precision(ranks: np.ndarray, k: int, offsets: np.ndarray | None = None) -> np.ndarray:
-    """Mean over the relevant items of the precision at their own ranks (0 beyond k); its mean is MAP."""
+    """Return the mean, over the relevant items, of the precision at their ranks (0 beyond k). Its mean is MAP."""
     if offsets is None:
         return mrr(ranks, k)
     questions = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
@@ -54,20 +56,22 @@ def average_precision(ranks: np.ndarray, k: int, offsets: np.ndarray | None = No
 
 
 def catalogue_coverage(named_counts: np.ndarray) -> float:
-    """Share of the catalogue that is recommended to anyone.
+    """Return the share of the catalogue that is recommended to any user.
 
     Args:
-        named_counts: int (V + 1,): how often each item number was recommended; 0, padding, is ignored.
+        named_counts: int (V + 1,), how often each item number was recommended; 0, padding, is ignored.
     """
     return float(np.count_nonzero(named_counts[1:]) / (len(named_counts) - 1))
 
 
 def novelty(named_counts: np.ndarray, item_counts: np.ndarray) -> float:
-    """Mean self-information, -log2 of the share of events, of the recommended items (Zhou et al. 2010), in bits.
+    """Return the mean self-information of the recommended items, in bits (Zhou et al. 2010).
+
+    An item's self-information is -log2 of its share of the events.
 
     Args:
-        named_counts: as in `catalogue_coverage`.
-        item_counts: (V + 1,) training events of each item; an item without any counts as having one.
+        named_counts: int (V + 1,), how often each item number was recommended; 0, padding, is ignored.
+        item_counts: (V + 1,), training events of each item. An item without events counts as having one.
     """
     named = named_counts[1:]
     information = -np.log2(np.maximum(item_counts[1:], 1) / max(item_counts.sum(), 1))

@@ -1,4 +1,4 @@
-"""Ranking: the rank of every target in the whole catalogue, and how often each item is recommended, in one pass.
+"""The rank of every target in the whole catalogue, and how often each item is recommended, in one pass.
 
 B histories, V items. Results are kept in arrays that are allocated once. Small arrays between large blocks of scores
 would fragment the heap, which had grown to 8.7 GB for 872,000 users.
@@ -29,12 +29,12 @@ MISS = 2**31  # the rank of an answer that the scorer does not know: beyond any 
 
 @dataclass(frozen=True)
 class Ranking:
-    """Where the answers of all questions stand.
+    """The ranks of the answers of all questions.
 
     Attributes:
         ranks: for each protocol, int64 (answers,) from 1, all questions one after another; MISS for unknown answers.
-        offsets: int64 (questions + 1,): question q owns ranks offsets[q] .. offsets[q + 1]; None where each has one.
-        named_counts: int64 (V + 1,): how often each item stood among the first k places.
+        offsets: int64 (questions + 1,): question q owns ranks offsets[q] .. offsets[q + 1]. None where each has one.
+        named_counts: int64 (V + 1,), how often each item was among the first k places.
     """
 
     ranks: dict[Seen, np.ndarray]
@@ -53,11 +53,11 @@ def rank_answers(
     negatives: int | None = None,
     seed: int = 0,
 ) -> Ranking:
-    """Rank the catalogue for every question; `evaluate` says what the arguments mean.
+    """Rank the catalogue for every question. `evaluate` describes the arguments.
 
     Args:
-        k: places whose items are counted as named.
-        protocols: whether items of the history are "excluded", "included", or each in turn.
+        k: the number of places whose items are counted as recommended.
+        protocols: whether items of the history are "excluded" or "included". Each is ranked in turn.
     """
     answers = distinct(holdout.targets)
     ranks: dict[Seen, np.ndarray] = {protocol: np.empty(answers.num_events, np.int64) for protocol in protocols}
@@ -94,7 +94,7 @@ def rank_answers(
 
 
 def distinct(targets: SequenceStore) -> SequenceStore:
-    """Each row's items once, in their order; every unknown item (number 0) stays."""
+    """Return each row's distinct items, in their order. Unknown items (number 0) are all kept."""
     if (targets.lengths == 1).all():
         return targets
     rows = np.repeat(np.arange(len(targets)), targets.lengths)
@@ -112,9 +112,10 @@ def _keep_negatives(
     item_counts: np.ndarray,
     generator: torch.Generator,
 ) -> Tensor:
-    """Scores with all but `count` sampled negatives (and the history) excluded.
+    """Return scores with all items excluded except the targets and `count` sampled negatives.
 
-    Weighted sampling without replacement: the top `count` of log(weight) + Gumbel noise (Efraimidis & Spirakis 2006).
+    Weighted sampling without replacement takes the top `count` of log(weight) + Gumbel noise (Efraimidis & Spirakis
+    2006).
     """
     noise = -torch.empty(scores.shape).exponential_(generator=generator).log_()
     keys = noise + torch.from_numpy(item_counts).float().log()  # an item without events has log 0: never drawn

@@ -1,4 +1,4 @@
-"""What was measured: means with standard errors, as values, frames, tables and JSON."""
+"""The results of an evaluation: means with standard errors, as values, frames, tables and JSON."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Seen = Literal["excluded", "included"]
 
 @dataclass(frozen=True)
 class Measure:
-    """One mean over all questions; `error` is its standard error, NaN (null in JSON) of a single question."""
+    """One mean over all questions. `error` is its standard error, which is NaN (null in JSON) for a single question."""
 
     metric: str
     k: int
@@ -29,7 +29,7 @@ class Measure:
 
 @dataclass(frozen=True)
 class Report:
-    """What was measured of one scorer: for machines (`to_dict`, `to_frame`, `to_json`) and for people (`table`)."""
+    """The measures of one scorer: for machines (`to_dict`, `to_frame`, `to_json`) and for people (`table`)."""
 
     scorer: str
     num_questions: int
@@ -39,39 +39,39 @@ class Report:
     catalogue_coverage: float
     novelty_bits: float
     histories: str = "whole"
-    """What the scorer saw: "whole" histories, the "newest 5" events of each, or those of "length 3-5"."""
+    """The histories that the scorer saw: "whole", the "newest 5" events of each, or only those of "length 3-5"."""
     seen_answers: int | None = None
-    """Answers that the model was trained on: above 0 the figures are not honest. None where that is not known."""
+    """Answers that the model was trained on. Above 0, the figures are too good. None where the number is not known."""
     unknown_answers: int = 0
-    """Answers that the scorer has no number for, such as items that appeared after the training: misses."""
+    """Answers that the scorer has no number for, such as items that appeared after the training. They are misses."""
 
     def value(self, metric: str, k: int = 10, seen: Seen | None = None) -> float:
-        """The mean of one metric, such as value("NDCG", 10)."""
+        """Return the mean of one metric, such as value("NDCG", 10)."""
         return self.measure(metric, k, seen).mean
 
     def measure(self, metric: str, k: int = 10, seen: Seen | None = None) -> Measure:
-        """One metric with its error; of two protocols measured, the first."""
+        """Return one metric with its error. If two protocols were measured, `seen` chooses; by default the first."""
         for measure in self.measures:
             if (measure.metric, measure.k) == (metric, k) and seen in (None, measure.seen):
                 return measure
         raise ConfigError(f"{metric}@{k} (seen {seen}) was not measured; ask evaluate for it with ks=[{k}]")
 
     def to_dict(self) -> dict[str, Any]:
-        """All fields, of plain Python types; an error that is not known is None, as JSON has no NaN."""
+        """Return all fields as plain Python types. An unknown error is None, as JSON has no NaN."""
         return _without_nan(asdict(self))
 
     def to_json(self) -> str:
         return json.dumps(self.to_dict(), indent=2, allow_nan=False)
 
     def to_frame(self) -> pd.DataFrame:
-        """One row for each measure, with the report's other fields repeated: `pd.concat` stacks several reports."""
+        """Return one row for each measure, beside the report's other fields. `pd.concat` stacks several reports."""
         about = {name: value for name, value in vars(self).items() if name != "measures"}
         return pd.DataFrame([about | vars(measure) for measure in self.measures])
 
 
 @dataclass(frozen=True)
 class Difference:
-    """How much more a scorer reaches than the reference on the same questions; `error` is the paired standard error."""
+    """How much higher a scorer's metric is than the reference's on the same questions. `error` is the paired one."""
 
     scorer: str
     reference: str
@@ -84,27 +84,27 @@ class Difference:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Reports of several scorers on the same questions, and the difference of each to the first."""
+    """Reports of several scorers on the same questions, and the difference of each scorer to the first."""
 
     reports: tuple[Report, ...]
     differences: tuple[Difference, ...]
 
     def difference(self, scorer: str, metric: str, k: int = 10, seen: Seen | None = None) -> Difference:
-        """One metric's difference of a scorer to the reference; of two protocols measured, the first."""
+        """Return one metric's difference to the reference. If two protocols were measured, `seen` chooses."""
         for found in self.differences:
             if (found.scorer, found.metric, found.k) == (scorer, metric, k) and seen in (None, found.seen):
                 return found
         raise ConfigError(f"the difference of {scorer} in {metric}@{k} (seen {seen}) was not measured")
 
     def to_dict(self) -> dict[str, Any]:
-        """All fields, of plain Python types, as `Report.to_dict`."""
+        """Return all fields as plain Python types, with None for NaN."""
         return _without_nan(asdict(self))
 
     def to_json(self) -> str:
         return json.dumps(self.to_dict(), indent=2, allow_nan=False)
 
     def to_frame(self) -> pd.DataFrame:
-        """One row for each scorer and measure; `difference` and `difference_error` to the reference, which has NaN."""
+        """Return one row for each scorer and measure. The reference has NaN as difference and difference_error."""
         frame = pd.concat([report.to_frame() for report in self.reports], ignore_index=True)
         nothing = [math.nan] * len(self.reports[0].measures)
         return frame.assign(
@@ -114,10 +114,10 @@ class Comparison:
 
 
 def table(reports: Sequence[Report], title: str | None = None, differences: Sequence[Difference] = ()) -> Table:
-    """Reports side by side for a terminal: one column each, mean ± standard error.
+    """Return a table for a terminal with one column for each report: mean ± standard error.
 
     Args:
-        differences: `Comparison.differences` of these reports; a second line of each cell, "+.0123 ± .0045".
+        differences: `Comparison.differences` of these reports, for a second line in each cell, "+.0123 ± .0045".
     """
     caption = f"{reports[0].num_questions:,} users, {reports[0].candidates}; ± standard error"
     if differences:
@@ -143,7 +143,7 @@ def table(reports: Sequence[Report], title: str | None = None, differences: Sequ
 
 
 def by_history_table(columns: Sequence[Sequence[Report]], metric: str = "NDCG", k: int = 10) -> Table:
-    """`by_history` or `by_length` of several scorers, one column each: a row for each length, mean ± standard error."""
+    """Return a table of `by_history` or `by_length`: a column for each scorer, a row for each length."""
     out = Table(title=f"{metric}@{k} by history", caption=f"{columns[0][0].candidates}; ± standard error")
     out.add_column("histories")
     out.add_column("users", justify="right")
@@ -157,7 +157,7 @@ def by_history_table(columns: Sequence[Sequence[Report]], metric: str = "NDCG", 
 
 
 def _without_nan(record: dict[str, Any]) -> dict[str, Any]:
-    """The record of `asdict` with lists for tuples and None for NaN."""
+    """Return the record of `asdict` with lists for tuples and None for NaN."""
 
     def plain(value: Any) -> Any:
         if isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""The Scorer protocol: what a model needs to be evaluated, and what it may offer to be ranked faster."""
+"""The Scorer protocol: what a model must have to be evaluated, and what it may have to be ranked faster."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from corerec.retrieval.score_edits import Boosts, Shifts
 
 
 class Scorer(Protocol):
-    """Whatever scores the whole catalogue for many histories at once.
+    """Scores the whole catalogue for many histories at once.
 
-    A row's scores depend on its history alone, not on the other rows; the same history has the same scores each time.
+    A row's scores depend on its history alone, not on the other rows. The same history gives the same scores each time.
     """
 
     name: str
     num_items: int
 
     def score(self, histories: SequenceStore) -> Tensor:
-        """float (rows, num_items + 1); column i scores item number i, column 0 is ignored. The caller may write it."""
+        """Return scores, float (rows, num_items + 1); column 0 is ignored. The caller may overwrite them."""
         ...
 
 
 @runtime_checkable
 class VectorScorer(Scorer, Protocol):
-    """A scorer whose scores are state @ vector + bias, with some of them shifted and a few boosted.
+    """A scorer whose scores are state @ vector + bias, with some scores shifted and a few boosted.
 
-    Its answers are ranked block of items by block of items, so that memory stays level and no block leaves the cache,
-    whatever the size of the catalogue.
+    Its answers are ranked one block of items at a time. So memory stays level whatever the size of the catalogue, and
+    each block stays in the cache.
 
     Attributes:
         vectors: float32 (V + 1, D), by item number; row 0 is padding.
@@ -43,21 +43,24 @@ class VectorScorer(Scorer, Protocol):
     def biases(self) -> Tensor: ...
 
     def states(self, histories: SequenceStore) -> Tensor:
-        """float32 (B, D), on the device of the vectors."""
+        """Return the state of each history, float32 (B, D), on the device of the vectors."""
         ...
 
     def shifts(self, histories: SequenceStore) -> Shifts:
-        """What is added to some scores before they are summed; NO_SHIFTS where nothing is."""
+        """Return the amounts to add to some scores before they are summed, or NO_SHIFTS."""
         ...
 
     def boosts(self, histories: SequenceStore) -> Boosts | None:
-        """What raises some scores, as shares of the sum of a row's exponentiated scores; None where nothing does."""
+        """Return the boosts of some scores, as shares of the sum of a row's exponentiated scores, or None."""
         ...
 
 
 class ProbabilityScorer(Scorer, Protocol):
-    """A scorer that says how probable each item is."""
+    """A scorer that gives each item's probability."""
 
     def probabilities(self, histories: SequenceStore) -> Tensor:
-        """float (rows, num_items + 1), each row's sum 1; column 0 is ignored. The caller may write it."""
+        """Return probabilities, float (rows, num_items + 1), which sum to 1 in each row; column 0 is ignored.
+
+        The caller may overwrite them.
+        """
         ...

@@ -1,4 +1,4 @@
-"""Ranks of targets, one block of items at a time: memory does not depend on the size of the catalogue.
+"""Rank targets one block of items at a time, so that memory does not depend on the size of the catalogue.
 
 B histories, V items, D the width of a state, T answers.
 """
@@ -31,13 +31,13 @@ def rank_histories(
     ranks: dict[Seen, np.ndarray],
     named_counts: np.ndarray,
 ) -> None:
-    """Write the ranks of some questions' answers, and count the items that are named.
+    """Write the ranks of some questions' answers, and count the items that are recommended.
 
     Args:
         histories, targets: B rows each.
-        k: places whose items are counted as named; after exclusion where "excluded" is asked for.
-        ranks: int64 (T,) for each protocol, overwritten; number 0 as an answer gets some rank.
-        named_counts: int64 (V + 1,), added to.
+        k: the number of places whose items are counted as recommended, after exclusion if "excluded" is asked for.
+        ranks: int64 (T,) for each protocol, overwritten. An answer of number 0 gets an arbitrary rank.
+        named_counts: int64 (V + 1,). The counts are added to it.
     """
     protocols: list[Seen] = sorted(ranks, reverse=True)  # "included" before "excluded"
     states, shifts, boosts = scorer.states(histories), scorer.shifts(histories), scorer.boosts(histories)
@@ -56,7 +56,7 @@ def rank_histories(
 
 
 class _Blocks:
-    """The scores of all items, shifted and not yet boosted, a block of items at a time; padding EXCLUDED."""
+    """The scores of all items, shifted but not boosted, in blocks of items. Padding is EXCLUDED."""
 
     def __init__(self, scorer: VectorScorer, states: Tensor, shifts: Shifts) -> None:
         self.vectors, self.biases, self.states = scorer.vectors, scorer.biases, states
@@ -67,7 +67,7 @@ class _Blocks:
         self._buffer = states.new_empty(len(states) * self.width)
 
     def score(self, first: int) -> Tensor:
-        """float32 (B, block), of the items from `first` on; overwrites the block before."""
+        """Score the items from `first` on, float32 (B, block). The result overwrites the last block."""
         end = min(first + self.width, self.columns)
         block = self._buffer[: len(self.states) * (end - first)].view(len(self.states), end - first)
         torch.addmm(self.biases[first:end], self.states, self.vectors[first:end].T, out=block)
@@ -78,9 +78,9 @@ class _Blocks:
 
 
 class _Cells(NamedTuple):
-    """Pairs of a row and an item, by rising item, so that a block of items finds its own; int64 (cells,) each.
+    """Pairs of a row and an item, int64 (cells,) each, in rising order of items, so that a block finds its cells fast.
 
-    `order` is the place of each among the cells as they were given.
+    `order` is each cell's place in the order that was given.
     """
 
     rows: np.ndarray
@@ -93,7 +93,7 @@ class _Cells(NamedTuple):
         return cls(rows[order], columns[order].astype(np.int64), order)
 
     def within(self, first: int, block: Tensor) -> tuple[tuple[Tensor, Tensor], Tensor]:
-        """The cells of a block of items from `first` on: their index in it, and their places as given."""
+        """Return the cells of a block of items from `first` on: their index in it, and their places as given."""
         start, end = np.searchsorted(self.columns, (first, first + block.shape[1]))
         rows, columns = torch.from_numpy(self.rows[start:end]), torch.from_numpy(self.columns[start:end] - first)
         at = rows.to(block.device), columns.to(block.device)
@@ -108,7 +108,7 @@ def _count_lower(
     k: int,
     protocols: list[Seen],
 ) -> tuple[dict[Seen, Tensor], Tensor]:
-    """How many items score lower than each answer, padding among them, int64 (T,); and the k best items, int64 (B, k).
+    """Count the items that score lower than each answer, with padding, int64 (T,); and find the k best, int64 (B, k).
 
     There are two passes over the items. The first computes the targets' own scores, by the same products as the scores
     that they are compared with, so that ties stay ties. It also computes the sums that boosts are shares of.
@@ -156,7 +156,7 @@ def _count_lower(
 
 
 def _row_counts(block: Tensor, own: Tensor, rows: Tensor) -> Tensor:
-    """int64 (T,): how many scores of its row are lower than each answer's."""
+    """Count the scores of its row that are lower than each answer's, int64 (T,)."""
     if len(own) == len(block):  # one answer a row
         return (block < own[:, None]).sum(1)
     parts = zip(rows.split(ANSWERS_AT_ONCE), own.split(ANSWERS_AT_ONCE), strict=True)
@@ -164,7 +164,7 @@ def _row_counts(block: Tensor, own: Tensor, rows: Tensor) -> Tensor:
 
 
 def _common(boosts: Boosts, rows: np.ndarray, items: np.ndarray, columns: int) -> tuple[np.ndarray, np.ndarray]:
-    """Which of some (row, item) cells are boosted, and by which of the boosts; int64 each."""
+    """Return which (row, item) cells are boosted, and the index of each one's boost; int64 each."""
     keys = boosts.rows * columns + boosts.columns
     order = np.argsort(keys)
     at, met = look_up(keys[order], rows * columns + items)
@@ -172,7 +172,7 @@ def _common(boosts: Boosts, rows: np.ndarray, items: np.ndarray, columns: int) -
 
 
 class _Best:
-    """The best k items of one block after another, from the lowest numbers to the highest; int64 (B, k), 0 for none."""
+    """Collects the best k items of one block after another, in rising order of numbers; int64 (B, k), 0 for none."""
 
     def __init__(self, states: Tensor, k: int) -> None:
         self.k = k
@@ -180,7 +180,7 @@ class _Best:
         self._scores = states.new_full((len(states), k), EXCLUDED)
 
     def add(self, first: int, block: Tensor) -> None:
-        """Take in the scores of the items from `first` on."""
+        """Add the scores of a block of items from `first` on."""
         columns, scores = top_k(block, self.k)
         scores = torch.cat([self._scores, scores], 1)  # of equal scores the lower number comes first
         numbers = torch.cat([self.numbers, columns + first], 1)

@@ -1,4 +1,4 @@
-"""Top-k, the filter of seen items, and ties: their rules are in this file only.
+"""Top-k, the filter of seen items, and ties. Their rules are in this file only.
 
 B rows (users), V item numbers 1..V; scores are float (B, V + 1) with column 0 for padding, which never ranks.
 """
@@ -16,7 +16,7 @@ BLOCK = 256  # targets compared with the catalogue at once
 
 
 def places(items: SequenceStore, device: torch.device | None = None) -> tuple[Tensor, Tensor]:
-    """Where the items of B rows stand in a (B, V + 1) matrix: the row and the column of each, int64 (events,).
+    """Return the row and the column of each item of B rows in a (B, V + 1) matrix, int64 (events,) each.
 
     >>> places(SequenceStore.from_lists([[5, 6], [], [7]]))
     (tensor([0, 0, 2]), tensor([5, 6, 7]))
@@ -27,7 +27,7 @@ def places(items: SequenceStore, device: torch.device | None = None) -> tuple[Te
 
 
 def exclude_(scores: Tensor, items: SequenceStore) -> Tensor:
-    """Take items out of the race, in place: row r loses every item of `items`' row r, and the padding column.
+    """Exclude items in place: row r of `scores` loses the items of `items`' row r, and the padding column.
 
     Args:
         scores: (B, V + 1).
@@ -39,10 +39,10 @@ def exclude_(scores: Tensor, items: SequenceStore) -> Tensor:
 
 
 def top_k(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k best columns of each row, best first; equal scores go by the lower item number.
+    """Return the k best columns of each row, best first. Of equal scores, the lower item number comes first.
 
     Args:
-        scores: (B, V + 1), EXCLUDED where an item may not be named.
+        scores: (B, V + 1), EXCLUDED where an item may not be recommended.
     Returns:
         item numbers, int64 (B, min(k, V + 1)): 0 from the place on where a row has no item left.
         their scores, same shape.
@@ -56,7 +56,7 @@ def top_k(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 
 def _ties_by_number(scores: Tensor, more: Tensor, best: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
-    """`best` and `at` of `top_k` put right: torch.topk breaks ties as it likes. `more` is one place longer."""
+    """Put ties in `best` and `at` in order of item numbers, as torch.topk does not. `more` is one place longer."""
     k = best.shape[1]
     unsure = (more[:, k:] == more[:, k - 1 : k]).any(1) & (best[:, -1] > EXCLUDED)  # a tie crosses the k-th place
     if unsure.any():
@@ -69,15 +69,15 @@ def _ties_by_number(scores: Tensor, more: Tensor, best: Tensor, at: Tensor) -> t
 
 
 def rank_of(scores: Tensor, targets: SequenceStore, target_scores: Tensor | None = None) -> Tensor:
-    """1-based ranks of known answers: 1 + the number of other items that score as high or higher.
+    """Return 1-based ranks of known answers: 1 + the number of other items that score as high or higher.
 
-    Ties count against us: a model that scores everything alike ranks last, not first; so does one that scores NaN.
+    Ties count against the answer. So a model that scores everything alike, or NaN, ranks last, not first.
 
     Args:
         scores: (B, V + 1), EXCLUDED where an item does not compete.
         targets: B rows of item numbers.
-        target_scores: (targets,) their scores before exclusion: with these all answers of a row compete, also those
-            that its history excludes.
+        target_scores: (targets,), the answers' scores before exclusion. With them all answers of a row compete, even
+            those that its history excludes.
     Returns:
         int64 (targets,), in the order of `targets.items`.
     """
