@@ -1,10 +1,10 @@
-"""Recommendations for a whole table of users, written to a file some users at a time.
+"""Batch recommendation: score a whole table of users and write the rows to a file.
 
     corerec.batch.score("shop.model", "recs.parquet", top_k=20, verbose=True)
 
-A row for each recommendation: user_id, item_id, rank (from 1) and score, the probability over the whole catalogue. Ids
-have the model's own type. Memory beyond the model is at most 1 GB, however many users there are: at most USERS_AT_ONCE
-users are in memory at a time, and most rows so far lie in temporary files beside the one that they become.
+The table has a row for each recommendation: user_id, item_id, rank (from 1) and score, the probability over the whole
+catalogue. Ids have the model's own type. Memory beyond the model is at most 1 GB, for any number of users: at most
+USERS_AT_ONCE users are in memory at a time. Most rows wait in temporary files beside the output.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ FORMATS = {
 
 @dataclass(frozen=True)
 class Scored:
-    """What `score` wrote."""
+    """The result of `score`."""
 
     path: Path
     num_users: int
@@ -81,20 +81,22 @@ def score(
 
     Args:
         model: a model, or the file of one.
-        output: .parquet, .csv or .jsonl.
-        top_k: how many items for each user at most.
-        users: ids of known users, one row each in their order; None takes all of the model.
-        histories: instead of users: a log (`read_events(path).interactions()`), whose users' events are the histories.
-            Items that the model never saw are left out, as `on_unknown` says. A log takes about 60 bytes an event.
-        at: the moment to recommend for, one for all: a number of the times' unit, or a date; None: not known.
+        output: the file to write: .parquet, .csv or .jsonl.
+        top_k: the most items for each user.
+        users: ids of known users, who are scored in this order. None takes all users of the model.
+        histories: a log (`read_events(path).interactions()`) to score instead of users: each of its users' events are a
+            history. `on_unknown` says how items that the model never saw are treated. A log takes about 60 bytes an
+            event.
+        at: the time of all queries: a number in the unit of the log's times, or a date. None means not known.
         shard: (i, n): score part i, from 0, of the users split in their order into n parts. The rows of all n parts,
             in order, equal those of a single run, bit for bit.
-        device: where a model file is loaded to.
+        device: the device to load a model file to.
         verbose: show progress on stderr: a bar in a terminal, a line every ten seconds elsewhere.
         rules: exclude_seen, exclude, candidates, min_rating, on_unknown, diversity, max_per_group, groups and
             repeatable, as in `Bert4Rec.recommend`.
     Raises:
-        DataError: another suffix, users and histories both, a shard out of range; and as `Bert4Rec.recommend`.
+        DataError: the output has another suffix, users and histories are both given, the shard is out of range, or
+            `Bert4Rec.recommend` would raise it.
         UnknownIdError: a user was never seen.
         NotFittedError: the model has no users, and no histories are given.
         OSError: the file cannot be written.
@@ -135,12 +137,12 @@ def score(
 
 
 def write_embeddings(embeddings: Embeddings, output: str | os.PathLike[str]) -> None:
-    """Write vectors as a table of item_id and vector, a list of float32, whole or not at all.
+    """Write item vectors whole or not at all, as a table of item_id and vector, a list of float32.
 
     Args:
-        output: .parquet, .csv or .jsonl.
+        output: the file to write: .parquet, .csv or .jsonl.
     Raises:
-        DataError: another suffix.
+        DataError: the output has another suffix.
         OSError: the file cannot be written.
     """
     output = Path(output)
@@ -155,16 +157,20 @@ def write_embeddings(embeddings: Embeddings, output: str | os.PathLike[str]) -> 
 
 
 def check_output(output: Path) -> None:
-    """Raises:
-    DataError: no file of this suffix is written.
+    """Check that a file of this suffix can be written.
+
+    Raises:
+        DataError: it cannot.
     """
     if output.suffix.lower() not in FORMATS:
         raise DataError(f"cannot write {output}: its name must end with {', '.join(FORMATS)}")
 
 
 def check_shard(shard: tuple[int, int]) -> None:
-    """Raises:
-    DataError: it is no (i, n) with i in 0 .. n - 1.
+    """Check that a shard is (i, n) with i in 0 .. n - 1.
+
+    Raises:
+        DataError: it is not.
     """
     at, count = shard
     if count < 1 or not 0 <= at < count:
@@ -172,7 +178,7 @@ def check_shard(shard: tuple[int, int]) -> None:
 
 
 def _parts(count: int, shard: int, num_shards: int) -> list[tuple[int, int]]:
-    """(first, end) of the users scored together. The same whatever the shards, so that each user's answer is."""
+    """Return (first, end) of the users to score together. All shards share these parts, so answers stay the same."""
     size = max(1, min(USERS_AT_ONCE, -(-count // PARTS)))
     num_parts = -(-count // size)
     mine = range(shard * num_parts // num_shards, (shard + 1) * num_parts // num_shards)
@@ -180,14 +186,14 @@ def _parts(count: int, shard: int, num_shards: int) -> list[tuple[int, int]]:
 
 
 def _answers(model: FittedModel, histories: SequenceStore, rules: BatchRules) -> tuple[np.ndarray, np.ndarray]:
-    """Item numbers and probabilities, (B, k). No states are kept: each user is asked about once."""
+    """Return item numbers and probabilities, (B, k). States are not kept, as each user is scored once."""
     found = answer_batch(model, histories, rules)
     return found.numbers, found.probabilities
 
 
 @dataclass(frozen=True)
 class _Users:
-    """Users of the model, by number."""
+    """Users of the model, by their numbers."""
 
     vocabulary: Vocabulary
     numbers: np.ndarray
@@ -207,7 +213,7 @@ class _Users:
 
 @dataclass(frozen=True)
 class _Log:
-    """Users of another log; its item numbers are the model's, 0 where it never saw the item."""
+    """Users of another log, with the model's item numbers, 0 for items that it never saw."""
 
     ids: np.ndarray
     store: SequenceStore
@@ -236,7 +242,7 @@ class _Log:
 
 
 class _RowTable:
-    """The rows so far: up to DATABASE_MEMORY in memory, the others in files beside the one that they become."""
+    """The rows so far: up to DATABASE_MEMORY in memory, the others in files beside the output."""
 
     def __init__(self, output: Path, user_ids: np.ndarray, items: Vocabulary) -> None:
         self.output, self.items = output, items
@@ -254,7 +260,7 @@ class _RowTable:
         self._database.close()
 
     def add(self, user_ids: np.ndarray, numbers: np.ndarray, scores: np.ndarray) -> int:
-        """Rows of (B, k) item numbers, 0 where a row has ended; how many there are."""
+        """Add rows for (B, k) item numbers, 0 where a row has ended. Return the number of rows."""
         at, place = np.nonzero(numbers)
         users, items = user_ids[at], self.items.ids[numbers[at, place] - 1]
         frame = pd.DataFrame(
@@ -291,7 +297,7 @@ def _literal(path: Path) -> str:
 
 @contextmanager
 def _progress(total: int, verbose: bool) -> Iterator[Any]:
-    """A function to be called with the number of users done."""
+    """Yield a function to call with the number of users done."""
     console = Console(stderr=True)
     if not verbose:
         yield lambda count: None

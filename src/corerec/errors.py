@@ -1,8 +1,8 @@
-"""The errors and warnings of the library: each says what was wrong, what the bound is, and what to do next."""
+"""The errors and warnings of the library. Each says what was wrong, what the bound is, and what to do next."""
 
 
 class CorerecError(Exception):
-    """Base of every error that this library raises on purpose."""
+    """The base class of the errors that this library raises."""
 
 
 class DataError(CorerecError, ValueError):
@@ -26,11 +26,11 @@ class DivergedError(CorerecError, ArithmeticError):
 
 
 class DistributedError(CorerecError, RuntimeError):
-    """Another process of a shared training ended, did not answer in time, or was started with something else."""
+    """Another process of a distributed training ended, did not answer in time, or has other settings or data."""
 
 
 class TrainingInterrupted(CorerecError, KeyboardInterrupt):  # noqa: N818  # as KeyboardInterrupt
-    """A signal stopped a training whose state was written first."""
+    """A signal stopped a training after its state was saved."""
 
     def __init__(self, message: str, signal_number: int) -> None:
         super().__init__(message)
@@ -45,12 +45,12 @@ class CheckpointError(CorerecError, ValueError):
 
 
 class MissingPackageError(CorerecError, ImportError):
-    """An optional package is needed for what was asked."""
+    """An optional package is needed, and is not installed."""
 
 
 class DataWarning(UserWarning):
-    """The input was usable, but something about it probably is not what was meant."""
+    """The input was usable, but something about it is probably a mistake."""
 
 
 class UnknownIdWarning(DataWarning):
-    """Items that `fit` never saw were met where the answer does not depend on them alone."""
+    """Items that `fit` never saw were skipped, and the answer was given without them."""

@@ -69,14 +69,15 @@ def atomic_file(path: AnyPath, mode: Literal["w"], *, newline: str | None = None
 def atomic_file(path: AnyPath, mode: str = "wb", *, newline: str | None = None) -> Iterator[IO[Any]]:
     """Open a file for writing that replaces `path` once the block has ended without an error.
 
-    A replaced file keeps its mode, owner, group and extended attributes, as far as the user may set them; a new one
-    gets those of any new file (umask). Where `path` is a symbolic link, the file that it leads to is written.
+    A replaced file keeps its mode, owner, group and extended attributes, as far as the user may set them. A new file
+    gets the usual ones (umask). If `path` is a symbolic link, the file that it leads to is written.
 
     Args:
         mode: "wb" for bytes, "w" for text, which is UTF-8.
-        newline: as of `open`.
+        newline: the argument of `open`.
     Raises:
-        As `check_writable`, before the block runs; OSError: the disk is full. Nothing is changed then.
+        DataError, OSError: `check_writable` refuses the path before the block runs, or the disk is full. Nothing is
+            changed then.
     """
     encoding = "utf-8" if mode == "w" else None
     with atomic_path(path) as unfinished, open(unfinished, mode, encoding=encoding, newline=newline) as file:
@@ -85,7 +86,10 @@ def atomic_file(path: AnyPath, mode: str = "wb", *, newline: str | None = None) 
 
 @contextmanager
 def atomic_path(path: AnyPath) -> Iterator[Path]:
-    """As `atomic_file`, for a library that opens files by name: a name to write to, with the suffix of `path`."""
+    """Yield a temporary path for a library that opens files by name. It replaces `path` like `atomic_file`.
+
+    The temporary path has the suffix of `path`.
+    """
     path = Path(path)
     target = _resolve(path)
     with _work_folder(target.parent, path) as work:
@@ -98,15 +102,16 @@ def atomic_path(path: AnyPath) -> Iterator[Path]:
 
 @contextmanager
 def atomic_folder(folder: AnyPath, *, last: Sequence[str] = ()) -> Iterator[Path]:
-    """An empty folder to write files to, which become those of `folder` once the block has ended without an error.
+    """Yield an empty folder. Files written to it become those of `folder` once the block has ended without an error.
 
-    A new folder appears whole. In a folder that exists the files are replaced one by one, each whole; files of other
-    names stay. Who reads meanwhile can meet new files beside old ones, so name in `last` the file that tells.
+    A new folder appears whole. In a folder that exists, the files are replaced one by one, each whole. Files of other
+    names stay. A reader can find new files beside old ones meanwhile, so name the file that readers check in `last`.
 
     Args:
         last: names of files to put in place after all others, in this order.
     Raises:
-        As `check_writable`; NotADirectoryError: `folder` is a file.
+        DataError, OSError: `check_writable` refuses the place.
+        NotADirectoryError: `folder` is a file.
     """
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
@@ -131,10 +136,10 @@ def atomic_folder(folder: AnyPath, *, last: Sequence[str] = ()) -> Iterator[Path
 
 
 def _resolve(path: Path) -> Path:
-    """The regular file, present or not, that a path leads to through links.
+    """Return the regular file, present or not, that a path leads to through links.
 
     Raises:
-        As `check_writable`.
+        DataError, OSError: `check_writable` refuses the path.
     """
     known = None
     try:
@@ -174,7 +179,7 @@ def _check_parent(path: Path, target: Path) -> None:
 
 
 def _is_mounted(target: Path) -> bool:
-    """Whether a file is mounted by itself, as containers do: nothing can be renamed onto it."""
+    """Return whether a file is a mount of its own, as in containers. Nothing can be renamed onto such a file."""
     try:
         mounts = Path("/proc/self/mountinfo").read_text()
     except OSError:
@@ -189,7 +194,7 @@ def _kind(mode: int) -> str:
 
 @contextmanager
 def _work_folder(parent: Path, path: Path) -> Iterator[Path]:
-    """A hidden folder in `parent` that others know to be in use; removed in the end with all that is still in it."""
+    """Yield a hidden folder in `parent` that is locked while in use. It is removed in the end, with its content."""
     try:
         _remove_abandoned(parent)
         work, lock = _new_work_folder(parent)
@@ -226,7 +231,7 @@ def _new_work_folder(parent: Path) -> tuple[Path, int | None]:
 
 
 def _try_lock(descriptor: int) -> bool | None:
-    """Whether the lock is ours now; None where the file system knows no locks."""
+    """Return whether this process got the lock; None where the file system has no locks."""
     if fcntl is None:
         return None
     try:
@@ -272,7 +277,7 @@ def _remove(work: Path) -> None:
 
 
 def _finish(unfinished: Path, replaced: Path | None, plain_mode: int) -> None:
-    """Give a written file the mode and owner that it should have, and flush it to the disk."""
+    """Set the mode and owner of a written file, and flush it to the disk."""
     if replaced is not None and replaced.exists():
         _take_after(unfinished, replaced)
     else:
@@ -285,7 +290,7 @@ def _finish(unfinished: Path, replaced: Path | None, plain_mode: int) -> None:
 
 
 def _plain_mode(work: Path) -> int:
-    """The mode of any new file here: the lock was made as one. The umask itself cannot be read without being set."""
+    """Return the mode that new files get here, read from the lock file. Reading the umask itself would change it."""
     return stat.S_IMODE((work / LOCK).stat().st_mode)
 
 
@@ -307,7 +312,7 @@ def _take_after(unfinished: Path, replaced: Path) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Flush a folder's names to the disk; without that a power failure can undo a rename."""
+    """Flush a folder's names to the disk. Without this, a power failure can undo a rename."""
     if sys.platform == "win32":
         return
     try:
@@ -322,7 +327,7 @@ def _sync_folder(folder: Path) -> None:
 
 
 def _explained(error: OSError, path: Path) -> OSError:
-    """The same error in words that name the file and say what to do."""
+    """Return the same error with a text that names the file and says what to do."""
     step = "make room, or name a file elsewhere" if error.errno in DISK_IS_FULL else "name a file elsewhere"
     return type(error)(f"cannot write {path}: {_reason(error, path.parent)}; {step}")
 

@@ -1,10 +1,10 @@
-"""A model as a folder for the Hugging Face Hub: config.json, model.safetensors and a model card, README.md.
+"""Write a model as a folder for the Hugging Face Hub: config.json, model.safetensors and README.md, a model card.
 
     corerec.hub.write_folder(model, "movies")
     huggingface_hub.upload_folder(repo_id="you/movies", folder_path="movies")
 
-`Bert4Rec.load("movies")` reads the folder. It reads model.safetensors alone, which holds the whole model; config.json
-repeats the settings for people and other tools.
+`Bert4Rec.load("movies")` reads model.safetensors alone, which holds the whole model. config.json repeats the settings
+for people and other tools.
 """
 
 from __future__ import annotations
@@ -48,16 +48,16 @@ def write_folder(
 
     Args:
         folder: made if absent. Files of an earlier call are replaced, config.json last; others stay as they are.
-        histories: keep the users' ids and events in model.safetensors. False answers raw histories only, and is what
-            a public model should have.
+        histories: whether to keep the users' ids and events in model.safetensors. Without them the model answers only
+            histories that a query brings, as a public model should.
         license: the Hub's name of a licence, such as "apache-2.0", for the card's header.
-        reports: of `evaluate` on this model, for the card's metrics.
+        reports: reports of `evaluate` on this model, for the card's metrics.
     Returns:
         the files written.
     Raises:
-        NotFittedError: neither fit nor loaded.
-        DataError: the folder has files of these names from elsewhere, or a card that somebody has edited; the licence
-            is no name of one; or an id is neither text nor a number.
+        NotFittedError: the model is neither fitted nor loaded.
+        DataError: the folder has other files of these names, or an edited card. Or the licence is not a name that the
+            Hub knows, or an id is neither text nor a number.
         OSError: the folder cannot be written (`files.atomic_folder`).
     """
     folder, fitted = Path(folder), model.fitted
@@ -91,7 +91,7 @@ def write_folder(
 def model_card(
     model: Bert4Rec, *, histories: bool = False, license: str | None = None, reports: Sequence[Report] = ()
 ) -> str:
-    """The model card: a YAML header, how to use the model, its data, training, metrics and limits, in Markdown."""
+    """Return the model card in Markdown: a YAML header, usage, data, training, metrics and limits."""
     name = _plain(model.name)
     parts = [
         _header(name, model, license, reports),
@@ -114,12 +114,12 @@ def model_card(
 
 
 def reports_from(path: str | os.PathLike[str], name: str) -> list[Report]:
-    """The reports of a model in a file of `corerec evaluate --json`.
+    """Read the reports of a model from a file of `corerec evaluate --json`.
 
     Args:
-        name: what the model calls itself.
+        name: the model's name.
     Raises:
-        DataError: the file is none of these, or has no report of the model.
+        DataError: the file was not written by that command, or has no report of the model.
         OSError: the file cannot be read.
     """
     fields = set(Report.__dataclass_fields__)
@@ -153,7 +153,7 @@ def reports_from(path: str | os.PathLike[str], name: str) -> list[Report]:
 
 
 def _header(name: str, model: Bert4Rec, license: str | None, reports: Sequence[Report]) -> str:
-    """The YAML header; texts are quoted as in JSON, which YAML reads."""
+    """Return the YAML header. Texts are quoted as in JSON, which YAML reads."""
     lines = ["---", f"library_name: {LIBRARY}", "tags:", *(f"- {tag}" for tag in TAGS)]
     if license is not None:
         lines.append(f"license: {license}")
@@ -282,12 +282,12 @@ def _table(rows: dict[str, str]) -> str:
 
 
 def _plain(text: str) -> str:
-    """One line of characters that YAML and UTF-8 can hold."""
+    """Return one line of characters that YAML and UTF-8 can hold."""
     return " ".join("".join(sign if sign.isprintable() else " " for sign in text).split()) or "model"
 
 
 def _escaped(text: str) -> str:
-    """For Markdown: no cell ends early, no tag begins."""
+    """Escape text for Markdown, so that no table cell ends early and no tag begins."""
     return text.replace("|", "\\|").replace("<", "&lt;")
 
 
@@ -299,7 +299,7 @@ def _digest(card: bytes) -> str:
 
 
 def _check_contents(folder: Path) -> None:
-    """Refuse a folder where we would write over what is not ours, or over a card that somebody has edited."""
+    """Refuse a folder with files that another program wrote, or with a card that was edited."""
     present = [name for name in (checkpoint.MODEL_FILE, CARD, CONFIG) if (folder / name).exists()]
     if not present:
         return

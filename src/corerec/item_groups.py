@@ -1,4 +1,4 @@
-"""Groups of items, such as categories; and which items of a history may be recommended again."""
+"""Groups of items, such as categories, and the rule for which items of a history may be recommended again."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from corerec.data.vocabulary import Vocabulary
 from corerec.errors import DataError
 
 ExcludeSeen = bool | Literal["item", "group"]
-"""What of a history is not recommended again: nothing (False), its items (True or "item"), or all items of its items'
-groups ("group").
+"""Which items are not recommended again: none (False), the history's items (True or "item"), or all items that share a
+group with one of them ("group").
 """
 
 
@@ -24,7 +24,7 @@ class ItemGroups:
     """The group of each item.
 
     Attributes:
-        numbers: int64 (V + 1,), each item number's group, from 1; 0 for none.
+        numbers: int64 (V + 1,), each item number's group, from 1; 0 without a group.
         names: group -> its number.
     """
 
@@ -33,10 +33,12 @@ class ItemGroups:
 
     @classmethod
     def of(cls, groups: Mapping[Any, Any], items: Vocabulary) -> ItemGroups:
-        """Args:
-            groups: item id -> group. Items that the model never saw are left out; a missing group (None, NaN) is none.
+        """Number the groups of items.
+
+        Args:
+            groups: item id -> group. Items that the model never saw are left out. None or NaN means no group.
         Raises:
-            DataError: it is no mapping, or the model knows none of its items.
+            DataError: `groups` is not a mapping, or the model knows none of its items.
         """
         if not isinstance(groups, Mapping):
             raise DataError(f"groups must map item ids to groups, such as a dict; it is a {type(groups).__name__}")
@@ -52,7 +54,7 @@ class ItemGroups:
         return cls(numbers, {name: number for number, name in enumerate(distinct.tolist(), 1)})
 
     def expanded(self, rows: SequenceStore) -> SequenceStore:
-        """Each row's items with all others of their groups."""
+        """Return each row's items together with all items of their groups."""
         owners = np.repeat(np.arange(len(rows)), rows.lengths)
         groups = self.numbers[rows.items]
         size = len(self.names) + 1
@@ -67,12 +69,12 @@ class ItemGroups:
 
 @dataclass(frozen=True, eq=False)
 class SeenRule:
-    """Which items a history takes out of its own recommendations."""
+    """The rule for which items a history excludes from its own recommendations."""
 
     exclude_seen: ExcludeSeen
     groups: ItemGroups | None = None
     repeatable: np.ndarray | None = None
-    """bool (V + 1,): item numbers that may be recommended again all the same; None for none."""
+    """bool (V + 1,): items that may be recommended again although they are in the history. None for no items."""
 
     def __post_init__(self) -> None:
         if not isinstance(self.exclude_seen, bool | np.bool_) and self.exclude_seen not in ("item", "group"):
@@ -82,11 +84,11 @@ class SeenRule:
 
     @property
     def is_plain(self) -> bool:
-        """Whether it leaves out the items of the history, and nothing else."""
+        """Whether the rule excludes the items of the history, and nothing else."""
         return self.exclude_seen in (True, "item") and self.repeatable is None
 
     def excluded(self, histories: SequenceStore) -> SequenceStore:
-        """The items that each history excludes, one row each."""
+        """Return the items that each history excludes, one row each."""
         if not self.exclude_seen:
             return SequenceStore(np.zeros(0, np.int32), np.zeros(len(histories) + 1, np.int64))
         rows = self._without_repeatable(histories)
@@ -104,7 +106,7 @@ class SeenRule:
 
 
 def split_repeatable(repeatable: Iterable[Any], groups: ItemGroups | None) -> tuple[list[Any], list[int]]:
-    """Names of what may repeat -> item ids, and numbers of groups."""
+    """Split the names of `repeatable` into item ids and numbers of groups."""
     names = {} if groups is None else groups.names
     given = list(repeatable)
     return [name for name in given if name not in names], [names[name] for name in given if name in names]
@@ -113,7 +115,7 @@ def split_repeatable(repeatable: Iterable[Any], groups: ItemGroups | None) -> tu
 def repeatable_mask(
     item_numbers: np.ndarray, group_numbers: list[int], groups: ItemGroups | None, num_items: int
 ) -> np.ndarray | None:
-    """bool (V + 1,): the items given, and those of the groups given; None for none."""
+    """Return bool (V + 1,): true for the given items and the items of the given groups; None if there are none."""
     if not len(item_numbers) and not group_numbers:
         return None
     mask = np.zeros(num_items + 1, bool)

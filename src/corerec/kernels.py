@@ -1,7 +1,7 @@
-"""Private operations of PyTorch behind one door, each with a plain fallback on public operations.
+"""Private operations of PyTorch in one module, each with a plain fallback on public operations.
 
-An operation is used where a probe, run once, gives the plain result. So a release of PyTorch that drops or changes one
-costs speed, not answers. COREREC_PLAIN_KERNELS=1 in the environment forces every fallback.
+A private operation is used if a probe, run once, gives the same result as its fallback. So a release of PyTorch that
+drops or changes one costs speed, not correctness. COREREC_PLAIN_KERNELS=1 in the environment forces every fallback.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ FLOAT32_EXACT = 2**24  # whole numbers up to here are exact in float32
 
 
 def use_plain_kernels() -> bool:
-    """Whether the environment forces the fallbacks."""
+    """Return whether the environment forces the fallbacks."""
     return os.environ.get("COREREC_PLAIN_KERNELS", "0") not in ("", "0")
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor, gelu: bool = False) -> Tensor:
-    """F.linear, then F.gelu if asked.
+    """Compute F.linear, and then F.gelu if `gelu` is true.
 
     On a CPU, and without gradients, oneDNN computes both for inputs of ONEDNN_FROM values or more. PyTorch itself
     multiplies float32 with MKL, which takes twice as long on AMD's processors (`benchmarks/LAB.md`). oneDNN also
@@ -39,21 +39,21 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor, gelu: bool = False) -> Tenso
 
 
 def matmul_int8(a: Tensor, b: Tensor, out: Tensor) -> Tensor:
-    """int8 (M, D) @ int8 (D, N) into `out`, int32 (M, N), exactly."""
+    """Multiply int8 (M, D) by int8 (D, N) exactly, into `out`, int32 (M, N)."""
     if use_plain_kernels() or not _int_mm_works(a.device):
         return _plain_matmul_int8(a, b, out)
     return _int_mm(a, b, out)
 
 
 def int8_is_fast(device: torch.device) -> bool:
-    """Whether products of int8 are fast here: measured to be so where PyTorch's oneDNN has AVX-512 to use."""
+    """Return whether int8 products are fast here. Measurements say so where PyTorch's oneDNN has AVX-512."""
     if device.type != "cpu" or use_plain_kernels() or not torch.backends.mkldnn.is_available():
         return False
     return torch.backends.cpu.get_cpu_capability() == "AVX512" and _int_mm_works(device)
 
 
 def bfloat16_is_fast(device: torch.device) -> bool:
-    """Whether the hardware multiplies in bfloat16."""
+    """Return whether the hardware multiplies in bfloat16."""
     if device.type == "cpu":
         return not use_plain_kernels() and _cpu_has_bfloat16()
     return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
@@ -116,7 +116,7 @@ def _int_mm_works(device: torch.device) -> bool:
 
 
 def _works(probe: Callable[[], bool]) -> bool:
-    """What a probe says; False where the operation is missing, takes other arguments or is not built in."""
+    """Return a probe's result, or False if the operation is missing, takes other arguments or is not built in."""
     try:
         return probe()
     except (AttributeError, TypeError, RuntimeError):  # NotImplementedError is a RuntimeError

@@ -22,8 +22,9 @@ from corerec.retrieval.reranking import Reranking
 
 ItemId = Any
 OnUnknown = Literal["raise", "skip", "warn"]
-"""What becomes of an id that `fit` never saw: an UnknownIdError; skipped silently; or skipped with one warning for all,
-the default everywhere. An id of a type that no fitted one has is always an error.
+"""How to treat an id that `fit` never saw: raise UnknownIdError, skip it, or (the default) skip it with one warning.
+
+An id whose type no fitted id has is always an error.
 """
 Basis = Literal["history", "popularity"]
 WITHOUT_USERS = "this model was saved without histories, so it knows no users; pass history=[item ids] to recommend"
@@ -33,39 +34,39 @@ NO_ITEMS = np.zeros(0, np.int64)
 
 @dataclass(frozen=True)
 class Query:
-    """What `Bert4Rec.recommend` takes, as a value: many can be answered together."""
+    """The arguments of `Bert4Rec.recommend` as a value, so that many queries can be answered together."""
 
     user_id: Hashable = None
-    """A user of the fitted log, or one observed since; or"""
+    """A user of the fitted log, or one observed since. Give this or `history`."""
     history: Sequence[ItemId] | None = None
-    """item ids, oldest first, of anyone."""
+    """Item ids, oldest first. Give this or `user_id`."""
     top_k: int = 10
-    """How many items at most."""
+    """The most items to recommend."""
     exclude_seen: ExcludeSeen = True
-    """Leave out what stands anywhere in the history: True or "item" its items, "group" all items of their groups."""
+    """What the history excludes: its items (True or "item"), all items of their groups ("group") or nothing (False)."""
     exclude: Sequence[ItemId] = ()
-    """Item ids to leave out besides."""
+    """More item ids to exclude."""
     candidates: Sequence[ItemId] | None = None
-    """The only item ids that may be named; None means all."""
+    """The only item ids that may be recommended; None means all."""
     min_rating: float | None = None
-    """Name only items whose expected rating reaches it."""
+    """The lowest expected rating of an item to recommend."""
     on_unknown: OnUnknown = "warn"
-    """Unknown items of the history, of `exclude`, of `candidates` and of `repeatable`."""
+    """How unknown items of the history, of `exclude`, of `candidates` and of `repeatable` are treated."""
     at: Any = None
-    """The moment to ask about, for a user: a number of the log's unit, or a date. None: not known."""
+    """The time of the query, for a user: a number in the log's unit, or a date. None means not known."""
     diversity: float = 0.0
-    """In [0, 1]: how much of the relevance is given for items unlike one another (`retrieval.reranking`)."""
+    """The weight in [0, 1] of dissimilarity between the items against relevance (`retrieval.reranking`)."""
     max_per_group: int | None = None
-    """Name at most so many items of one group."""
+    """The most items of one group."""
     groups: Mapping[ItemId, Hashable] | None = None
-    """Item id -> its group, such as a category. Items without one are not limited."""
+    """Item id -> its group, such as a category. Items without a group are not limited."""
     repeatable: Collection[Any] = ()
-    """Item ids, or groups, that may be named again although they stand in the history."""
+    """Item ids, or groups, that may be recommended again although they are in the history."""
 
 
 @dataclass(frozen=True)
 class Recommendations:
-    """The answer to one query: items and their scores, best first, and whether history or popularity decided.
+    """The answer to one query: items and scores, best first, and whether history or popularity decided.
 
     >>> answer = Recommendations(["a", "b"], [0.5, 0.25], "history", user_id="ann")
     >>> list(answer), answer.pairs()
@@ -74,15 +75,15 @@ class Recommendations:
 
     items: list[ItemId]
     scores: list[float]
-    """A probability over the whole catalogue for each item; NaN where none was asked for."""
+    """Each item's probability over the whole catalogue; NaN if probabilities were not asked for."""
     basis: Basis
-    """Whether the history decided, or, where it holds no known item, popularity."""
+    """"history", or "popularity" if the history holds no known item."""
     unknown_items: list[ItemId] = field(default_factory=list)
-    """Items of the query that `fit` never saw; they were skipped."""
+    """Items of the query that `fit` never saw. They were skipped."""
     user_id: Hashable = None
-    """None where a history was given."""
+    """The query's user; None where a history was given."""
     is_new: list[bool] = field(default_factory=list)
-    """Of each item, whether no fitted event was about it: it was ranked by its content alone."""
+    """For each item, whether it has no fitted event. Such an item was ranked by its features alone."""
 
     def __len__(self) -> int:
         return len(self.items)
@@ -91,16 +92,16 @@ class Recommendations:
         return iter(self.items)
 
     def pairs(self) -> list[tuple[ItemId, float]]:
-        """(item id, score), best first."""
+        """Return (item id, score) pairs, best first."""
         return list(zip(self.items, self.scores, strict=True))
 
     def to_frame(self) -> pd.DataFrame:
-        """One row an item: columns user_id, item_id, rank (from 1) and score."""
+        """Return one row an item: columns user_id, item_id, rank (from 1) and score."""
         return recommendations_frame([self])
 
 
 def recommendations_frame(answers: Sequence[Recommendations]) -> pd.DataFrame:
-    """Many answers as one table: a row for each recommended item, columns user_id, item_id, rank (from 1), score."""
+    """Return many answers as one table: a row for each item, columns user_id, item_id, rank (from 1) and score."""
     lengths = [len(answer) for answer in answers]
     return pd.DataFrame(
         {
@@ -117,23 +118,23 @@ class QueryBatch:
     """B queries in numbers, ready to be scored together."""
 
     users: np.ndarray
-    """int64 (B,): the user number, 0 where a history was given."""
+    """int64 (B,): the user number; 0 where a history was given."""
     histories: SequenceStore
-    """B rows; a row may be empty."""
+    """B histories, any of which may be empty."""
     excluded: SequenceStore
-    """B rows of items not to name."""
+    """B rows of items that are not recommended."""
     top_k: np.ndarray
-    """int64 (B,)."""
+    """int64 (B,): the most items to recommend."""
     limited: np.ndarray
-    """int64 (queries with candidates,): which those are, in rising order."""
+    """int64: the places of the queries that have candidates of their own, in rising order."""
     candidates: SequenceStore
-    """One row for each of `limited`: the only items to name."""
+    """One row for each of `limited`: the only items that may be recommended."""
     shared_candidates: np.ndarray | None = None
-    """int64: the only items to name of all queries but `limited`; None means all."""
+    """int64: the only items that the queries outside `limited` may get; None means all."""
     rerankings: tuple[Reranking, ...] = ()
-    """What the answers are re-ranked by;"""
+    """The distinct rules of re-ranking in this batch."""
     reranked: np.ndarray | None = None
-    """int64 (B,): the place of each query's in `rerankings`, -1 for none; None means -1 for all."""
+    """int64 (B,): the place of each query's rule in `rerankings`, -1 for none. None means -1 for all."""
 
     def __len__(self) -> int:
         return len(self.users)
@@ -148,7 +149,7 @@ class QueryBatch:
         candidates: np.ndarray | None = None,
         reranking: Reranking | None = None,
     ) -> QueryBatch:
-        """B queries alike in all but their histories and what these exclude."""
+        """Build B queries that differ only in their histories and exclusions."""
         count = len(histories)
         return cls(
             np.zeros(count, np.int64) if users is None else users,
@@ -163,7 +164,7 @@ class QueryBatch:
         )
 
     def without(self, items: np.ndarray) -> QueryBatch:
-        """The same queries, none of which may name these item numbers either."""
+        """Return the same queries, which exclude the given item numbers, too."""
         excluded, count = self.excluded, len(items)
         offsets = excluded.offsets + count * np.arange(len(self) + 1)
         ends = offsets[1:] - count  # each row's own items, then these
@@ -174,7 +175,7 @@ class QueryBatch:
         return replace(self, excluded=SequenceStore(numbers, offsets))
 
     def select(self, queries: np.ndarray) -> QueryBatch:
-        """The queries at the given places, in rising order."""
+        """Return the queries at the given places, in rising order."""
         at = np.flatnonzero(np.isin(self.limited, queries))
         return QueryBatch(
             self.users[queries],
@@ -190,15 +191,15 @@ class QueryBatch:
 
 
 def empty_rows(count: int) -> SequenceStore:
-    """So many rows without events."""
+    """Return `count` rows without events."""
     return SequenceStore(np.zeros(0, np.int32), np.zeros(count + 1, np.int64))
 
 
 def known_numbers(ids: Sequence[ItemId], known: Vocabulary, on_unknown: OnUnknown) -> tuple[np.ndarray, list[ItemId]]:
-    """int64: the numbers of those ids that are known, in their order; and the unknown ones.
+    """Return the numbers of the known ids in their order, int64, and the unknown ids.
 
     Raises:
-        UnknownIdError: an id is of a type that no known one has, or is unknown and `on_unknown` is "raise".
+        UnknownIdError: an id has a type that no known id has, or is unknown and `on_unknown` is "raise".
         ConfigError: `on_unknown` is none of the three.
     """
     numbers, strangers = numbers_or_zero(ids, known, on_unknown)
@@ -206,7 +207,7 @@ def known_numbers(ids: Sequence[ItemId], known: Vocabulary, on_unknown: OnUnknow
 
 
 def numbers_or_zero(ids: Any, known: Vocabulary, on_unknown: OnUnknown) -> tuple[np.ndarray, list[ItemId]]:
-    """As `known_numbers`, with a number for each id of a list or a column: 0 for those left out."""
+    """Return the number of each id, int64, 0 for an unknown id; and the unknown ids. It raises as `known_numbers`."""
     if on_unknown not in ("raise", "skip", "warn"):
         raise ConfigError(f'on_unknown must be "raise", "skip" or "warn", not {on_unknown!r}')
     numbers = known.encode(ids) if len(ids) else np.zeros(0, np.int64)
@@ -223,10 +224,10 @@ def numbers_or_zero(ids: Any, known: Vocabulary, on_unknown: OnUnknown) -> tuple
 
 
 def as_list(values: Any, name: str) -> list[Any] | tuple[Any, ...]:
-    """A list of plain Python ids, from a list, an array, a column or any iterable.
+    """Convert a list, an array, a column or any iterable to a list of plain Python ids.
 
     Raises:
-        DataError: one text, or nothing to iterate over.
+        DataError: the value is a single text, or cannot be iterated over.
     """
     if isinstance(values, list | tuple):
         return values
@@ -238,7 +239,7 @@ def as_list(values: Any, name: str) -> list[Any] | tuple[Any, ...]:
 def numbers_with_blanks(
     history: Iterable[ItemId | None], items: Vocabulary, mask_number: int, on_unknown: OnUnknown = "warn"
 ) -> np.ndarray:
-    """int64 (events,): the known items' numbers, `mask_number` where an entry is None."""
+    """Return the numbers of the known items, int64 (events,), with `mask_number` where an entry is None."""
     given = as_list(history, "history")
     blank = np.array([item_id is None for item_id in given], dtype=bool)
     numbers = np.full(len(given), mask_number)
@@ -250,7 +251,7 @@ def numbers_with_blanks(
 
 
 def warn_of_unknown(item_ids: Sequence[ItemId], items: Vocabulary, consequence: str, stacklevel: int = 3) -> None:
-    """One warning for all; its `stacklevel` 3 points at whoever called the caller."""
+    """Warn once of all unknown items. `stacklevel` 3 points at the caller of the caller."""
     shown = id_column(list(item_ids[:3]), "item_ids").tolist()
     shown_ids = ", ".join(map(repr, shown)) + (", ..." if len(item_ids) > 3 else "")
     warnings.warn(
@@ -261,15 +262,17 @@ def warn_of_unknown(item_ids: Sequence[ItemId], items: Vocabulary, consequence: 
 
 
 def ids_of(numbers: np.ndarray, items: Vocabulary) -> list[list[ItemId]]:
-    """Rows of item numbers, 0 where a row has ended, as rows of ids."""
+    """Return rows of item ids for rows of item numbers, 0 where a row has ended."""
     counts = (numbers > 0).sum(1)
     ids = items.decode(numbers[numbers > 0])
     return [ids[end - count : end] for end, count in zip(np.cumsum(counts).tolist(), counts.tolist(), strict=True)]
 
 
 def check_top_k(top_k: Any, name: str = "top_k") -> None:
-    """Raises:
-    DataError: it is not a whole number from 1.
+    """Check a value for `top_k`.
+
+    Raises:
+        DataError: it is not a whole number from 1.
     """
     if isinstance(top_k, bool) or not isinstance(top_k, int | np.integer) or top_k < 1:
         raise DataError(f"{name} must be a whole number from 1, not {top_k!r}")

@@ -1,4 +1,4 @@
-"""Queries in ids -> queries in numbers, ready to be scored together."""
+"""Convert queries in ids to queries in numbers, ready to be scored together."""
 
 from __future__ import annotations
 
@@ -38,15 +38,16 @@ def resolve(
     well_rated: Callable[[int, float, np.ndarray | None], np.ndarray],
     return_errors: bool,
 ) -> tuple[QueryBatch, dict[int, CorerecError], list[list[ItemId]]]:
-    """Queries in ids -> queries in numbers.
+    """Convert queries in ids to queries in numbers.
 
     Args:
-        well_rated: (user number or 0, min_rating, item numbers or None) -> those of them whose rating reaches it.
+        well_rated: a function of (user number or 0, min_rating, item numbers or None) that returns the item numbers
+            whose expected rating is at least min_rating.
     Returns:
-        the good queries, in order; the error of each bad one, by its place in the list (with `return_errors`); and the
-        unknown items of each good query, which were skipped.
+        the batch of the good queries, in order; the error of each bad query, by its place in `queries` (with
+        `return_errors`); and the unknown items of each good query, which were skipped.
     Raises:
-        CorerecError: the first bad query's, without `return_errors`.
+        CorerecError: the error of the first bad query, without `return_errors`.
     """
     good: list[Query] = []
     moments: list[float] = []
@@ -125,7 +126,7 @@ def resolve(
 
 
 class Rules:
-    """Rules of queries in numbers. Those of equal settings are one: groups of a whole catalogue are encoded once."""
+    """Converts rules of queries to numbers. Queries with equal settings share a result, so groups are encoded once."""
 
     def __init__(self, items: Vocabulary) -> None:
         self.items = items
@@ -142,7 +143,7 @@ class Rules:
     def reranking(
         self, diversity: float, max_per_group: int | None, groups: Mapping[ItemId, Hashable] | None
     ) -> Reranking | None:
-        """None where nothing is to be re-ranked.
+        """Return the rule of re-ranking, or None where nothing is to be re-ranked.
 
         Raises:
             DataError: a value is out of its range, or groups are missing.
@@ -161,11 +162,11 @@ class Rules:
         repeatable: Collection[Any],
         on_unknown: OnUnknown,
     ) -> tuple[SeenRule, list[ItemId]]:
-        """What the histories exclude, and the unknown items of `repeatable`.
+        """Return the rule of what the histories exclude, and the unknown items of `repeatable`.
 
         Raises:
-            DataError: exclude_seen is none of its values, or groups are missing.
-            UnknownIdError: as `known_numbers`.
+            DataError: exclude_seen has no valid value, or groups are missing.
+            UnknownIdError: `known_numbers` refuses an item of `repeatable`.
         """
         if exclude_seen is True and not repeatable:
             return PLAIN_RULE, []
@@ -181,11 +182,13 @@ PLAIN_RULE = SeenRule(True)
 def resolve_subject(
     query: Query, items: Vocabulary, histories: Histories | None
 ) -> tuple[int, np.ndarray, list[ItemId]]:
-    """Whom a query is about: a user number, or (0 and) the item numbers of a history; and its unknown items.
+    """Return the subject of a query, a user number or the item numbers of a history, and its unknown items.
+
+    The user number is 0 for a history.
 
     Raises:
-        DataError: both or neither are given, or the history is no list of items.
-        UnknownIdError: the user was never seen, or an item of the history (see `known_numbers`).
+        DataError: both or neither are given, or the history is not a list of items.
+        UnknownIdError: the user was never seen, or an item of the history was not (see `known_numbers`).
         NotFittedError: the model knows no users.
     """
     if (query.user_id is None) == (query.history is None):
@@ -201,10 +204,10 @@ def resolve_subject(
 
 
 def resolve_moment(query: Query, histories: Histories | None) -> float:
-    """The moment that a query asks about, in the log's unit; NaN where it names none, or the log had no times.
+    """Return the time of a query in the log's unit; NaN if the query has none, or the log has no times.
 
     Raises:
-        DataError: it is no time of the log's unit, or the query has a bare history, whose times are not known.
+        DataError: the value is not a time in the log's unit, or the query has a history, whose times are not known.
     """
     if query.at is None:
         return math.nan
@@ -214,7 +217,7 @@ def resolve_moment(query: Query, histories: Histories | None) -> float:
 
 
 def _rows(users: np.ndarray, given: list[np.ndarray], histories: Histories | None) -> SequenceStore:
-    """The history behind each query: a known user's, or the one given."""
+    """Return the history of each query: the known user's, or the given one."""
     known, raw = np.flatnonzero(users), np.flatnonzero(users == 0)
     if not len(known):
         return SequenceStore.from_lists(given)

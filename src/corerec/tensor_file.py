@@ -1,7 +1,7 @@
-"""Tensors and texts in one safetensors file with a digest of all: what is read is what was written, or an error.
+"""Tensors and texts in one safetensors file, with a digest of all. A changed file gives an error, never wrong values.
 
-Files are read into memory as a whole, never mapped: a process that answers from a map dies (SIGBUS) once somebody cuts
-the file short, as `cp new live` does.
+Files are read into memory whole, never mapped. A process that reads from a map dies (SIGBUS) if the file is cut short,
+as `cp new live` does.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ DTYPES = {
 
 
 class _Layout(NamedTuple):
-    """One tensor of a file: `begin` counts bytes from the end of the header."""
+    """The place of one tensor in a file. `begin` counts bytes from the end of the header."""
 
     name: str
     begin: int
@@ -53,9 +53,9 @@ def write_tensors(path: AnyPath, tensors: Mapping[str, Tensor], texts: Mapping[s
     """Write the file whole or not at all (`files.atomic_path`), with a digest among the texts.
 
     Args:
-        tensors: of the kinds in DTYPES.
+        tensors: tensors of the types in DTYPES.
     Raises:
-        DataError: the path is a device or a pipe; or the texts are longer than `read_tensors` takes.
+        DataError: the path is a device or a pipe, or the texts are longer than `read_tensors` reads.
         OSError: the file cannot be written.
     """
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
@@ -69,15 +69,15 @@ def write_tensors(path: AnyPath, tensors: Mapping[str, Tensor], texts: Mapping[s
 def read_tensors(
     path: AnyPath, check_texts: Callable[[dict[str, str]], None]
 ) -> tuple[dict[str, str], dict[str, Tensor]]:
-    """Read what `write_tensors` wrote, onto the CPU. Never takes more memory than the file has bytes, and some MB.
+    """Read a file of `write_tensors` onto the CPU, in at most the memory of the file's size, and some MB.
 
     Args:
-        check_texts: raises CheckpointError where the texts tell another kind of file, before more is read.
+        check_texts: raises CheckpointError if the texts are those of another kind of file, before more is read.
     Returns:
-        the texts without the digest, and the tensors, which share memory with nothing.
+        the texts without the digest, and the tensors, which share no memory.
     Raises:
         FileNotFoundError: there is no such file.
-        CheckpointError: the file is no safetensors file, was cut short, changed since it was written, or is unreadable.
+        CheckpointError: the file is not safetensors, was cut short, was changed since it was written, or is unreadable.
     """
     path = Path(path)
     try:
@@ -103,15 +103,15 @@ def read_tensors(
 
 
 def begins_as_one(path: AnyPath) -> bool:
-    """Whether a file begins as those that `write_tensors` writes, whole or not."""
+    """Return whether a file begins like one that `write_tensors` wrote, even if it was cut short."""
     with Path(path).open("rb") as file:
         return file.read(9)[8:] == b"{"
 
 
 def digest(tensors: Mapping[str, Tensor], texts: Mapping[str, str]) -> str:
-    """BLAKE2b of the names, kinds, shapes and bytes of all tensors and of all texts, hexadecimal.
+    """Return the BLAKE2b digest of all texts and all tensors (names, types, shapes and bytes), in hexadecimal.
 
-    A tree of one level: stretches of LEAF_BYTES are hashed by as many threads as there are cores, about 1 GB/s each.
+    It is a tree hash of one level: threads, one a core, hash blocks of LEAF_BYTES, at about 1 GB/s each.
     """
     ordered = sorted(tensors.items())
     leaves = [leaf for _, tensor in ordered for leaf in _leaves(_as_bytes(tensor))]
@@ -137,7 +137,7 @@ def _hash(leaf: np.ndarray) -> bytes:
 
 
 def _open_regular(path: Path) -> BinaryIO:
-    """Opens a file, and nothing that a read could wait for without end.
+    """Open a regular file. Reading from anything else, such as a pipe, could wait forever.
 
     Raises:
         CheckpointError: it is a folder, a device, a pipe or a socket.
@@ -179,7 +179,7 @@ def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _layouts(path: Path, header: dict[str, Any], size: int) -> list[_Layout]:
-    """Where each tensor lies, in the order of the file: one after another without gaps, `size` bytes in all."""
+    """Return the place of each tensor in the order of the file. Check that they fill `size` bytes without gaps."""
     layouts = []
     for name, entry in header.items():
         match entry:
@@ -216,7 +216,7 @@ def _read_tensor(path: Path, file: BinaryIO, layout: _Layout) -> Tensor:
 
 
 def _as_bytes(tensor: Tensor) -> np.ndarray:
-    """uint8 (bytes,): a view."""
+    """Return a view of the tensor's bytes, uint8 (bytes,)."""
     # One without elements has strides that `view` refuses.
     return tensor.reshape(-1).view(torch.uint8).numpy() if tensor.numel() else np.empty(0, np.uint8)
 
@@ -226,7 +226,7 @@ def _damaged(path: Path, why: str) -> CheckpointError:
 
 
 def _what_it_is(head: bytes) -> str:
-    """A guess at what a file is that does not begin as one of ours."""
+    """Guess what a file is that does not begin like a model file."""
     if not head:
         return "it is empty"
     if len(head) < 9:

@@ -3,8 +3,8 @@
     tuned = corerec.tuning.tune(log, minutes=20, study="sqlite:///shop.db")
     tuned.model.save("shop.model")
 
-The first trial has the default settings. Test targets are never looked at: leave-one-out leaves each user's last event
-out, a split by time what comes after `test_from`.
+The first trial has the default settings. Test targets are never used: leave-one-out excludes each user's last event,
+and a split by time excludes the events from `test_from` on.
 """
 
 from __future__ import annotations
@@ -37,21 +37,21 @@ OnTrial = Callable[["optuna.trial.FrozenTrial", "optuna.Study"], None]
 
 @dataclass(frozen=True)
 class Tuned:
-    """What a search found."""
+    """The result of a search."""
 
     model: Bert4Rec
-    """Fitted with the best settings."""
+    """The model with the best settings."""
     settings: dict[str, Any]
-    """The best trial's, as `Bert4Rec` takes them."""
+    """The settings of the best trial, as `Bert4Rec` takes them."""
     ndcg: float
     """Validation NDCG@10 of the best trial."""
     default_ndcg: float | None
-    """That of the default settings; None where their trial failed."""
+    """Validation NDCG@10 of the default settings; None if their trial failed."""
     study: optuna.Study
 
     @property
     def trials(self) -> pd.DataFrame:
-        """One row a trial, the best first: trial, state, ndcg, epochs, seconds, and its settings."""
+        """Return one row a trial, the best first: trial, state, ndcg, epochs, seconds, and its settings."""
         return trials_frame(self.study)
 
 
@@ -67,21 +67,22 @@ def tune(
     settings: dict[str, Any] | None = None,
     on_trial: OnTrial | None = None,
 ) -> Tuned:
-    """Search for settings, and fit the best.
+    """Search for the settings with the best validation NDCG@10, and fit a model with them.
 
     Args:
-        minutes: for the search; a trial that is running then ends at its next epoch. The last fit comes after it.
-        trials: how many are begun by this call at most; None: 20, or as many as fit `minutes`.
-        study: a storage of Optuna's, such as "sqlite:///shop.db". The same call goes on from it, and several processes
-            may search at once. None keeps the trials in memory.
+        minutes: the time to search. A trial that is still running then ends at its next epoch. The last fit comes
+            after.
+        trials: the most trials that this call begins. None means 20, or as many as fit into `minutes`.
+        study: a storage of Optuna's, such as "sqlite:///shop.db". The same call continues the search, and several
+            processes may search at once. None keeps the trials in memory.
         valid_from: validate on the next event of each user from this moment on, rather than on the last but one.
-        test_from: the moment that ends the validation; None takes the rest of the log.
-        holdout: fit the best settings without the validation and test events, for `evaluate` to ask about.
-        settings: of `Bert4Rec`, the same in all trials; these are not searched for.
-        on_trial: called after each trial.
+        test_from: the moment that ends the validation. None takes the rest of the log.
+        holdout: fit the best settings without the validation and test events, so that `evaluate` can use them.
+        settings: settings of `Bert4Rec` that are the same in all trials, and are not searched for.
+        on_trial: is called after each trial.
     Raises:
-        DataError: the log has nobody to validate on, or the study is of another log.
-        ConfigError: a setting is out of its range, or minutes or trials are below their least.
+        DataError: the log has no user to validate on, or the study belongs to another log.
+        ConfigError: a setting is out of its range, or minutes or trials are too low.
         CorerecError: all trials failed.
         MissingPackageError: Optuna is not installed.
     """
@@ -136,7 +137,7 @@ def tune(
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """What is searched, and where it begins.
+    """The settings that are searched, and where the search begins.
 
     `default` has the values that the constructor's defaults take on this log.
     """
@@ -163,7 +164,7 @@ class SearchSpace:
         return cls({name: value for name, value in default.items() if name not in fixed}, tuple(sorted(widths)))
 
     def suggest(self, trial: optuna.Trial) -> dict[str, Any]:
-        """A trial's settings. Every range holds the default."""
+        """Draw a trial's settings. Every range holds the default."""
         start = self.default
         draw: dict[str, Callable[[], Any]] = {
             "learning_rate": lambda: self._float(trial, "learning_rate", 2e-4, 5e-3, log=True),
@@ -186,7 +187,7 @@ class SearchSpace:
 
 
 def trials_frame(study: optuna.Study) -> pd.DataFrame:
-    """One row a trial, the best first; settings in the columns after `seconds`."""
+    """Return one row a trial, the best first, with the settings in the columns after `seconds`."""
     rows = [
         {
             "trial": trial.number,
@@ -210,7 +211,7 @@ def _validated(
     valid: Holdout,
     deadline: float | None,
 ) -> float:
-    """The best validation NDCG@10 of a training, which ends early where it is worse than others or time is over."""
+    """Train, and return the best validation NDCG@10. A bad trial, or the deadline, ends the training early."""
     best, best_epoch = 0.0, 0
 
     def on_event(event: StepResult | EpochResult) -> bool:
@@ -269,7 +270,7 @@ def _default_ndcg(done: list[Any], default: dict[str, Any]) -> float | None:
 
 
 def _is_default(trial: Any, default: dict[str, Any]) -> bool:
-    """Whether a trial has, or will have, the default settings; not one that failed, as by Ctrl-C."""
+    """Return whether a trial has, or will have, the default settings. Failed trials, as after Ctrl-C, do not count."""
     waiting = trial.system_attrs.get("fixed_params")
     return trial.state.name != "FAIL" and default in (trial.params, waiting)
 

@@ -1,6 +1,6 @@
 """The command line: corerec demo | prepare | fit | tune | update | evaluate | recommend | similar | embed | serve | ...
 
-Results go to stdout, everything else to stderr. Commands import torch when they run, so `--help` comes in a fifth of
+Results go to stdout, everything else to stderr. Commands import torch only when they run, so `--help` takes a fifth of
 the time.
 """
 
@@ -34,7 +34,7 @@ from corerec.errors import CorerecError, DataWarning, TrainingInterrupted
 
 
 class Commands(TyperGroup):
-    """Whatever is wrong with the input ends as one line on stderr and exit code 2, without a traceback."""
+    """A group of commands that reports wrong input in one line on stderr, with exit code 2 and no traceback."""
 
     def invoke(self, ctx: Any) -> Any:
         with warnings.catch_warnings():
@@ -77,7 +77,7 @@ app.add_typer(events, name="events")
 
 
 def main() -> None:
-    """The entry point of `corerec` and of `python -m corerec`."""
+    """Run the command line: the entry point of `corerec` and of `python -m corerec`."""
     app(prog_name="corerec")
 
 

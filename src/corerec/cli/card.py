@@ -1,4 +1,4 @@
-"""`corerec card`: a model as a folder for the Hugging Face Hub, with a model card."""
+"""`corerec card`: write a model as a folder for the Hugging Face Hub, with a model card."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def card(
     """Write a model as a folder that the Hugging Face Hub takes: config.json, model.safetensors and README.md.
 
     README.md is the model card: data, training, metrics and limits. Users and their events are left out unless
-    --histories is given. Every command that takes a MODEL takes the folder, too, as does Bert4Rec.load.
+    --histories is given. Every command that takes a MODEL takes this folder, and so does Bert4Rec.load.
 
     \b
     Examples:

@@ -1,4 +1,4 @@
-"""What the command line prints: results to stdout, everything else to stderr."""
+"""The output of the command line: results on stdout, everything else on stderr."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ out, err = Console(highlight=False), Console(stderr=True, highlight=False)
 
 
 def say(text: str, style: str | None = None) -> None:
-    """A line on stderr, as it is."""
+    """Print a line on stderr, without markup."""
     err.print(text, style=style, markup=False, soft_wrap=True)
 
 
@@ -31,7 +31,7 @@ def ranking_table(
     measure: str = "probability",
     new: Sequence[Any] = (),
 ) -> Table:
-    """(id, probability or other `measure`) pairs, best first; those among `answers` and among `new` are marked."""
+    """Return a table of (id, probability or other `measure`) pairs, best first. `answers` and `new` items are marked."""
     table = Table()
     table.add_column("rank", justify="right")
     table.add_column("item", overflow="fold")
@@ -47,5 +47,5 @@ def ranking_table(
 
 
 def file_size(path: Path) -> str:
-    """A file's size for people, such as 1.2 MB."""
+    """Return a file's size for people, such as 1.2 MB."""
     return decimal(path.stat().st_size)

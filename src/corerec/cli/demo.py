@@ -54,10 +54,10 @@ def demo(
     threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
     quiet: Quiet = False,
 ) -> None:
-    """See it work: train on MovieLens 100K, measure beside two baselines, and recommend.
+    """See it work: train on MovieLens 100K, measure it beside two baselines, and recommend.
 
-    Each user's last movie is the question, and the model never sees it in training. A second table shows what the
-    clock (times of the events, and of the question) and content (genres and years of the movies) add.
+    The target is each user's last movie, which the model never sees in training. A second table shows what two kinds of
+    data add: times (of events and queries), and content (genres and years of the movies).
 
     \b
     Examples:
@@ -137,7 +137,7 @@ def demo(
 
 
 def _content(movies: pd.DataFrame, known: Any) -> pd.DataFrame:
-    """The movies of the log, with their genres and the year at the end of their titles."""
+    """Return the movies of the log, with their genres and the year at the end of their titles."""
     table: Any = movies[known.encode(movies["movie_id"]) > 0]
     years = table["title"].str.extract(r"\((\d{4})\)\s*$")[0].astype(float)
     return (
@@ -150,7 +150,7 @@ def _content(movies: pd.DataFrame, known: Any) -> pd.DataFrame:
 def _what_they_add(
     rows: dict[str, Any], settings: dict[str, Any], device: str, train: Interactions, asked: Holdout
 ) -> Table:
-    """A row for each model: trained by now, or to be trained with other settings or with items."""
+    """Return a table with a row for each model, trained already or trained here with other settings or with items."""
     from corerec.engines.bert4rec import Bert4Rec
     from corerec.evaluation.evaluate import evaluate
 
@@ -171,7 +171,7 @@ def _what_they_add(
 
 
 def _demo_data(data: str) -> tuple[str, dict[str, pd.DataFrame]]:
-    """What to call the data, and its frames.
+    """Return the name of the data, and its frames.
 
     Raises:
         MissingPackageError: another project's package `cr_learn` is found before ours.

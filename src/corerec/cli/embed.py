@@ -1,4 +1,4 @@
-"""`corerec embed`: the items' vectors as a table."""
+"""`corerec embed`: write the items' vectors as a table."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`corerec evaluate`: how well models foresee held-out events."""
+"""`corerec evaluate`: measure how well models predict held-out events."""
 
 from __future__ import annotations
 
@@ -134,11 +134,11 @@ def evaluate(
     quiet: Quiet = False,
     log_options: LogOptions = LogOptions(),  # noqa: B008
 ) -> None:
-    """Measure how well models foresee each user's next events, over the whole catalogue.
+    """Measure how well models predict each user's next events, over the whole catalogue.
 
     Several models are asked the same questions and compared with the first, with paired standard errors.
 
-    A model has to come from `corerec fit --holdout` on the same log, or, for a period, from `corerec fit --until TIME`.
+    A model must come from `corerec fit --holdout` on the same log, or, for a period, from `corerec fit --until TIME`.
     Otherwise it was trained on the targets, and a warning says so.
 
     \b
@@ -251,7 +251,7 @@ def _check_split(
 
 
 def _moments(query_time: QueryTime, asked: Holdout) -> list[tuple[AskedAt, str]]:
-    """When the questions are asked, and the words for it in a table's title."""
+    """Return the times of the questions, and the words for each time in a table's title."""
     if asked.history.times is None and query_time is not QueryTime.unknown:
         raise DataError("the log has no times, so --query-time can only be unknown")
     moments: dict[QueryTime, list[tuple[AskedAt, str]]] = {
@@ -276,7 +276,7 @@ class _Table:
         return [column[-1] for column in self.columns]
 
     def records(self) -> list[dict[str, Any]]:
-        """The reports for JSON; each measure of those after the first has its difference to the first's."""
+        """Return the reports for JSON. Each measure, but for the first report's, has its difference to the first's."""
         records = [figures.to_dict() for column in self.columns for figures in column]
         later = [measure for record in records[1:] for measure in record["measures"]]
         for measure, found in zip(later, self.differences, strict=False):

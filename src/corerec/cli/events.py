@@ -1,4 +1,4 @@
-"""`corerec events`: the log of events that a server observed."""
+"""`corerec events`: export the log of events that a server observed."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ def export(
     after: Annotated[int, typer.Option(min=0, metavar="NUMBER", help="Only events behind this number.")] = 0,
     quiet: Quiet = False,
 ) -> None:
-    """Write logged events as a table that `corerec fit` reads; works while the server runs.
+    """Write logged events as a table that `corerec fit` reads. This works while the server runs.
 
-    Columns: user_id, item_id, timestamp (dates where the model's log has dates), rating and event_id where there are
-    some, and event_number. Of a damaged log, what can be read is written, and the exit code is 1.
+    The columns are user_id, item_id, timestamp (dates if the model's log has dates), rating and event_id if any event
+    has one, and event_number. Of a damaged log, all readable events are written, and the exit code is 1.
 
     \b
     Examples:

@@ -1,4 +1,4 @@
-"""`corerec export`: a model as ONNX."""
+"""`corerec export`: write a model as ONNX."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`corerec info`: what a model file holds."""
+"""`corerec info`: show what a model file holds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Options that several commands share, and what they stand for."""
+"""The options that several commands share, and the code that reads them."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def _column(help_text: str) -> Any:
 
 @dataclass(frozen=True)
 class LogOptions:
-    """How a log is read: options that every command with a log has (see `takes_a_log`)."""
+    """How a log is read. Every command with a log has these options (see `takes_a_log`)."""
 
     user_column: Annotated[str | None, _column("Guessed from names such as user_id. Or its place: 1.")] = None
     item_column: Annotated[str | None, _column("Guessed: item_id, movieId, product_id ...")] = None
@@ -145,7 +145,7 @@ class LogOptions:
 
 
 def takes_a_log(command: Callable[..., None]) -> Callable[..., None]:
-    """A command whose `log_options` becomes an option for each field of `LogOptions`."""
+    """Wrap a command so that its `log_options` become one option for each field of `LogOptions`."""
     own = inspect.signature(command, eval_str=True).parameters
     hints = get_type_hints(LogOptions, include_extras=True)
     keyword = inspect.Parameter.KEYWORD_ONLY
@@ -167,7 +167,7 @@ def takes_a_log(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def reading_arguments(options: LogOptions) -> dict[str, Any]:
-    """The options as `read_events` takes them."""
+    """Return the options as arguments of `read_events`."""
     from corerec.data.layout import Columns
 
     rest = asdict(options)
@@ -179,7 +179,7 @@ def read_log(paths: Path | Sequence[Path], options: LogOptions, quiet: bool) -> 
     """Read a log, or open a store that `corerec prepare` wrote.
 
     Raises:
-        DataError: a store beside other logs, or with options that only a log is read with.
+        DataError: a store was given with other logs, or with options for reading a log.
     """
     from corerec.data.store import is_store
 
@@ -213,10 +213,10 @@ def _open_store(paths: Sequence[Path], options: LogOptions, quiet: bool) -> Inte
 
 
 def read_features(path: Path | None, log_options: LogOptions, log_items: Any, quiet: bool) -> Any:
-    """The table of --items, with ids in the kind of the log's; None without one.
+    """Read the table of --items, with ids of the log's type. Return None without a path.
 
     Raises:
-        DataError: it cannot be read, or none of its items is in the log.
+        DataError: the table cannot be read, or the log has none of its items.
     """
     if path is None:
         return None

@@ -1,4 +1,4 @@
-"""`corerec plot`: the training curves of models, as a picture."""
+"""`corerec plot`: draw the training curves of models."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def plot(
         Path, typer.Option("--output", "-o", metavar="PICTURE", help="Where it is written: .png, .svg or .pdf.")
     ],
 ) -> None:
-    """Draw how the loss fell in training, and validation NDCG@10 where there was some.
+    """Draw the training loss of each epoch, and validation NDCG@10 if the model has it.
 
     \b
     Examples:

@@ -27,8 +27,8 @@ def prepare(
 ) -> None:
     """Sort a log of any size into a store: a folder that fit, tune, update, evaluate and recommend take as a log.
 
-    A store is read once, sorted once, and then mapped into memory, so a log may be larger than the memory. Temporary
-    files lie beside the store meanwhile.
+    A log is read once and sorted once, and its store is then mapped into memory. So a log may be larger than the
+    memory. During the work, temporary files lie beside the store.
 
     \b
     Examples:

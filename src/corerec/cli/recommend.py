@@ -102,10 +102,11 @@ def recommend(
     quiet: Quiet = False,
     log_options: LogOptions = LogOptions(),  # noqa: B008
 ) -> None:
-    """Name the items most likely to come next, for a user, for any history, or for a table of users.
+    """Recommend the items most likely to come next, for a user, for any history, or for a table of users.
 
-    A table has a row for each recommendation: user_id, item_id, rank and score. Columns of the files are named by
-    --user-column and --item-column, or guessed. A model of a log with times answers by the moment of --at.
+    A table has a row for each recommendation: user_id, item_id, rank and score. --user-column and --item-column name
+    the columns of the files; otherwise they are guessed. --at sets the time of the query for a model of a log with
+    times.
 
     \b
     Examples:
@@ -243,7 +244,7 @@ def _show(
 
 
 def _ids(given: str, log_options: LogOptions, model: Bert4Rec, is_file: bool = False) -> list[Any]:
-    """Item ids that were typed, or those of a table."""
+    """Return the item ids that were typed, or the ids of a table."""
     from corerec.data.tables import read_ids
 
     if is_file or (given and Path(given).is_file()):

@@ -1,4 +1,4 @@
-"""`corerec serve`: answer over HTTP."""
+"""`corerec serve`: answer requests over HTTP."""
 
 from __future__ import annotations
 
@@ -109,9 +109,10 @@ def serve(
 ) -> None:
     """Answer over HTTP: recommendations, blanks, events as they happen, new items, metrics, and a page to try it all.
 
-    A model of a log with times is asked for now. One fitted with --items takes new items by POST /v1/catalogue.
+    The time of a query is now, for a model of a log with times. A model of `corerec fit --items` takes new items by
+    POST /v1/catalogue.
 
-    SIGTERM answers what was taken and ends; SIGHUP reads the model file again. GET /docs describes every route.
+    SIGTERM answers the accepted requests and ends. SIGHUP reads the model file again. GET /docs describes every route.
 
     \b
     Examples:
@@ -155,7 +156,7 @@ def serve(
 
 @contextlib.contextmanager
 def _hangups_ignored() -> Iterator[None]:
-    """While the modules are imported, which takes seconds, SIGHUP would end the process."""
+    """Ignore SIGHUP while the modules are imported, which takes seconds. It would end the process."""
     if not hasattr(signal, "SIGHUP"):
         yield
         return

@@ -1,4 +1,4 @@
-"""`corerec similar`: the items nearest to one, by their vectors."""
+"""`corerec similar`: find the items nearest to one item, by their vectors."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def similar(
     as_json: Annotated[bool, typer.Option("--json", help="JSON on stdout instead of a table.")] = False,
     device: Device = "cpu",
 ) -> None:
-    """Name the items whose vectors point most nearly the same way (cosine): what is followed by alike things.
+    """Find the items whose vectors have the highest cosine with one item's. Similar items follow them in histories.
 
     \b
     Examples:

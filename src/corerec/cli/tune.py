@@ -1,4 +1,4 @@
-"""`corerec tune`: search for the settings that suit a log, and fit the best."""
+"""`corerec tune`: search for the best settings for a log, and fit a model with them."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def tune(
 ) -> None:
     """Search for settings by validation NDCG@10, then fit the best on the whole log and write that model.
 
-    The first trial has the default settings. Options that name a setting fix it. Test events are never looked at.
+    The first trial has the default settings. An option that names a setting fixes it. Test events are never used.
 
     \b
     Examples:
@@ -113,7 +113,7 @@ def tune(
 
 
 def say_trial(trial: optuna.trial.FrozenTrial, study: optuna.Study) -> None:
-    """A line a trial, on stderr."""
+    """Print one line for a trial on stderr."""
     from corerec.tuning import REASON
 
     done = [each for each in study.get_trials(deepcopy=False) if each.state.name == "COMPLETE"]
@@ -153,7 +153,7 @@ def _figure_class() -> Any:
 
 
 def draw(tuned: Tuned, picture: Path) -> None:
-    """Each trial's figure, and the best so far."""
+    """Draw each trial's figure, and the best so far."""
     trials = tuned.trials.dropna(subset="ndcg").sort_values("trial")
     figure = _figure_class()(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()

@@ -1,4 +1,4 @@
-"""`corerec update`: teach a model the events that came since, new users and new items."""
+"""`corerec update`: train a model on newer events, and add new users and items."""
 
 from __future__ import annotations
 
@@ -50,12 +50,12 @@ def update(
     quiet: Quiet = False,
     log_options: LogOptions = LogOptions(),  # noqa: B008
 ) -> None:
-    """Teach a model new events, users and items, and keep what it had learned.
+    """Train a model on new events, users and items, so that it keeps what it had learned.
 
-    Events that the model knows already are not counted again. The model file stays as it is.
+    Events that the model was trained on already are skipped. The model file stays as it is.
 
-    With --items, a new item begins with what its features say, and items without events are added. Without a NEWLOG,
-    items are added and nothing is trained. The model needs to be one of `corerec fit --items`.
+    With --items, a new item starts from its features, and items without events are added. Without a NEWLOG, items are
+    added and nothing is trained. Both need a model of `corerec fit --items`.
 
     \b
     Examples:
