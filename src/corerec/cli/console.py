@@ -31,7 +31,7 @@ def ranking_table(
     measure: str = "probability",
     new: Sequence[Any] = (),
 ) -> Table:
-    """Return a table of (id, probability or other `measure`) pairs, best first, which marks `answers` and `new` items."""
+    """Return a table of (id, probability or other `measure`) pairs, best first, with `answers` and `new` marked."""
     table = Table()
     table.add_column("rank", justify="right")
     table.add_column("item", overflow="fold")
