@@ -1,4 +1,4 @@
-"""Answering: every query to a fitted model, ids in and ids out; `Bert4Rec` inherits it."""
+"""The queries to a fitted model, with ids in and ids out. `Bert4Rec` inherits them."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ Ranked = list[Any]  # item ids, best first; or (item id, score) pairs where scor
 
 
 class Embeddings(NamedTuple):
-    """Vectors and what they stand for: `ids`, and float32 (ids, D) `vectors`, in the same order."""
+    """Vectors with their ids: `vectors`, float32 (ids, D), is in the order of `ids`."""
 
     ids: list[Any]
     vectors: np.ndarray
@@ -53,34 +53,34 @@ class Answering:
 
     @property
     def fitted(self) -> FittedModel:
-        """What `fit` or `load` left."""
+        """The model that `fit` or `load` made."""
         raise NotImplementedError
 
     # ---------------------------------------------------------------------------------------------- predictions
 
     def predict(self, user_id: Hashable, item_id: Hashable, *, kind: Kind | None = None) -> float:
-        """What the user would rate the item, or how probable it is to come next.
+        """Predict the user's rating of the item, or the item's probability to come next.
 
         Args:
-            kind: "rating", the default where `fit` got ratings of two values or more: the expected rating, on their
-                scale and within their range. A user or an item never seen is an average one, with one warning a model.
-                "probability", the default otherwise: the chance, over the whole catalogue, that the item comes next. A
-                user without events gets the item's share of the fitted events; an item never seen the add-one
-                probability 1 / (events + items + 1), with one warning a model.
+            kind: "rating" (the default if `fit` got ratings of two values or more) is the expected rating, within the
+                range of the log's. An unknown user or item counts as average, with one warning a model.
+                "probability" (the default otherwise) is the item's probability, over the whole catalogue, to come next.
+                For a user without events it is the item's share of the fitted events. For an unknown item it is the
+                add-one probability 1 / (events + items + 1), with one warning a model.
         Raises:
-            UnknownIdError: the user was never seen and a probability is asked for (recommend takes history=... for
-                new users), or an id is of another type than all fitted ones, such as "7" among whole numbers.
+            UnknownIdError: a probability is asked for and the user was never seen (`recommend` takes history=... for
+                new users). Or no fitted id has the type of an id, such as "7" among whole numbers.
             DataError: a rating is asked for, and `fit` got none.
-            NotFittedError: neither fit nor loaded, or loaded from a file without histories.
+            NotFittedError: the model is neither fitted nor loaded, or was loaded from a file without histories.
         """
         return predictions.predict(self.fitted, user_id, item_id, kind, self._warn_of_unseen)
 
     def batch_predict(self, pairs: Iterable[tuple[Hashable, Hashable]], *, kind: Kind | None = None) -> list[float]:
-        """`predict` for many (user id, item id) pairs, in their order.
+        """Predict for many (user id, item id) pairs, in their order.
 
         Raises:
-            DataError: something in the list is not a pair; and as `predict`.
-            UnknownIdError: as `predict`.
+            DataError: something in the list is not a pair, or `predict` would raise it.
+            UnknownIdError: `predict` would raise it.
         """
         return predictions.batch_predict(self.fitted, pairs, kind).tolist()
 
@@ -146,37 +146,37 @@ class Answering:
         with_scores: bool = False,
         as_frame: bool = False,
     ) -> Any:
-        """The items most likely to come next, best first.
+        """Recommend the items most likely to come next, best first.
 
         Args:
-            user_id: a user of the fitted log, or one observed since; or
-            history: item ids, oldest first, of anyone, seen before or not. Where none of them is known, or the user has
-                no events, popularity answers: the probabilities are the items' shares of the fitted events, and the
-                `basis` of `answer` says so.
-            top_k: how many at most; fewer come back when fewer are left.
-            exclude_seen: what of the history is left out, wherever it stands there: its items (True or "item"), all
-                items of its items' groups ("group"), or nothing (False).
-            exclude: item ids to leave out besides.
-            candidates: the only item ids that may be named; None means all.
-            min_rating: name only items whose expected rating for the user reaches it; for a history, which carries no
-                ratings, the average user's. Needs a model fitted with ratings.
-            on_unknown: what becomes of items of the history, `exclude`, `candidates` and `repeatable` that `fit` never
-                saw: "raise", "skip", or "warn", which skips them with one warning. An id of a type that no item has
-                always raises.
-            diversity: in [0, 1]: how much relevance is given for items unlike one another, by maximal marginal
-                relevance over the item vectors (`retrieval.reranking`). Probabilities then need not fall with rank.
-            max_per_group: name at most so many items of one group.
-            groups: item id -> its group, such as a category. Items without one are not limited.
-            repeatable: item ids, or groups, that may be named again although they stand in the history.
-            at: the moment to recommend for, with user_id: a number of the log's time unit, or a date; None: not known.
-                It makes a difference where the model reads time (`TrainConfig.clock`).
-            with_scores: return (item id, probability) pairs, the probability being `predict`'s.
-            as_frame: return a DataFrame of the columns user_id, item_id, rank and score.
+            user_id: a user of the fitted log, or one observed since. Give this or `history`.
+            history: item ids, oldest first, of any user, known or not. If no item is known, or the user has no events,
+                popularity answers: probabilities are the items' shares of the fitted events, and the `basis` of
+                `answer` is "popularity".
+            top_k: the most items. Fewer come back when fewer are left.
+            exclude_seen: what the history excludes: its items (True or "item"), all items of their groups ("group"), or
+                nothing (False).
+            exclude: more item ids to exclude.
+            candidates: the only item ids that may be recommended; None means all.
+            min_rating: the lowest expected rating of an item to recommend. A history has no ratings, so it gets the
+                average user's. The model must be fitted with ratings.
+            on_unknown: how items of the history, `exclude`, `candidates` and `repeatable` that `fit` never saw are
+                treated: "raise", "skip", or "warn", which skips them with one warning. An id whose type no item's id
+                has always raises.
+            diversity: the weight in [0, 1] of dissimilarity between the items against relevance, in maximal marginal
+                relevance (`retrieval.reranking`). Probabilities then need not fall with rank.
+            max_per_group: the most items of one group.
+            groups: item id -> its group, such as a category. Items without a group are not limited.
+            repeatable: item ids, or groups, that may be recommended again although they are in the history.
+            at: the time of the query, with user_id: a number in the log's time unit, or a date. None means not known.
+                It matters if the model reads time (`TrainConfig.clock`).
+            with_scores: return (item id, probability) pairs, with the probabilities of `predict`.
+            as_frame: return a DataFrame with the columns user_id, item_id, rank and score.
         Raises:
-            UnknownIdError: the user was never seen, or an item as `on_unknown` says.
-            DataError: both or neither of user_id and history given; top_k below 1; or a rule out of its range or
-                without the groups it needs. Or `at` is no time of the log, or goes with a history.
-            NotFittedError: neither fit nor loaded.
+            UnknownIdError: the user was never seen, or an item was not and `on_unknown` is "raise".
+            DataError: user_id and history are both given or both missing, top_k is below 1, or a rule is out of its
+                range or lacks groups. Or `at` is not a time of the log, or is given with a history.
+            NotFittedError: the model is neither fitted nor loaded.
         """
         query = Query(
             user_id,
@@ -197,13 +197,13 @@ class Answering:
         return _shaped(answers, with_scores, as_frame)[0] if not as_frame else answers[0].to_frame()
 
     def answer(self, queries: Iterable[Query], *, return_errors: bool = False) -> list[Recommendations | CorerecError]:
-        """`recommend` for many queries, scored together: items, probabilities, basis and unknown items of each.
+        """Answer many queries of `recommend` together, with the probabilities, basis and unknown items of each.
 
         Args:
-            return_errors: a bad query's place holds its error, and the others are answered all the same.
+            return_errors: put a bad query's error in its place, and answer the others.
         Raises:
-            CorerecError: the first bad query's, without `return_errors`.
-            NotFittedError: neither fit nor loaded.
+            CorerecError: the error of the first bad query, without `return_errors`.
+            NotFittedError: the model is neither fitted nor loaded.
         """
         queries = list(queries)
         answers, errors = self._answer(queries, True, return_errors)
@@ -213,7 +213,7 @@ class Answering:
     def _answer(
         self, queries: Sequence[Query], with_scores: bool, return_errors: bool = False
     ) -> tuple[list[Recommendations], dict[int, CorerecError]]:
-        """The answers of the good queries, in order, and the errors of the others by their place."""
+        """Return the answers of the good queries, in order, and the errors of the others by their place."""
         model = self.fitted
         batch, errors, unknown = resolve(queries, model.items, model.histories, self._well_rated, return_errors)
         user_ids = [query.user_id for place, query in enumerate(queries) if place not in errors]
@@ -233,20 +233,21 @@ class Answering:
         as_frame: bool = False,
         **rules: Unpack[RuleOptions],
     ) -> Any:
-        """`recommend` for many users or histories at once, under the same rules: one list each, in their order.
+        """Recommend for many users or histories at once, under the same rules: one list each, in their order.
 
-        All answers are held in memory; `corerec.batch.score` writes those of millions to a file.
+        All answers are held in memory. `corerec.batch.score` writes the answers of millions to a file.
 
         Args:
-            user_ids: users of the fitted log, or observed since; or
-            histories: item ids, oldest first, one list each.
-            at: with user_ids, one moment for all, or a column of one for each user, as `recommend`'s.
+            user_ids: users of the fitted log, or observed since. Give this or `histories`.
+            histories: lists of item ids, oldest first.
+            at: with user_ids, one time for all queries or a column of one for each, as in `recommend`.
             rules: exclude_seen, exclude, candidates, min_rating, on_unknown, diversity, max_per_group, groups and
-                repeatable, as in `recommend`. Candidates and groups are read once for all.
-            as_frame: return one DataFrame, as `recommend` does. user_id is then the place, from 0, of a history.
+                repeatable, as in `recommend`. Candidates and groups are read once for all queries.
+            as_frame: return one DataFrame, as `recommend` does. The user_id of a history is its place, from 0.
         Raises:
             UnknownIdError: a user was never seen.
-            DataError: both or neither of user_ids and histories given; `at` is no time of the log; and as `recommend`.
+            DataError: user_ids and histories are both given or both missing, `at` is not a time of the log, or
+                `recommend` would raise it.
         """
         model = self.fitted
         if (user_ids is None) == (histories is None):
@@ -280,15 +281,15 @@ class Answering:
         on_unknown: OnUnknown = "warn",
         with_scores: bool = False,
     ) -> list[Ranked]:
-        """What most likely stood at each blank (None) of a history, seen from both sides.
+        """Return the most likely items for each blank (None) of a history, from the events on both sides of it.
 
-        All blanks are asked at once, each as if the others were unknown too; the network alone answers. In a history
-        longer than max_seq_len, each blank is filled from the events around it.
+        The network alone answers, for all blanks at once, each as if the others were unknown too. In a history longer
+        than max_seq_len, each blank is filled from the events around it.
 
         Args:
             history: item ids, oldest first, None at each blank.
-            exclude_seen: leave out what stands in the history already.
-            on_unknown: as in `recommend`.
+            exclude_seen: exclude the items of the history.
+            on_unknown: how unknown items of the history are treated, as in `recommend`.
         Returns:
             one list for each blank, best first.
         Raises:
@@ -312,21 +313,21 @@ class Answering:
         on_unknown: OnUnknown = "warn",
         at: Any = None,
     ) -> list[Reason]:
-        """Which events of a history drove an item's probability, the weightiest first; how: `explain.event_weights`.
+        """Return the events of a history that changed an item's probability most, by `explain.event_weights`.
 
-        The probability is `predict`'s: what followed the last item in the fitted log has its part in it, and the reason
-        that names that item says how often (`Reason.followed`).
+        It is the probability of `predict`, with the transitions from the last item. The reason with that item has
+        their count (`Reason.followed`).
 
         Args:
-            user_id: a known user; or
-            history: item ids, oldest first. Unknown ones are no reasons.
-            top: how many reasons at most; None gives one for each event that the model reads.
+            user_id: a known user. Give this or `history`.
+            history: item ids, oldest first. Unknown items give no reasons.
+            top: the most reasons. None gives one for each event that the model reads.
             on_unknown, at: as in `recommend`.
         Returns:
-            reasons whose positions count from the oldest event of the history, 0.
+            reasons, the largest weight first, with positions that count from the oldest event, 0.
         Raises:
             UnknownIdError: the user or the item was never seen.
-            DataError: both or neither of user_id and history given, or `top` below 1.
+            DataError: user_id and history are both given or both missing, or `top` is below 1.
         """
         model = self.fitted
         if top is not None:
@@ -354,7 +355,7 @@ class Answering:
 
         Raises:
             UnknownIdError: the item was never seen.
-            DataError: top_k below 1.
+            DataError: top_k is below 1.
         """
         model = self.fitted
         check_top_k(top_k)
@@ -363,16 +364,16 @@ class Answering:
         return list(zip(ids, scores, strict=True)) if with_scores else ids
 
     def item_embeddings(self) -> Embeddings:
-        """The items' vectors: `ids`, and float32 (items, D) `vectors`. A state's score of an item adds `item_bias`."""
+        """Return the items' `ids` and `vectors`, float32 (items, D). A score also adds the network's `item_bias`."""
         vectors = self.fitted.network.item_vectors()[1:].detach().cpu().numpy()
         return Embeddings(self.fitted.items.ids.tolist(), vectors.copy())
 
     def embed(self, histories: Iterable[Iterable[ItemId]], *, on_unknown: OnUnknown = "warn") -> Embeddings:
-        """What the model expects after each history, as a vector: its dot product with an item's ranks the items.
+        """Return a vector for each history, whose dot product with an item's vector ranks the items that come next.
 
         Args:
-            histories: item ids, oldest first.
-            on_unknown: as in `recommend`.
+            histories: lists of item ids, oldest first.
+            on_unknown: how unknown items are treated, as in `recommend`.
         Returns:
             the places 0, 1, ... of the histories as `ids`, and float32 (histories, D) `vectors`.
         """
@@ -381,7 +382,7 @@ class Answering:
         return Embeddings(list(range(len(store))), next_states(model.network, store).cpu().numpy())
 
     def _numbered(self, histories: Iterable[Iterable[ItemId]], on_unknown: OnUnknown) -> SequenceStore:
-        """Histories in ids -> their known items' numbers; one warning for all unknown ones."""
+        """Convert histories in ids to the numbers of their known items, with one warning for all unknown ones."""
         items = self.fitted.items
         given = [as_list(history, "history") for history in as_list(histories, "histories")]
         flat = [item_id for history in given for item_id in history]

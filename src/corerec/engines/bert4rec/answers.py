@@ -1,4 +1,4 @@
-"""Queries in numbers -> the best items of each: states, transitions blended in, candidates, the popularity fallback.
+"""Answer queries in numbers: states, blended transitions, candidates, and the popularity fallback.
 
 B queries, k the most items that one of them asks for, D hidden_dim, V items.
 """
@@ -30,8 +30,8 @@ POOL_GROWTH = 4  # of the lists that are re-ranked, where groups leave too few i
 class Answers(NamedTuple):
     """The best items of B queries, in numbers.
 
-    `numbers`: int64 (B, k), best first, 0 after the end of a row. `probabilities`: float (B, k), NaN where they were
-    not requested. `has_history`: bool (B,), False where popularity answered.
+    `numbers`: int64 (B, k), best first, 0 after the end of a row. `probabilities`: float (B, k), NaN if they were not
+    requested. `has_history`: bool (B,), False where popularity answered.
     """
 
     numbers: np.ndarray
@@ -41,7 +41,7 @@ class Answers(NamedTuple):
     def recommendations(
         self, model: FittedModel, unknown_items: Sequence[list[ItemId]] = (), user_ids: Sequence[ItemId] = ()
     ) -> list[Recommendations]:
-        """The same in ids, one value a query."""
+        """Convert to ids: one `Recommendations` for each query."""
         rows, scores = ids_of(self.numbers, model.items), self.probabilities.tolist()
         new = model.is_new(self.numbers).tolist()
         bases: list[Basis] = ["history" if has else "popularity" for has in self.has_history.tolist()]
@@ -59,7 +59,7 @@ class Answers(NamedTuple):
 
 
 def answer(model: FittedModel, batch: QueryBatch, *, with_scores: bool = True) -> Answers:
-    """The best items of each query: by the model, or by popularity where there is no history; re-ranked if asked."""
+    """Find the best items of each query by the model, or by popularity without a history. Re-rank them if asked."""
     if len(model.retired):
         batch = batch.without(model.retired)
     if batch.reranked is None:
@@ -77,7 +77,7 @@ def answer(model: FittedModel, batch: QueryBatch, *, with_scores: bool = True) -
 
 
 def _reranked(model: FittedModel, batch: QueryBatch, reranking: Reranking) -> Answers:
-    """The picks from longer ranked lists, longer still for queries that groups leave with too few items."""
+    """Pick from longer ranked lists. Where groups leave a query with too few items, its list grows."""
     answers = _no_answers(model, batch)
     rows, wanted = np.arange(len(batch)), answers.numbers.shape[1]
     pool = reranking.pool_size(wanted)
@@ -100,13 +100,13 @@ def _reranked(model: FittedModel, batch: QueryBatch, reranking: Reranking) -> An
 
 
 def _no_answers(model: FittedModel, batch: QueryBatch) -> Answers:
-    """Arrays to be filled, as wide as the query that asks for most."""
+    """Allocate answers of the width that the largest top_k needs."""
     shape = len(batch), max(1, min(int(batch.top_k.max(initial=1)), len(model.items)))
     return Answers(np.zeros(shape, np.int64), np.zeros(shape), np.zeros(len(batch), bool))
 
 
 def _best(model: FittedModel, batch: QueryBatch, with_scores: bool) -> Answers:
-    """The answers as they are ranked."""
+    """Return the answers without re-ranking."""
     has_history = batch.histories.lengths > 0
     if has_history.all():
         return Answers(*_answer_by_model(model, batch, with_scores), has_history)
@@ -122,7 +122,7 @@ def _best(model: FittedModel, batch: QueryBatch, with_scores: bool) -> Answers:
 
 
 def _answer_by_model(model: FittedModel, batch: QueryBatch, with_scores: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Numbers and probabilities (B, k); new states are kept for the users' next query."""
+    """Return numbers and probabilities (B, k). New states are kept for the users' next query."""
     states, normalizers = encode(model.network, model.states, batch.users, batch.histories)
     on_device = torch.from_numpy(states).to(model.network.device)
     best = rank_states(
@@ -142,13 +142,13 @@ def _answer_by_model(model: FittedModel, batch: QueryBatch, with_scores: bool) -
 def fill_blanks(
     model: FittedModel, numbers: np.ndarray, top_k: int, *, exclude_seen: bool, with_scores: bool
 ) -> Answers:
-    """The best items of each blank of one sequence, seen from both sides, by the network alone.
+    """Find the best items of each blank of one sequence, from the events on both sides, by the network alone.
 
-    Neither the temperature nor `repeat_bias` applies: both are fitted to what comes next.
+    Neither the temperature nor `repeat_bias` applies, as both are fitted to next items.
 
     Args:
-        numbers: int64 (L,), item numbers, MASK at each blank. Of a sequence longer than max_seq_len, each blank is
-            asked from the events around it.
+        numbers: int64 (L,), item numbers, MASK at each blank. In a sequence longer than max_seq_len, each blank is
+            filled from the events around it.
     """
     blanks, longest = np.flatnonzero(numbers == MASK), model.config.max_seq_len
     if len(numbers) <= longest:
@@ -169,8 +169,9 @@ class RankedItems(NamedTuple):
 
     `numbers`: int64 (B, k), best first, 0 after the end of a row. `scores`: float32 (B, k). `log_normalizers`: float32
     (B,), NaN where they were not needed. Scores minus normalizers are log-probabilities.
-    The normalizers are the network's own, `repeat_bias` included, also where transitions are blended in: these scores
-    are shifted to suit.
+
+    The normalizers are those of the network with `repeat_bias`, even where transitions are blended in. Blended
+    scores include log(1 - w), so the difference is still a log-probability.
     """
 
     numbers: np.ndarray
@@ -179,7 +180,7 @@ class RankedItems(NamedTuple):
 
     @property
     def probabilities(self) -> np.ndarray:
-        """float32 (B, k), over the whole catalogue."""
+        """Probabilities over the whole catalogue, float32 (B, k)."""
         return np.exp(self.scores - self.log_normalizers[:, None])
 
 
@@ -193,15 +194,15 @@ def rank_states(
     transitions: TransitionModel | None = None,
     repeat_bias: float = 0.0,
 ) -> RankedItems:
-    """The best items of each state; queries with the same candidates, or none, are ranked together.
+    """Find the best items of each state. Queries with the same candidates, or without, are ranked together.
 
     Args:
         states: float32 (B, D), on the index's device.
         log_normalizers: float32 (B,), NaN where not known.
-        with_normalizers: compute those that are not known.
-        transitions: blend these in; needs the normalizers of the queries whose last item has any. None asks the
-            network alone.
-        repeat_bias: added to the scores of the items that a history holds, before they are summed.
+        with_normalizers: whether to compute the unknown ones.
+        transitions: transitions to blend in. They need the normalizers of each query whose last item has transitions.
+            None uses the network alone.
+        repeat_bias: a number to add to the scores of the history's items, before scores are summed.
     """
     last = last_items(batch.histories)
     weights = np.zeros(len(batch)) if transitions is None else transitions.weights(batch.histories.lengths, last)
@@ -243,10 +244,10 @@ def rank_states(
 
 
 def _shifts(histories: SequenceStore, excluded: SequenceStore, repeat_bias: float, with_excluded: bool) -> Shifts:
-    """What is added to the scores of the items that each history holds.
+    """Return the shifts of the scores of the items that each history holds.
 
     Args:
-        with_excluded: also to those that may not be named, which normalizers need and ranks do not.
+        with_excluded: whether to shift excluded items, too. Normalizers need it, ranks do not.
     """
     if not with_excluded and _equal(histories, excluded):
         return NO_SHIFTS
@@ -259,9 +260,9 @@ def _equal(some: SequenceStore, others: SequenceStore) -> bool:
 
 
 def _alike(batch: QueryBatch, lacking: np.ndarray) -> Iterator[tuple[np.ndarray | slice, np.ndarray | None]]:
-    """Which queries are searched together, at most QUERIES_AT_ONCE: those with the same candidates; None for all items.
+    """Yield the queries to search together, at most QUERIES_AT_ONCE, and their common candidates (None for all items).
 
-    Those of all items are two groups where only some are `lacking` a normalizer: in a large catalogue it costs much.
+    Queries of all items form two groups if only some are `lacking` a normalizer, which costs much in a large catalogue.
     """
     shared = batch.shared_candidates
     if len(batch) <= QUERIES_AT_ONCE and not len(batch.limited) and lacking.all() == lacking.any():

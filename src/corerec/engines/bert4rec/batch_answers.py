@@ -1,4 +1,4 @@
-"""Many histories under the same rules -> the best items of each; what `batch_recommend` and `batch.score` rank by.
+"""Answer many histories under the same rules, for `batch_recommend` and `batch.score`.
 
 B histories, V items.
 """
@@ -37,7 +37,7 @@ RATINGS_AT_ONCE = 2**22  # expected ratings in memory: 32 MB, and as many exclus
 
 
 class RuleOptions(TypedDict, total=False):
-    """The keywords that say which items may be named, and in which order."""
+    """The keywords for which items may be recommended, and in which order."""
 
     exclude_seen: ExcludeSeen
     exclude: Iterable[ItemId]
@@ -52,14 +52,14 @@ class RuleOptions(TypedDict, total=False):
 
 @dataclass(frozen=True, eq=False)
 class BatchRules:
-    """What all queries of a batch have in common, in numbers."""
+    """The rules that all queries of a batch share, in numbers."""
 
     top_k: int
     seen: SeenRule
     excluded: np.ndarray
-    """int64: items that no answer may name, a few."""
+    """int64: a few items that are never recommended."""
     candidates: np.ndarray | None
-    """int64, rising: the only items to name; None means all."""
+    """int64, rising: the only items that may be recommended; None means all."""
     min_rating: float | None
     reranking: Reranking | None
 
@@ -79,10 +79,10 @@ class BatchRules:
         groups: Mapping[ItemId, Hashable] | None = None,
         repeatable: Collection[Any] = (),
     ) -> BatchRules:
-        """Rules in ids -> rules in numbers; as in `Answering.recommend`.
+        """Convert rules in ids, which `Answering.recommend` describes, to numbers.
 
         Raises:
-            CorerecError: as `Answering.recommend`.
+            CorerecError: `Answering.recommend` would raise it.
         """
         check_top_k(top_k)
         if min_rating is not None:
@@ -115,11 +115,11 @@ def answer_batch(
     *,
     with_scores: bool = True,
 ) -> Answers:
-    """The best items after each history.
+    """Find the best items after each history.
 
     Args:
         histories: B rows.
-        users: int64 (B,): whose they are, whose states are kept for their next query; None keeps none.
+        users: int64 (B,), the users of the histories. Their states are kept for their next query. None keeps none.
     """
     if rules.min_rating is None or not len(histories):
         return answer(model, _batch(histories, rules.seen.excluded(histories), rules, users), with_scores=with_scores)
@@ -145,7 +145,7 @@ def _batch(
 def _badly_rated(
     model: FittedModel, histories: SequenceStore, rules: BatchRules
 ) -> Iterator[tuple[np.ndarray, SequenceStore]]:
-    """Some rows at a time, and the items whose expected rating does not reach `min_rating` for each of them."""
+    """Yield a block of rows, and the items whose expected rating is below `min_rating` for each row."""
     ratings = rating_model(model, "rating")
     assert ratings is not None
     assert rules.min_rating is not None
@@ -160,7 +160,7 @@ def _badly_rated(
 
 
 def _side_by_side(some: SequenceStore, more: SequenceStore) -> SequenceStore:
-    """Each row's events of both."""
+    """Return each row's events of both stores."""
     both = SequenceStore.concatenate([SequenceStore(part.items, part.offsets) for part in (some, more)])
     count = len(some)
     order = np.stack([np.arange(count), np.arange(count) + count], 1).ravel()

@@ -24,14 +24,14 @@ def windows(
     """Cut each row into windows of at most `max_seq_len` events that together cover it.
 
     A row of n events gets ceil(n / max_seq_len) windows. The newest always ends at the row's end. The older ones lie
-    end to end, and a random overlap with the newest moves them all, so that contexts vary from epoch to epoch.
-    Empty rows get none.
+    end to end. A random overlap with the newest window moves them all, so contexts vary from epoch to epoch.
+    Empty rows get no window.
 
         10 events, max_seq_len 4, overlap 1  ->  [6, 10) [3, 7) [0, 3)
 
     Args:
         offsets: int64 (rows + 1,) of a SequenceStore.
-        whole_history: False keeps only the newest window of each row.
+        whole_history: whether to cover the whole row. False keeps only the newest window of each row.
     Returns:
         starts, ends: int64 (windows,) into the store's events.
     """
@@ -46,7 +46,7 @@ def windows(
 
 
 def window_counts(lengths: np.ndarray, max_seq_len: int, whole_history: bool) -> np.ndarray:
-    """int64 (rows,): how many windows rows of these lengths get."""
+    """Return how many windows rows of these lengths get, int64 (rows,)."""
     counts = -(-lengths // max_seq_len)
     return counts if whole_history else np.minimum(counts, 1)
 
@@ -79,7 +79,7 @@ def batch_order(lengths: np.ndarray, num_batches: int, random: np.random.Generat
 
 
 class Batch(NamedTuple):
-    """Windows of one step: `items`, int64 (B, L), left-padded with 0, and their `times`, float64 (B, L), if any."""
+    """Windows of one step: `items`, int64 (B, L), left-padded with 0, and their `times`, float64 (B, L), or None."""
 
     items: Tensor
     times: Tensor | None
@@ -88,14 +88,14 @@ class Batch(NamedTuple):
 def pad(
     items: np.ndarray, starts: np.ndarray, ends: np.ndarray, width: int | None = None, dtype: type = np.int64
 ) -> Tensor:
-    """Windows of events as one left-padded matrix.
+    """Copy windows of events into one left-padded matrix.
 
         windows [5 6] and [7]  ->  [[5, 6], [0, 7]]
 
     Args:
-        items: (events,) a column of a SequenceStore.
-        width: L; the longest window when None.
-        dtype: of the matrix.
+        items: (events,), a column of a SequenceStore.
+        width: L. None means the length of the longest window.
+        dtype: the type of the matrix.
     Returns:
         (B, L), 0 at padding.
     """
@@ -119,7 +119,7 @@ def epoch_batches(
     """One pass over the store in so many batches.
 
     Args:
-        first: batches to leave out at the start, as those were done before.
+        first: the number of batches to skip at the start, as they were trained on before.
     """
     starts, ends = windows(store.offsets, max_seq_len, whole_history, random)
     lengths = ends - starts
@@ -131,7 +131,7 @@ def epoch_batches(
 
 
 def rounded_length(length: int, longest: int) -> int:
-    """A length to pad to: up to the next multiple of a quarter of its power of two (16 at most), `longest` at most.
+    """Round a length up to a multiple of a quarter of its power of two (16 at most), and to `longest` at most.
 
     Matrix libraries prepare code for every shape they meet, and keep it: 200 lengths cost a CPU half a gigabyte.
 
@@ -144,5 +144,5 @@ def rounded_length(length: int, longest: int) -> int:
 
 @cache
 def rounded_lengths(longest: int) -> np.ndarray:
-    """int64 (longest + 1,): `rounded_length` of every length, to be looked up."""
+    """Return a table of the `rounded_length` of every length, int64 (longest + 1,)."""
     return np.array([rounded_length(length, longest) for length in range(longest + 1)])

@@ -1,23 +1,25 @@
-"""Calibration of a network's temperature, of its chance of repeats, and of the transitions: probabilities come true.
+"""Calibration: fit a network's temperature, its repeat bias and the transitions, so that probabilities come true.
 
-A network is overconfident where it has learned a log by heart (Guo et al. 2017, arXiv:1706.04599): of 1,468 users of a
-grocery, the item that it gave .18 was met by .02. So `fit` keeps the last events of a few users out of training, and
-five numbers are fitted to their likelihood:
+A network is overconfident where it has memorised a log (Guo et al. 2017, arXiv:1706.04599). On a grocery's log, the
+first items of 1,468 users had a mean probability of .18, and .02 came true. So `fit` keeps the last events of a few
+users out of training, and fits five numbers to their likelihood:
 
-    b           states are multiplied by it, and the items' scores with them
+    b           the factor of the states, and so of the items' scores (an inverse temperature)
     theta       level and slope of the concentration of `TransitionModel`
-    D           a shift of its discounts: a transition comes again within a log more often than after it
+    D           a shift of its discounts: a transition is repeated more often within a log than after it
     r           the repeat bias, added to the network's score of each item that the history holds
 
 The items' biases are not multiplied: a network that knows little of a log falls back on them, not on equal chances.
-Each question is asked with the whole history, of n events, and with a random newest part of it, so that short
-histories are calibrated even where all users are old. What repeats is no question of confidence: in the fit of the
-first four, each answer competes with the items of its kind alone, those that its history holds or those that it does
-not.
 
-The fifth is fitted to which kind each answer was of, given the other four, which are fitted without it: to fit them
-again with it was no better. Training hides random items of windows, which does not teach that nobody rates a film
-twice. On MovieLens-100K, where nobody does, the network gave .26 of its probability to items that the history held.
+Each question is asked twice: with the whole history, of n events, and with a random newest part of it. So short
+histories are calibrated even if all users have long ones.
+
+Repeats are not a matter of confidence. So the fit of the first four numbers compares each answer only with the items of
+its kind: those in its history, or those not in it.
+
+The fifth number, r, is fitted to the kinds of the answers, given the other four. Fitting these again with r was no
+better. Training hides random items of windows, which does not teach that nobody rates a film twice. On MovieLens-100K,
+where nobody does, the network gave .26 of its probability to items of the history.
 
 Q questions, V items, G points of the grid of b.
 """
@@ -52,10 +54,10 @@ PRIOR_DEVIATION = (1.0, 1.0, 0.3, 1.0)
 
 
 def hold_out_for_calibration(store: SequenceStore, num_items: int, seed: int) -> tuple[SequenceStore, Holdout]:
-    """Take the last event of a tenth of the users, at random and 1,000 at most, out of a log.
+    """Hold the last event of a tenth of the users, drawn at random, 1,000 at most, out of a log.
 
     Returns:
-        the log without those events, and the questions, none if fewer than ten users have two events.
+        the log without those events, and the questions: none if fewer than ten users have two events.
     """
     rows = np.flatnonzero(store.lengths >= 2)
     limit = min(MOST_QUESTIONS, max(FEWEST_QUESTIONS, SCORES_IN_ALL // num_items))
@@ -67,14 +69,14 @@ def hold_out_for_calibration(store: SequenceStore, num_items: int, seed: int) ->
 def calibrate(
     network: Bert4RecNetwork, transitions: TransitionModel, questions: Holdout, seed: int = 0
 ) -> TransitionModel:
-    """Set the network's temperature and repeat bias, in place, and the concentration and discounts of its transitions.
+    """Set the network's temperature and repeat bias in place, and return transitions with fitted parameters.
 
     Args:
-        transitions: counted without the answers.
-        questions: whose answers the network has not learned; the first answer of each is asked for. Many are a
-            random part of MOST_QUESTIONS.
+        transitions: transitions that were counted without the answers.
+        questions: questions whose answers the network was not trained on. Only the first answer of each is used, and
+            at most MOST_QUESTIONS random questions.
     Returns:
-        the transitions with these.
+        the transitions with the fitted concentration and discounts.
     """
     if len(questions) > MOST_QUESTIONS:
         chosen = np.random.default_rng([seed, 1]).permutation(len(questions))[:MOST_QUESTIONS]
@@ -97,32 +99,32 @@ def calibrate(
 
 @dataclass(frozen=True)
 class _Evidence:
-    """What the likelihood of the answers is computed from, for R queries; all float64, on the CPU.
+    """The inputs of the likelihood of the answers, for R queries; all float64, on the CPU.
 
-    An answer's kind are the items that the history holds, or else those that it does not.
+    The items of an answer's kind are the items of the history if it holds the answer, else all other items.
     """
 
     log_lengths: Tensor
-    """(R,), log n less TYPICAL_LOG_LENGTH."""
+    """(R,): log n minus TYPICAL_LOG_LENGTH."""
     scores: Tensor
-    """(R,), state @ weights of the answer."""
+    """(R,): state @ weights of the answer."""
     biases: Tensor
-    """(R,), the answer's."""
+    """(R,): the answer's bias."""
     is_seen: Tensor
-    """bool (R,), whether the history holds the answer."""
+    """bool (R,): whether the history holds the answer."""
     normalizers: Tensor
-    """(2, R, G): log of the sum of the exponentiated scores at each b of the grid: of the items that the history holds,
-    and of the others."""
+    """(2, R, G): log of the sum of the exponentiated scores at each b of the grid, for the items of the history and for
+    the others."""
     slopes: Tensor
-    """(2, R, G): how these rise with log b."""
+    """(2, R, G): the derivatives of `normalizers` by log b."""
     totals: Tensor
-    """(R,), N of the last item."""
+    """(R,): N of the last item."""
     counts: Tensor
-    """(3, R): of all successors, of those of the answer's kind, and of the answer."""
+    """(3, R): the counts of all successors, of those of the answer's kind, and of the answer."""
     discounts: Tensor
-    """float64 (3,), before they are shifted."""
+    """float64 (3,): the discounts before they are shifted."""
     discounted: Tensor
-    """(3, R, 3): how many of these successors each discount is taken from."""
+    """(3, R, 3): how many of these successors each discount applies to."""
 
     @classmethod
     @torch.no_grad()
@@ -163,10 +165,10 @@ class _Evidence:
         )
 
     def log_likelihood(self, values: Tensor, repeat_bias: Tensor | float = 0.0) -> tuple[Tensor, Tensor]:
-        """Log-probabilities, given the four numbers and r.
+        """Return log-probabilities, given the first four numbers in `values`, and r.
 
         Returns:
-            float64 (R,): of each answer among the items of its kind, and of its kind.
+            two float64 (R,): the log-probability of each answer among the items of its kind, and that of its kind.
         """
         log_b = values[0].clamp(math.log(LOWEST), math.log(HIGHEST)).expand(len(self.scores))
         theta = (values[1] + values[2] * self.log_lengths).exp().clamp(MIN_CONCENTRATION, MAX_CONCENTRATION)
@@ -182,7 +184,7 @@ class _Evidence:
 
 
 def _shifted(discounts: Tensor, shift: Tensor) -> Tensor:
-    """Discounts, float64 (3,), the log-odds of the first raised by `shift`; the others as far from it as before."""
+    """Return discounts, float64 (3,), with the log-odds of the first raised by `shift`, and the same differences."""
     first = torch.sigmoid(discounts[0].clamp(1e-6, 1 - 1e-6).logit() + shift)
     return discounts - discounts[0] + first
 
@@ -190,10 +192,10 @@ def _shifted(discounts: Tensor, shift: Tensor) -> Tensor:
 def _normalizers(
     network: Bert4RecNetwork, asked: SequenceStore, targets: np.ndarray, seen: np.ndarray
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """`scores`, `normalizers` and `slopes` of _Evidence.
+    """Compute `scores`, `normalizers` and `slopes` of _Evidence.
 
     Args:
-        seen: int64, rising row * (V + 1) + item number of all items of the histories.
+        seen: int64, row * (V + 1) + item number of all items of the histories, rising.
     """
     weights, bias = network.item_vectors(), network.item_biases().clone()
     bias[0] = -torch.inf
@@ -228,7 +230,7 @@ def _normalizers(
 
 
 def _interpolated(values: Tensor, slopes: Tensor, at: Tensor) -> Tensor:
-    """Cubic Hermite interpolation on the grid: float64 (R, G) values and slopes, at (R,) points of it."""
+    """Interpolate on the grid (cubic Hermite): float64 (R, G) values and slopes, at the points `at`, (R,)."""
     step = _LOG_GRID[1] - _LOG_GRID[0]
     place = (at - _LOG_GRID[0]) / step
     left = place.detach().floor().long().clamp(0, GRID - 2)[:, None]
@@ -240,7 +242,10 @@ def _interpolated(values: Tensor, slopes: Tensor, at: Tensor) -> Tensor:
 
 
 def _most_likely(evidence: _Evidence, mean: Tensor) -> Tensor:
-    """The first four numbers, float64 (4,), of the highest posterior; the two askings of a question count as one."""
+    """Return the first four numbers, float64 (4,), at the maximum of the posterior.
+
+    Each question is asked twice, so each of its two terms has half a weight.
+    """
     deviation = torch.tensor(PRIOR_DEVIATION, dtype=torch.float64)
     offset = torch.zeros(len(mean), dtype=torch.float64, requires_grad=True)
     optimizer = torch.optim.LBFGS([offset], max_iter=200, line_search_fn="strong_wolfe")
@@ -256,11 +261,11 @@ def _most_likely(evidence: _Evidence, mean: Tensor) -> Tensor:
 
 
 def _most_likely_repeat_bias(evidence: _Evidence, values: Tensor) -> Tensor:
-    """r, float64 (), of the highest posterior given the other four; the whole histories alone are asked.
+    """Return r, float64 (), at the maximum of its posterior given the other four. Only whole histories are used.
 
-    Its prior is a standard logistic distribution, as if one repeat more had happened and one had not. After Q questions
-    of which none was answered by a repeat, r is about -log(2 + Q m), m being the mean probability that
-    a network gives all seen items together.
+    Its prior is a standard logistic distribution, which adds one repeat and one other event to the data. After Q
+    questions without any repeat, r is about -log(2 + Q m). Here m is the mean probability that the network gives to all
+    items of the history together.
     """
     repeat_bias = torch.zeros((), dtype=torch.float64, requires_grad=True)
     optimizer = torch.optim.LBFGS([repeat_bias], max_iter=100, line_search_fn="strong_wolfe")

@@ -1,4 +1,4 @@
-"""One safetensors file, whatever its suffix: weights, settings, vocabularies and histories. Loading never runs code."""
+"""A model's file: weights, settings, vocabularies and histories in one safetensors file. Loading never runs code."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ def save(model: FittedModel, path: AnyPath, *, name: str, histories: bool = True
     """Write the file whole or not at all (`files.atomic_file`).
 
     Args:
-        name: what the model calls itself.
-        histories: False leaves the users and their events out.
-        training_state: keep the optimizer's moments, twice the size of the weights, for `fit_more`.
+        name: the model's name.
+        histories: whether to keep the users and their events.
+        training_state: whether to keep the optimizer's moments, twice the size of the weights, for `fit_more`.
     Raises:
-        DataError: an id is neither text nor a number; the weights are not finite; or the place is a device or a pipe.
+        DataError: an id is neither text nor a number, the weights are not finite, or the place is a device or a pipe.
         OSError: the file cannot be written.
     """
     tensors, texts = contents(model, name=name, histories=histories, training_state=training_state)
@@ -59,7 +59,7 @@ def save(model: FittedModel, path: AnyPath, *, name: str, histories: bool = True
 def contents(
     model: FittedModel, *, name: str, histories: bool = True, training_state: bool = False
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors and the texts of a model's file; arguments and errors as of `save`."""
+    """Return the tensors and the texts of a model's file. Arguments and errors are those of `save`."""
     tensors = {f"network.{key}": tensor for key, tensor in model.network.state_dict().items()}
     tensors |= _vocabulary_tensors(model.items)
     tensors["item_counts"] = torch.from_numpy(model.transitions.item_counts)
@@ -96,13 +96,13 @@ def contents(
 
 
 def load(path: AnyPath, device: torch.device | str = "cpu") -> FittedModel:
-    """Read what `save` wrote, or a folder for the Hub.
+    """Read a file of `save`, or a folder for the Hub.
 
-    No random weight is drawn: the network is built without memory, and filled.
+    No random weight is drawn: the network is built without memory, and then filled.
 
     Raises:
         FileNotFoundError: there is no such file.
-        CheckpointError: the file was cut short or changed, is no model of ours, or was written by another format.
+        CheckpointError: the file was cut short or changed, is not a model of this library, or has another format.
     """
     try:
         file = file_of(path)
@@ -119,15 +119,18 @@ def load(path: AnyPath, device: torch.device | str = "cpu") -> FittedModel:
 
 
 def file_of(path: AnyPath) -> Path:
-    """The file that a path of a model stands for: a folder for the Hub has it inside."""
+    """Return the file of a model's path. For a folder for the Hub, the file is inside."""
     path = Path(path)
     return path / MODEL_FILE if path.is_dir() else path
 
 
 def _model(tensors: dict[str, Tensor], texts: dict[str, str], device: torch.device | str) -> FittedModel:
-    """Raises: errors of many types, where the parts do not fit together.
+    """Build the model from the content of a file.
 
-    A digest shows that a file is as it was written, not that what was written makes sense: hence a check of each part.
+    The digest shows only that the file is as it was written, so each part is checked.
+
+    Raises:
+        Exception: the parts do not fit together. The error may have many types.
     """
     if not texts["name"]:
         raise ValueError("it has no name")
@@ -181,7 +184,11 @@ def _model(tensors: dict[str, Tensor], texts: dict[str, str], device: torch.devi
 
 
 def _content(weights: dict[str, Tensor], text: str, config: ModelConfig) -> ItemContent:
-    """Raises: errors of many types, where the parts do not fit together."""
+    """Build the items' content from the content of a file.
+
+    Raises:
+        Exception: the parts do not fit together. The error may have many types.
+    """
     values = json.loads(text)
     table = FeatureTable.from_plain(values["columns"])
     with torch.device("meta"):
@@ -195,8 +202,10 @@ def _content(weights: dict[str, Tensor], text: str, config: ModelConfig) -> Item
 
 
 def _retired(numbers: np.ndarray, num_items: int) -> np.ndarray:
-    """Raises:
-    ValueError: they are no item numbers in rising order.
+    """Check retired item numbers.
+
+    Raises:
+        ValueError: they are not item numbers in rising order.
     """
     if numbers.dtype != np.int64 or numbers.ndim != 1 or not len(numbers) or (np.diff(numbers) <= 0).any():
         raise ValueError("retired items that are no rising numbers")
@@ -206,8 +215,10 @@ def _retired(numbers: np.ndarray, num_items: int) -> np.ndarray:
 
 
 def _moments(moments: dict[str, Tensor], weights: dict[str, Tensor]) -> dict[str, Tensor] | None:
-    """Raises:
-    ValueError: they are not of these weights, or not finite.
+    """Check the optimizer's moments.
+
+    Raises:
+        ValueError: they do not fit the weights, or are not finite.
     """
     for key, moment in moments.items():
         name, _, part = key.rpartition("/")
@@ -219,8 +230,10 @@ def _moments(moments: dict[str, Tensor], weights: dict[str, Tensor]) -> dict[str
 
 
 def _check_weights(weights: dict[str, Tensor]) -> None:
-    """Raises:
-    ValueError: a weight is not float32, not finite, or beyond what a training that works leaves.
+    """Check the weights.
+
+    Raises:
+        ValueError: a weight is not float32, is not finite, or is larger than any that a successful training gives.
     """
     for name, weight in weights.items():
         if weight.dtype != torch.float32:
@@ -246,7 +259,7 @@ def _item_counts(tensor: Tensor, num_items: int) -> np.ndarray:
 
 
 def _take(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """Take out the tensors whose names begin with the prefix, by the rest of their names."""
+    """Remove the tensors whose names begin with the prefix, and return them by the rest of their names."""
     names = [name for name in tensors if name.startswith(prefix)]
     return {name.removeprefix(prefix): tensors.pop(name) for name in names}
 
@@ -275,7 +288,7 @@ def _vocabulary_tensors(vocabulary: Vocabulary) -> dict[str, Tensor]:
 
 
 def writable_ids(vocabulary: Vocabulary) -> list[str | int | float | bool]:
-    """The ids in the order of their numbers, all of kinds that JSON keeps.
+    """Return the ids in the order of their numbers, all of types that JSON keeps.
 
     Raises:
         DataError: an id is neither text nor a number.

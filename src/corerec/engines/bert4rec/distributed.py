@@ -25,22 +25,22 @@ MEETING = 10  # times as long to meet at the start: one machine may read the log
 
 
 def world_size() -> int:
-    """How many processes share a training: 1 where this one is alone."""
+    """Return how many processes share a training: 1 if this process is alone."""
     return dist.get_world_size() if _is_initialized() else _from_environment("WORLD_SIZE", 1)
 
 
 def rank() -> int:
-    """This process's number, 0..world_size - 1; rank 0 alone prints and writes files."""
+    """Return this process's number, 0..world_size - 1. Rank 0 alone prints and writes files."""
     return dist.get_rank() if _is_initialized() else _from_environment("RANK", 0)
 
 
 def local_rank() -> int:
-    """This process's number on its machine, which tells it its GPU."""
+    """Return this process's number on its machine, which selects its GPU."""
     return _from_environment("LOCAL_RANK", rank())
 
 
 def timeout_s() -> float:
-    """Seconds that a rank waits for the others in one exchange."""
+    """Return the seconds that a rank waits for the others in one exchange."""
     text = os.environ.get("COREREC_TIMEOUT_S", str(TIMEOUT_S))
     try:
         seconds = float(text)
@@ -52,7 +52,7 @@ def timeout_s() -> float:
 
 
 class Ranks:
-    """The processes of one training, as one of them sees them. Without a group, it is alone."""
+    """The processes of one training, as one of them sees them. Without a group, there is only this process."""
 
     def __init__(self, rank: int = 0, world_size: int = 1, group: dist.ProcessGroup | None = None) -> None:
         self.rank, self.world_size, self._group = rank, world_size, group
@@ -63,17 +63,16 @@ class Ranks:
         return self.rank == 0
 
     def rows(self, count: int) -> slice:
-        """This rank's share of the rows of a batch; empty where there are fewer rows than ranks.
+        """Return this rank's share of the rows of a batch; empty if there are fewer rows than ranks.
 
         All rows of a batch are padded to one width, so equal numbers of rows are equal work.
-
         >>> [Ranks(rank, 3).rows(8) for rank in range(3)]
         [slice(0, 2, None), slice(2, 5, None), slice(5, 8, None)]
         """
         return slice(count * self.rank // self.world_size, count * (self.rank + 1) // self.world_size)
 
     def sum_gradients(self, network: nn.Module, loss: Tensor) -> Tensor:
-        """Replace each gradient by its sum over the ranks, in one exchange; returns the sum of the losses."""
+        """Replace each gradient by its sum over the ranks, in one exchange. Return the sum of the losses."""
         if self._group is None:
             return loss
         graded = [parameter for parameter in network.parameters() if parameter.grad is not None]
@@ -86,13 +85,13 @@ class Ranks:
         return total[0]
 
     def sum(self, tensor: Tensor) -> None:
-        """Add a tensor up over the ranks, in place: all get the same bits."""
+        """Sum a tensor over the ranks, in place. All ranks get the same bits."""
         if self._group is not None:
             with _typed_errors():
                 dist.all_reduce(tensor, group=self._group)
 
     def largest(self, *values: int) -> list[int]:
-        """The largest of each number over the ranks: what one of them wants, all do."""
+        """Return the largest of each number over the ranks, so that all do what one of them wants."""
         if self._group is None:
             return list(values)
         tensor = torch.tensor(values, dtype=torch.int64)
@@ -101,7 +100,7 @@ class Ranks:
         return tensor.tolist()
 
     def broadcast(self, value: Any) -> Any:
-        """The value of rank 0, small and of plain types."""
+        """Return the value of rank 0, which must be small and of plain types."""
         if self._group is None:
             return value
         values = [value]
@@ -110,7 +109,7 @@ class Ranks:
         return values[0]
 
     def broadcast_tensors(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The named tensors of rank 0, on the CPU; they are sent one by one."""
+        """Return the named tensors of rank 0, on the CPU. They are sent one by one."""
         kinds = self.broadcast({name: (tensor.shape, tensor.dtype) for name, tensor in tensors.items()})
         received = {}
         for name, (shape, dtype) in kinds.items():
@@ -120,7 +119,7 @@ class Ranks:
         return received
 
     def close(self) -> None:
-        """Leave: ranks that still wait for this one end with an error."""
+        """Leave the group. Ranks that still wait for this one end with an error."""
         group, self._group = self._group, None
         if group is not None:
             dist.destroy_process_group(group)
@@ -131,7 +130,7 @@ ALONE = Ranks()
 
 @contextmanager
 def training_ranks(device: torch.device) -> Iterator[Ranks]:
-    """The ranks of a training on this device, once all are there: one where no others were started.
+    """Yield the ranks of a training on this device, once all have come. There is one if no others were started.
 
     Raises:
         ConfigError: RANK and WORLD_SIZE are set without an address to meet at, or the device cannot be shared.
@@ -161,7 +160,7 @@ def training_ranks(device: torch.device) -> Iterator[Ranks]:
 
 
 def _join(backend: str, limit: timedelta) -> None:
-    """Meet the other processes at the address in the environment."""
+    """Join the other processes at the address in the environment."""
     missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
     if missing:
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""Early stopping: train until validation brings nothing better, and keep the best weights."""
+"""Early stopping: train until the validation metric stops improving, and keep the best weights."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ def train_with_early_stopping(
     patience: int,
     ranks: Ranks = ALONE,
 ) -> Iterator[TrainPlan | StepResult | EpochResult]:
-    """Pass training results on, each EpochResult with its validation NDCG@10, until none was better for `patience`.
+    """Yield training results, each EpochResult with its validation NDCG@10, until `patience` epochs bring no gain.
 
-    The network is left with the weights of the best epoch, wherever the caller stops. Several ranks share the users.
+    The network then has the weights of the best epoch, also if the caller stops earlier. Ranks share the users.
     """
     valid = valid.sample(MOST_USERS, seed=0)
     try:
@@ -55,7 +55,7 @@ def train_with_early_stopping(
 
 
 def _mean_ndcg(network: Bert4RecNetwork, valid: Holdout, ranks: Ranks) -> float:
-    """NDCG@10 over all users, each asked by one rank; the same number on all ranks."""
+    """Compute NDCG@10 over all users, each of whom one rank asks. All ranks return the same number."""
     own = valid.select(np.arange(len(valid))[ranks.rows(len(valid))])
     score = evaluate(NetworkScorer(network), own).value("NDCG", 10) if len(own) else 0.0
     total = torch.tensor(score * (len(own) / len(valid)), dtype=torch.float64)

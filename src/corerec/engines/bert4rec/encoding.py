@@ -26,13 +26,13 @@ KEPT_BYTES = 2**25 - 2**16  # below the most that glibc lets its threshold rise 
 
 @torch.no_grad()
 def next_states(network: Bert4RecNetwork, histories: SequenceStore) -> Tensor:
-    """The hidden state of a blank after each history, times the inverse temperature: what the model expects next.
+    """Return the hidden state of a blank after each history, multiplied by the inverse temperature.
 
     Args:
-        histories: B rows; of each the newest max_seq_len - 1 events are read; a row may be empty. Their times and
-            `asked_at` are read where the network reads time.
+        histories: B rows, each possibly empty. The newest max_seq_len - 1 events of each are read. A network that reads
+            time also reads their times and `asked_at`.
     Returns:
-        float32 (B, D) on the network's device, in the order of the rows; the same for a history asked alone.
+        float32 (B, D) on the network's device, in the order of the rows. A history gets the same state in any batch.
     """
     if network.training:  # eval() visits every module: a fifth of a short history's time
         network.eval()
@@ -45,7 +45,7 @@ def next_states(network: Bert4RecNetwork, histories: SequenceStore) -> Tensor:
     widths = rounded_lengths(network.config.max_seq_len)[recent.lengths[by_length] + 1]
     first = 0
     while first < len(by_length):
-        # As many of the next longer rows as fit PLACES_AT_ONCE when pad to their longest.
+        # As many of the next longer rows as fit PLACES_AT_ONCE when padded to their longest.
         area = widths[first:] * np.arange(1, len(widths) - first + 1)
         count = max(1, int(np.searchsorted(area, PLACES_AT_ONCE, side="right")))
         rows = by_length[first : first + count]
@@ -62,10 +62,10 @@ def next_states(network: Bert4RecNetwork, histories: SequenceStore) -> Tensor:
 
 
 def _keep_freed_memory() -> None:
-    """Let the next pass use the memory of the one before, which glibc may give back to the system in between.
+    """Keep freed memory for the next pass, which glibc might otherwise give back to the system.
 
-    It does so with what is free at the heap's end beyond twice the largest block freed so far. To have the pages
-    brought back, pass after pass, took half as long as the arithmetic. A block that is freed untouched costs nothing.
+    glibc gives back free memory at the heap's end beyond twice the largest block freed so far. Fetching the pages again
+    in each pass took half as long as the arithmetic. A block that is freed untouched costs nothing.
     """
     torch.empty(KEPT_BYTES, dtype=torch.uint8)
 
@@ -73,12 +73,14 @@ def _keep_freed_memory() -> None:
 def encode(
     network: Bert4RecNetwork, cache: StateCache, users: np.ndarray, histories: SequenceStore
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The states of users' histories: those kept, and the others computed together.
+    """Return the states of users' histories. Cached states are reused, and the others are computed together.
+
+    `keep_states` caches the new states.
 
     Args:
-        users: int64 (B,), whose histories they are; 0 for nobody's.
+        users: int64 (B,), the users of the histories; 0 for none.
     Returns:
-        states, float32 (B, D); log normalizers, float32 (B,), NaN where not known. `cache.keep` takes the new ones in.
+        states, float32 (B, D); and log normalizers, float32 (B,), NaN where not known.
     """
     moments = asked_buckets(histories, network.gap_scale)
     found, kept_states, kept_totals = cache.get_many(users, histories.lengths, moments)
@@ -102,7 +104,7 @@ def keep_states(
     log_normalizers: np.ndarray,
     new: np.ndarray,
 ) -> None:
-    """Keep the `new`, int64 (places,), of what `encode` gave, once their log normalizers are known."""
+    """Keep the states of `encode` at the places `new`, int64 (places,), once their log normalizers are known."""
     if not len(new):
         return
     moments = asked_buckets(histories, network.gap_scale)
@@ -111,7 +113,7 @@ def keep_states(
 
 @torch.no_grad()
 def blank_states(network: Bert4RecNetwork, items: np.ndarray, positions: Sequence[int] | np.ndarray) -> Tensor:
-    """The hidden states at some places of one sequence, float32 (places, D).
+    """Return the hidden states at some places of one sequence, float32 (places, D).
 
     Args:
         items: int64 (L,), L at most max_seq_len, MASK at each blank.
@@ -125,15 +127,15 @@ def blank_states(network: Bert4RecNetwork, items: np.ndarray, positions: Sequenc
 
 @torch.no_grad()
 def score_states(network: Bert4RecNetwork, states: Tensor) -> Tensor:
-    """float32 (B, D) -> (B, V + 1): log-probability of each item number up to a constant; column 0 is padding.
+    """Return the log-probability of each item, up to a constant: float32 (B, D) -> (B, V + 1). Column 0 is padding.
 
-    Items that the history holds have no `repeat_bias` yet.
+    The `repeat_bias` of items of the history is not added.
     """
     return torch.addmm(network.item_biases(), states, network.item_vectors().T)
 
 
 class NetworkScorer:
-    """A network behind the `VectorScorer` protocol of `corerec.evaluation`: alone, or with transitions blended in."""
+    """A network with the `VectorScorer` protocol of `corerec.evaluation`, alone or with transitions blended in."""
 
     def __init__(
         self, network: Bert4RecNetwork, name: str = "BERT4Rec", transitions: TransitionModel | None = None
@@ -145,24 +147,24 @@ class NetworkScorer:
 
     @property
     def vectors(self) -> Tensor:
-        """float32 (V + 1, D)."""
+        """The items' vectors, float32 (V + 1, D)."""
         return self.network.item_vectors()
 
     @property
     def biases(self) -> Tensor:
-        """float32 (V + 1,)."""
+        """The items' biases, float32 (V + 1,)."""
         return self.network.item_biases()
 
     def states(self, histories: SequenceStore) -> Tensor:
-        """float32 (B, D)."""
+        """Return the state of each history, float32 (B, D)."""
         return next_states(self.network, histories)
 
     def shifts(self, histories: SequenceStore) -> Shifts:
-        """The `repeat_bias` of the items that each history holds, also of those too old for the network to read."""
+        """Return the `repeat_bias` of all items of each history, even of those too old for the network to read."""
         return Shifts.of(histories, float(self.network.repeat_bias))
 
     def boosts(self, histories: SequenceStore) -> Boosts | None:
-        """What the transitions add, as shares of the network's part; None without transitions."""
+        """Return what the transitions add, as shares of the network's part. None without transitions."""
         if self.transitions is None:
             return None
         return self.transitions.boosts(histories.lengths, last_items(histories))
@@ -173,7 +175,7 @@ class NetworkScorer:
         return scores if self.transitions is None else self.transitions.blend_(scores, histories)
 
     def probabilities(self, histories: SequenceStore) -> Tensor:
-        """float32 (B, V + 1): of each item being the next one; 0 for padding."""
+        """Return the probability of each item to come next, float32 (B, V + 1); 0 for padding."""
         scores = self.score(histories)
         scores[:, 0] = -torch.inf
         return scores.softmax(1)

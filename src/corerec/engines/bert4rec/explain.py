@@ -1,6 +1,6 @@
-"""Attribution by occlusion: each event of a history is hidden in turn, and the item's probability is taken again.
+"""Attribution by occlusion: hide each event of a history in turn, and compute the item's probability again.
 
-L events that the network reads, K items asked about.
+L events that the network reads, K items to explain.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from corerec.retrieval.score_edits import NO_SHIFTS, Shifts, look_up
 
 
 class Followed(NamedTuple):
-    """An item followed another one directly in `times` of the `cases` where anything followed that one."""
+    """An item followed another one directly in `times` of the `cases` where any item followed that one."""
 
     times: int
     cases: int
@@ -30,11 +30,11 @@ class Followed(NamedTuple):
 
 @dataclass(frozen=True)
 class Reason:
-    """One event of a history and what it did for an item: without it, the item is exp(-weight) times as probable.
+    """One event of a history, and its effect on an item: without it, the item is exp(-weight) times as probable.
 
-    `position` counts from 0, the oldest event; `item_id` is the event's own; `weight` in nats, below 0 where the event
-    spoke against the item. `followed` is of the newest event alone: the item came next after it so many times in the
-    fitted log.
+    `position` counts from 0, the oldest event. `item_id` is the event's item. `weight` is in nats, and below 0 if the
+    event made the item less probable. `followed` is set for the newest event alone: how often the explained item
+    followed it in the fitted log.
     """
 
     position: int
@@ -54,32 +54,33 @@ def event_weights(
     times: np.ndarray | None = None,
     asked_at: float = np.nan,
 ) -> np.ndarray:
-    """What each event of a history adds to the log-probability that an item comes next.
+    """Return what each event of a history adds to the log-probability that an item comes next.
 
-    Occlusion (Zeiler & Fergus 2014, arXiv:1311.2901; leave-one-out attribution): weight = log p(item | history) -
-    log p(item | history with that event hidden). Hidden means behind the mask: the network has learned to read
-    sequences with hidden places, and the other events keep their positions. Removing the event would shift all older
-    ones, which doubled the mean weight of old events on MovieLens-100K (.010 instead of .005 nats). What followed the
-    newest event in the fitted log counts as long as that event is seen, and not at all once it is hidden. So does
-    `repeat_bias`: an item whose only event is hidden is none of the history's. Weights do not add up to anything; of
-    two events that say the same, each alone may weigh little.
+    This is occlusion (Zeiler & Fergus 2014, arXiv:1311.2901; leave-one-out attribution): weight = log p(item | history)
+    - log p(item | history with that event hidden). A hidden event is replaced by the mask, so the other events keep
+    their positions, and the network has learned to read such sequences. Removing the event would shift all older ones.
+    On MovieLens-100K, that doubled the mean weight of old events (.010 instead of .005 nats).
 
-    All K items share the L + 1 scored sequences, so ten items cost what one does.
+    Transitions count as long as the newest event is visible. `repeat_bias` applies to an item as long as one of its
+    events is visible. Weights do not add up to a total: of two events with the same information, each alone may weigh
+    little.
+
+    All K items share the L + 1 scored sequences, so ten items cost as much as one.
 
         log(.4) with all, log(.1) without event 0, log(.4) without event 1  ->  [[1.39, 0.]]
 
     Args:
-        history: item numbers, oldest first, 0 for an unknown item, which is skipped; the network reads the newest
+        history: item numbers, oldest first, 0 for an unknown item, which is skipped. The network reads the newest
             max_seq_len - 1 of the others.
-        items: K item numbers from 1; whether they stand in the history makes no difference.
-        transitions: blended in; None asks the network alone.
-        newest: hide only so many of the newest events in turn, which costs as many sequences; the others stay visible.
-            None: every event that the network reads.
-        times: of the events, (len(history),), where they are known; a hidden event keeps its time.
-        asked_at: the moment asked about, in their unit; NaN where it is not known.
+        items: K item numbers from 1. They may be in the history.
+        transitions: transitions to blend in. None uses the network alone.
+        newest: how many of the newest events to hide in turn. Each costs one sequence, and the others stay visible.
+            None hides every event that the network reads.
+        times: (len(history),), the times of the events, if known. A hidden event keeps its time.
+        asked_at: the time of the query, in the unit of `times`. NaN means not known.
     Returns:
-        float32 (K, len(history)), nats; 0 for events too old to be read, NaN for others that were not hidden and for
-        unknown items.
+        float32 (K, len(history)), nats. Events too old to be read have 0. Unknown items, and other events that were not
+        hidden, have NaN.
     """
     numbers = np.asarray(history, np.int32)
     known = np.flatnonzero(numbers > 0)
@@ -118,11 +119,11 @@ def event_weights(
 
 
 def _shifts(known: np.ndarray, hidden: np.ndarray, repeat_bias: float) -> Shifts:
-    """What is added to the items that each variant of a history holds: all, but one whose only event is hidden.
+    """Return the shifts for each variant of a history: those of all its items, except one whose only event is hidden.
 
     Args:
         known: item numbers of the history.
-        hidden: the item whose event each variant hides; a last variant hides nothing.
+        hidden: the item whose event each variant hides. A last variant hides nothing.
     """
     if repeat_bias == 0:
         return NO_SHIFTS
@@ -135,10 +136,10 @@ def _shifts(known: np.ndarray, hidden: np.ndarray, repeat_bias: float) -> Shifts
 
 
 def reasons(item_ids: Sequence[Any], weights: np.ndarray, followed: Followed | None = None) -> list[Reason]:
-    """One Reason for each event that has a weight, the weightiest first; the newer of two equals first.
+    """Build one Reason for each event with a weight, the largest weight first. Of equals, the newer event is first.
 
     Args:
-        item_ids: those of the history, oldest first.
+        item_ids: the item ids of the history, oldest first.
         weights: float (events,), one row of `event_weights`.
         followed: how often the item followed the newest of these events.
     """
@@ -153,7 +154,7 @@ def reasons(item_ids: Sequence[Any], weights: np.ndarray, followed: Followed | N
 def how_often_followed(
     transitions: TransitionModel, history: np.ndarray, items: Sequence[int] | np.ndarray
 ) -> list[Followed | None]:
-    """How often each item number followed a history's newest known item; None where it never did."""
+    """Return how often each item number followed a history's newest known item; None where it never did."""
     known = history[history > 0]
     last = int(known[-1]) if len(known) else 0
     cases = int(transitions.totals[last])

@@ -1,4 +1,4 @@
-"""A fitted model as an ONNX graph and a list of ids, for runtimes and languages that have no torch.
+"""Export a fitted model as an ONNX graph and a list of ids, for runtimes and languages without torch.
 
 B histories, L events, V items.
 """
@@ -39,19 +39,21 @@ TIME_INPUTS = "gaps", "asked_gaps"
 
 
 def export_onnx(model: Bert4Rec, folder: str | os.PathLike[str]) -> list[Path]:
-    """Write what a server without torch needs: the graph, the ids behind its numbers, and how to call it.
+    """Write a model for a server without torch: the graph, the ids of its item numbers, and a description.
 
     model.onnx takes `histories`, int64 (B, L), both axes free: item numbers 1..V, oldest first, left-padded with 0. The
-    graph cuts them to the newest max_seq_len - 1 events and appends the blank. Their number also decides the weight of
-    the transitions from the last item (`TransitionModel`). It gives `log_probabilities`, float32 (B, V + 1). Column n
-    is the logarithm of the probability that item n comes next, as `Bert4Rec.recommend` has it, also for a history
-    without items. Column 0 is -inf. Padding changes no row's answer.
+    graph cuts them to the newest max_seq_len - 1 events and appends the blank. The number of events also decides the
+    weight of the transitions from the last item (`TransitionModel`).
 
-    The graph of a model that reads time also takes `gaps`, float32 (B, L): the time since the event before. It takes
+    It returns `log_probabilities`, float32 (B, V + 1), the logarithms of the probabilities of `Bert4Rec.recommend`,
+    also for a history without items. Column n is the item number n, and column 0 is -inf. Padding changes no row's
+    answer.
+
+    The graph of a model that reads time also takes `gaps`, float32 (B, L): the time since the previous event. It takes
     `asked_gaps`, float32 (B,): the time from the last event to the query. A negative gap is unknown.
 
     items.json lists the ids of the numbers 1..V in their order, whole numbers and texts as they are. metadata.json
-    says all this to whoever finds the folder. Weights of more than 1.5 GB stand beside the graph in model.onnx.data.
+    describes these inputs and outputs. Weights of more than 1.5 GB are beside the graph in model.onnx.data.
 
     Args:
         folder: made if absent, and appears whole. Files of an earlier export in it are replaced once all new ones are
@@ -59,11 +61,11 @@ def export_onnx(model: Bert4Rec, folder: str | os.PathLike[str]) -> list[Path]:
     Returns:
         the files written.
     Raises:
-        NotFittedError: neither fit nor loaded.
+        NotFittedError: the model is neither fitted nor loaded.
         MissingPackageError: onnx or onnxscript is not installed.
-        DataError: the folder has files of these names from elsewhere, or an item id is neither text nor a number.
-        OSError: the folder cannot be written (`files.atomic_folder`); FileNotFoundError where its parent is missing,
-            NotADirectoryError where it is a file.
+        DataError: the folder has other files of these names, or an item id is neither text nor a number.
+        OSError: the folder cannot be written (`files.atomic_folder`). FileNotFoundError: its parent is missing.
+            NotADirectoryError: it is a file.
     """
     folder = Path(folder)
     scorer, ids = model.scorer, writable_ids(model.items)
@@ -84,7 +86,7 @@ def export_onnx(model: Bert4Rec, folder: str | os.PathLike[str]) -> list[Path]:
 
 
 class NextItem(nn.Module):
-    """The graph: `inference.next_states`, `score_states` and `TransitionModel.blend_`, no branch decided by data."""
+    """The graph: `encoding.next_states`, `score_states` and `TransitionModel.blend_`, without branches on data."""
 
     item_bias: Tensor
     without_history: Tensor
@@ -94,9 +96,11 @@ class NextItem(nn.Module):
     masses: Tensor
 
     def __init__(self, network: Bert4RecNetwork, without_history: Tensor, transitions: TransitionModel) -> None:
-        """Args:
-        without_history: float32 (V + 1,), the log-probabilities where a history has no items.
-        transitions: of the fitted log, or none.
+        """Build the graph.
+
+        Args:
+            without_history: float32 (V + 1,), the log-probabilities for a history without items.
+            transitions: the transitions of the fitted log, or none.
         """
         super().__init__()
         self.network = network
@@ -112,10 +116,10 @@ class NextItem(nn.Module):
         self.log_concentration, self.concentration_slope = transitions.concentration.tolist()
 
     def forward(self, histories: Tensor, gaps: Tensor | None = None, asked_gaps: Tensor | None = None) -> Tensor:
-        """int64 (B, L), left-padded with 0 -> float32 (B, V + 1), log-probabilities.
+        """Return log-probabilities, float32 (B, V + 1), for int64 (B, L) histories, left-padded with 0.
 
         Args:
-            gaps, asked_gaps: float32 (B, L) and (B,), as to `export_onnx`; None of a network that reads no time.
+            gaps, asked_gaps: float32 (B, L) and (B,), as in `export_onnx`. None for a network that reads no time.
         """
         network = self.network
         blank = histories.new_full((histories.shape[0], 1), MASK)
@@ -134,7 +138,7 @@ class NextItem(nn.Module):
         return torch.where(has_items, logs, self.without_history)
 
     def _blended(self, logs: Tensor, histories: Tensor) -> Tensor:
-        """float32 (B, V + 1), log-probabilities of the network -> blended ones, by the formula of `TransitionModel`."""
+        """Blend transitions into the network's log-probabilities, (B, V + 1), by the formula of `TransitionModel`."""
         if not self.successors.shape[1]:
             return logs
         last = torch.cat([histories.new_zeros((histories.shape[0], 1)), histories], dim=1)[:, -1]
@@ -150,7 +154,7 @@ class NextItem(nn.Module):
 
 
 def _without_history(model: Bert4Rec) -> Tensor:
-    """What the model answers where there is no history, as log-probabilities: float32 (V + 1,)."""
+    """Return the model's log-probabilities for a history without items, float32 (V + 1,)."""
     answer = model.recommend(history=[], top_k=len(model.items), with_scores=True)
     items, probabilities = zip(*answer, strict=True)
     logs = torch.full((len(model.items) + 1,), -torch.inf)
@@ -186,8 +190,7 @@ def _traced(network: Bert4RecNetwork, without_history: Tensor, transitions: Tran
 
 @contextmanager
 def _without_notes_to_torch_itself() -> Iterator[None]:
-    """Keep back what torch's exporter says of torch: a deprecated call of its own, that torchvision is absent,
-    and that inputs share axes."""
+    """Suppress messages of torch's exporter about itself, such as that torchvision is missing."""
     logger = logging.getLogger("torch.onnx._internal.exporter._registration")
 
     def is_news(record: logging.LogRecord) -> bool:
@@ -242,7 +245,7 @@ def _about(name: str, config: ModelConfig) -> dict[str, Any]:
 
 
 def _check_contents(folder: Path) -> None:
-    """Refuse a folder where we would write over what is not ours."""
+    """Refuse a folder with files that another program wrote."""
     foreign = [file for file in (GRAPH, WEIGHTS, ITEMS, ABOUT) if (folder / file).exists()]
     if foreign and not _is_ours(folder / ABOUT):
         raise DataError(

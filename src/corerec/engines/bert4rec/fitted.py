@@ -1,4 +1,4 @@
-"""FittedModel: everything that a fit leaves. `fit` makes it, `save` writes it, `load` reads it, workers get a copy."""
+"""FittedModel: the result of a fit. `fit` makes it, `save` writes it, `load` reads it, and workers get a copy."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ PER_ITEM = "item_embedding", "item_bias"  # the weights with a row for each item
 
 @dataclass(frozen=True)
 class FittedModel:
-    """A trained network with all that an answer needs besides it. Its histories grow by what is observed."""
+    """A trained network with everything else that an answer needs. Its histories grow as events are observed."""
 
     name: str
     network: Bert4RecNetwork
@@ -40,20 +40,20 @@ class FittedModel:
     items: Vocabulary
     transitions: TransitionModel
     histories: Histories | None
-    """None where they were left out of the file."""
+    """None if they were left out of the file."""
     ratings: RatingModel | None
     """None for a log without ratings."""
     training_log: tuple[EpochResult, ...]
     fitted_at: str
-    """When the training ended, UTC, ISO 8601."""
+    """The time when the training ended, UTC, ISO 8601."""
     fingerprint: EventFingerprint
-    """Which events were learned from, so that `evaluate` can tell whether its answers are among them."""
+    """The events that were trained on, so that `evaluate` can tell whether its answers are among them."""
     retired: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
-    """Item numbers that are never named."""
+    """Item numbers that are never recommended."""
     moments: dict[str, Tensor] | None = None
-    """The optimizer's state, by the weights' names, for the next `fit_more`; None where it was left out of the file."""
+    """The optimizer's state, by the weights' names, for the next `fit_more`. None if it was left out of the file."""
     content: ItemContent | None = None
-    """What was learned of the items' features; None where `fit` got none."""
+    """The learned content of items. None if `fit` got no features."""
     # What follows is derived, and left out of copies that travel.
     repeat_bias: float = field(init=False, repr=False)
     popularity: Popularity = field(init=False, repr=False)
@@ -80,22 +80,22 @@ class FittedModel:
 
     @property
     def num_events(self) -> int:
-        """Events that were learned from; what was observed since is not among them."""
+        """The number of events that were trained on, without the events observed since."""
         return int(self.transitions.item_counts.sum())
 
     @property
     def unseen_probability(self) -> float:
-        """The add-one probability of an item that no event was about."""
+        """The add-one probability of an item without events."""
         return 1 / (self.num_events + len(self.items) + 1)
 
     def with_items(self, frame: pd.DataFrame) -> FittedModel:
-        """The model with a table's items of which there was no event, ranked by their content alone.
+        """Return a model with more items from a table, which have no events and are ranked by their content alone.
 
         Args:
-            frame: as `items_frame` gives it.
+            frame: a table as `items_frame` returns it.
         Raises:
             DataError: the model was fitted without item features, or the table lacks a column of these.
-            UnknownIdError: an id is of a type that no item has.
+            UnknownIdError: an id has a type that no item's id has.
         """
         if self.content is None:
             raise DataError("this model knows no item features: fit with items= to add items by their content")
@@ -127,15 +127,15 @@ class FittedModel:
         )
 
     def is_new(self, numbers: np.ndarray) -> np.ndarray:
-        """bool (...): items of these numbers that no fitted event was about."""
+        """Return whether the items of these numbers have no fitted event, bool (...)."""
         return self.transitions.item_counts[numbers] == 0
 
     def scorer(self) -> NetworkScorer:
-        """What `recommend` ranks by, behind the Scorer protocol."""
+        """Return the scorer that `recommend` ranks by."""
         return NetworkScorer(self.network, self.name, self.transitions)
 
     def known_histories(self) -> Histories:
-        """The users' histories.
+        """Return the users' histories.
 
         Raises:
             NotFittedError: the model was saved without them.

@@ -1,4 +1,4 @@
-"""Fitting: a log -> a FittedModel. Trains, validates and stops, then fits transitions and ratings."""
+"""Fitting: train on a log with validation and early stopping, then fit transitions and ratings, to a FittedModel."""
 
 from __future__ import annotations
 
@@ -71,18 +71,18 @@ def fit_model(
     """Train on a log.
 
     Args:
-        model_config: its num_items is that of the log.
-        device: of torch.
-        items: features of items, as `items_frame` gives them; of those not in the log, too.
-        valid: queries to validate on when `train_config.patience` is set; None holds each user's last event out.
-        on_event: called with every StepResult and EpochResult; returns True to stop the training there.
-        checkpoint: where the training is kept while it runs, and goes on from.
+        model_config: the network's shape. Its num_items is the log's.
+        device: the torch device.
+        items: features of items, as `items_frame` returns them. The log need not have the items.
+        valid: queries to validate on when `train_config.patience` is set. None holds each user's last event out.
+        on_event: is called with every StepResult and EpochResult, and returns True to stop the training.
+        checkpoint: the file that keeps the training while it runs, and from which it continues.
     Raises:
-        DataError: `patience` is set and no user has two events; or no item of the table is in the log.
-        CheckpointError: the checkpoint is of another training.
+        DataError: `patience` is set and no user has two events, or no item of the table is in the log.
+        CheckpointError: the checkpoint belongs to another training.
         TrainingInterrupted: a signal stopped the training, and the checkpoint was written.
         DivergedError: the loss or the gradients are not finite.
-        DistributedError: of several processes, one ended, or was started with another log or other settings.
+        DistributedError: one of several processes ended, or was started with another log or other settings.
     """
     train = log.sequences
     if train_config.patience is not None and valid is None:
@@ -146,7 +146,7 @@ def fit_model(
 
 
 def _rows_in_order(frame: pd.DataFrame, items: Vocabulary) -> pd.DataFrame:
-    """The table's rows in the order of the items' numbers; missing values where it has none."""
+    """Return the table's rows in the order of the items' numbers, with missing values for items without a row."""
     numbers = items.encode(frame[ITEM_ID])
     row_of = np.full(len(items) + 1, -1)
     row_of[numbers] = np.arange(len(frame))
@@ -165,14 +165,14 @@ def _content(
     rate: float | None,
     seed: int,
 ) -> ItemContent:
-    """Take the content out of a trained network, and calibrate the items that are known by it alone.
+    """Take the content encoder out of a trained network, and calibrate the items that have content but no events.
 
-    Where the table has too few such items, a random tenth of the others stand in for them.
+    If the table has too few such items, a random tenth of the others stand in for them.
 
     Args:
         frame: the table of items.
-        transitions: of the fitted events, as `recommend` blends them in.
-        rate: the share of events that a new item gets; None estimates it from the log.
+        transitions: transitions of the fitted events, as `recommend` blends them in.
+        rate: the share of events that a new item gets. None estimates it from the log.
     """
     encoder = network.absorb_content()
     assert encoder is not None
@@ -212,7 +212,7 @@ def _content(
 
 
 def _hold_out_probe(store: SequenceStore, seed: int) -> tuple[SequenceStore, Holdout | None]:
-    """Take the last events of some users out, to decide by them whether time is read; None of too small a log."""
+    """Hold out the last events of some users, to decide whether time is read. None if the log is too small."""
     rows = np.flatnonzero(store.lengths >= 3)
     count = min(MOST_PROBES, len(rows) // 2)
     if count < FEWEST_PROBES:
@@ -222,9 +222,10 @@ def _hold_out_probe(store: SequenceStore, seed: int) -> tuple[SequenceStore, Hol
 
 
 def time_helps(network: Bert4RecNetwork, probe: Holdout) -> bool:
-    """Whether held-out events are ranked as well or better with time: mean NDCG@10 with the query's time known and not.
+    """Return whether held-out events are ranked as well or better with time.
 
-    The same network answers without time: it was trained to (`time_encoding.training_gaps`).
+    The mean NDCG@10 is compared, with the query's time known and unknown. The same network answers without time, as it
+    was trained to (`time_encoding.training_gaps`).
     """
     known, unknown, without = (
         evaluate(NetworkScorer(network), holdout, names=["NDCG"]).value("NDCG")
@@ -243,9 +244,9 @@ def run_training(
     checkpoint: TrainingCheckpoint | None = None,
     verbose: bool = False,
 ) -> tuple[EpochResult, ...]:
-    """Run a training to its end, or until `on_event` stops it; the network is left with its best averaged weights.
+    """Run a training to its end, or until `on_event` stops it. The network then has its best averaged weights.
 
-    Where several processes were started for it, they share the work and all are left with the same weights.
+    If several processes were started for it, they share the work, and all end with the same weights.
     """
     if rank() == 0:
         warn_if_too_little(state.plan.memory_bytes, state.network.device, stacklevel=5)
@@ -285,7 +286,7 @@ def run_training(
 
 
 def _begin(state: TrainingState, checkpoint: TrainingCheckpoint | None, ranks: Ranks) -> list[EpochResult]:
-    """Put all ranks where rank 0 stands, which alone reads the checkpoint; returns the epochs done so far."""
+    """Bring all ranks to the state of rank 0, which alone reads the checkpoint. Return the epochs done so far."""
     own = identity(state)
     differing = differences(ranks.broadcast(own), own)
     if max(ranks.largest(len(differing))):

@@ -1,4 +1,4 @@
-"""Growth: a fitted model learns new events, new users and new items, and keeps what it had learned.
+"""Growth: train a fitted model on new events, users and items, so that it keeps what it had learned.
 
 V items before, W items after; D hidden_dim.
 """
@@ -46,7 +46,7 @@ TRAINED_SHARE = 0.5  # of the way from the old weights to the trained ones, wher
 
 @dataclass(frozen=True)
 class GrowthReport:
-    """What an update did. The figures are of newest events that were held out of its training."""
+    """The result of an update. The figures are measured on newest events that were held out of its training."""
 
     new_events: int
     new_users: int
@@ -78,25 +78,25 @@ def grow(
     on_event: OnEvent | None = None,
     verbose: bool = False,
 ) -> tuple[FittedModel, GrowthReport]:
-    """Train a copy of the model on a log's new events, beside a part of the old ones.
+    """Train a copy of the model on a log's new events, together with a part of the old ones.
 
     Args:
-        log: events of old and new users about old and new items. An event whose user, item and time the model knows
-            already is not counted again; without times, all are new.
-        epochs: passes over the new events, each with other replayed ones; None: 5. They are held in memory together,
-            at 16 bytes an event.
-        replay: share in [0, 1] of the old log's events that each pass trains on again, so that they are not forgotten.
-        learning_rate: its peak; None: a fifth of the first training's, half of it for "replace".
-        freeze: "blocks" leaves all but the items as it is, "items" the vectors of old items.
-        catalogue: "grow" adds to what the model knows; "replace" goes over to the log's users and items alone, where
+        log: events of old and new users and items. An event whose user, item and time the model knows already is
+            skipped. Without times, all events are new.
+        epochs: passes over the new events, each with other replayed events. None means 5. All passes are in memory
+            together, at 16 bytes an event.
+        replay: share in [0, 1] of the old log's events that each pass trains on again, against forgetting.
+        learning_rate: the peak. None means a fifth of the first training's, or half of it for "replace".
+        freeze: "blocks" trains only the items, and "items" trains all but the vectors of old items.
+        catalogue: "grow" adds to the model's users and items. "replace" takes the log's users and items instead, where
             items of the same id keep their vectors.
-        retire: item ids that are never to be named again; they keep their vectors.
-        items: features of items, as `items_frame` gives them; new items begin with the vectors of their content.
+        retire: item ids that are never to be recommended again. They keep their vectors.
+        items: features of items, as `items_frame` returns them. New items start from the vectors of their content.
     Raises:
         NotFittedError: the model was saved without histories.
-        DataError: the log adds nothing, has no times where the model's has, or counts them in another unit; or `items`
-            lacks a column, or the model knows no features.
-        UnknownIdError: an id is of a type that no known one has, or an item to retire is unknown.
+        DataError: the log adds nothing, has no times where the model's has, or counts them in another unit. Or `items`
+            lacks a column, or the model has no features.
+        UnknownIdError: an id has a type that no known id has, or an item to retire is unknown.
         ConfigError: a setting is out of its range.
     """
     started = time.perf_counter()
@@ -168,7 +168,7 @@ def _train(
     on_event: OnEvent | None,
     verbose: bool,
 ) -> tuple[tuple[Any, ...], dict[str, Tensor]]:
-    """Train in place; the training log and the optimizer's moments."""
+    """Train in place. Return the training log and the optimizer's moments."""
     frozen = [name for name, _ in network.named_parameters() if freeze == "blocks" and not name.startswith("item_")]
     for name, parameter in network.named_parameters():
         parameter.requires_grad_(name not in frozen)
@@ -189,9 +189,9 @@ def _train(
 
 @torch.no_grad()
 def _interpolate(network: Bert4RecNetwork, start: dict[str, Tensor], is_first: np.ndarray) -> None:
-    """Go back a part of the way to the weights before the training, as WiSE-FT does (arXiv:2109.01903).
+    """Interpolate between the weights before and after the training, as WiSE-FT does (arXiv:2109.01903).
 
-    A short training also forgets. The rows of items that are met for the first time stay as they were trained.
+    This undoes a part of what the short training forgot. The rows of items without earlier events stay as trained.
     """
     new = torch.from_numpy(np.flatnonzero(is_first)).to(network.device)
     for name, parameter in network.named_parameters():
@@ -202,7 +202,7 @@ def _interpolate(network: Bert4RecNetwork, start: dict[str, Tensor], is_first: n
 
 
 def _ndcg(scorer: NetworkScorer, queries: Holdout) -> np.ndarray:
-    """float64 (queries,): NDCG@10 of each, the whole catalogue ranked, seen items excluded."""
+    """Return the NDCG@10 of each query, float64 (queries,), over the whole catalogue without seen items."""
     counts = np.ones(scorer.num_items + 1, np.int64)
     ranking = rank_answers(scorer, queries, 10, protocols=["excluded"], item_counts=counts)
     return ndcg(ranking.ranks["excluded"], 10)
@@ -211,7 +211,7 @@ def _ndcg(scorer: NetworkScorer, queries: Holdout) -> np.ndarray:
 def _figures(
     queries: Holdout, before: np.ndarray, after: np.ndarray, known_users: int, is_first: np.ndarray
 ) -> dict[str, tuple[int, float, float]]:
-    """The `figures` of a GrowthReport; each query's group by its user and by its answer."""
+    """Return the `figures` of a GrowthReport. A query's groups depend on its user and its answer."""
     groups = {
         "newest events": np.ones(len(queries), bool),
         "of old users": queries.users <= known_users,

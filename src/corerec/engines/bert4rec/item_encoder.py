@@ -1,11 +1,11 @@
-"""Item content: features of items as vectors beside those of their ids, so that items without events can be ranked.
+"""Item content: vectors from items' features, added to the vectors of their ids, so that new items can be ranked.
 
 B batch, L sequence length, D hidden_dim, V items, K codes an item, C codes in all, T values of dense features.
 
     vector of an item = n / (n + h) * id vector + content vector,     n its events, h learned
 
-In training, the id vectors of random items are dropped, so that content learns to stand alone (DropoutNet, Volkovs et
-al. 2017). An item without events has n = 0: content alone.
+In training, the id vectors of random items are dropped, so that content learns to predict alone (DropoutNet, Volkovs et
+al. 2017). An item without events has n = 0, so its vector is its content vector.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ NEWEST = 0.1  # share of the log by which the rate of new items is judged
 
 
 class ItemEncoder(nn.Module):
-    """The content's part of items' vectors and biases; `attach` tells it of the items."""
+    """Computes the content's part of items' vectors and biases. `attach` sets the items."""
 
     codes: Tensor
     weights: Tensor
@@ -51,7 +51,7 @@ class ItemEncoder(nn.Module):
         self.drop_share = 0.0
 
     def attach(self, features: ItemFeatures, counts: np.ndarray) -> None:
-        """Tell it of the items 1..V: their features, V rows, and their events, int64 (V + 1,)."""
+        """Set the items 1..V: their features, V rows, and their numbers of events, int64 (V + 1,)."""
         device = self.code_embedding.device
         for name, rows in (("codes", features.codes), ("weights", features.weights), ("dense", features.dense)):
             with_padding = np.concatenate([np.zeros_like(rows, shape=(1, rows.shape[1])), rows])
@@ -60,25 +60,25 @@ class ItemEncoder(nn.Module):
         self.register_buffer("counts", torch.from_numpy(counts).float().to(device), persistent=False)
 
     def digest(self) -> str:
-        """Hexadecimal: equal for equal features of the same items."""
+        """Return a hexadecimal hash, which is equal for equal features of the same items."""
         digest = hashlib.blake2b(digest_size=16)
         for rows in (self.codes, self.weights, self.dense):
             digest.update(rows.cpu().numpy().tobytes())
         return digest.hexdigest()
 
     def draw_dropped(self, generator: torch.Generator) -> Tensor:
-        """bool (V + 1,), on the CPU: the items whose ids a training step leaves out, once `dropped` holds it."""
+        """Draw the items whose id vectors a training step drops, bool (V + 1,), on the CPU. `dropped` holds the result."""
         return torch.rand(len(self.counts), generator=generator) < self.drop_share
 
     def trust(self, items: Tensor | None) -> Tensor:
-        """float (...): how much of the items' id vectors counts; int64 (...) numbers, or None for all."""
+        """Return the weight of the items' id vectors, float (...), for int64 (...) numbers, or None for all."""
         trust = self.counts / (self.counts + self.log_half_trust.exp())
         if self.training and self.dropped is not None:
             trust = trust * ~self.dropped
         return trust if items is None else trust[items]
 
     def vectors(self, items: Tensor | None) -> Tensor:
-        """float (..., D): the content vectors of some items, int64 (...), or of all."""
+        """Return the content vectors of some items, int64 (...), or of all: float (..., D)."""
         codes, weights, dense = self._features(items)
         vectors = F.embedding_bag(
             codes.flatten(0, -2),
@@ -90,9 +90,9 @@ class ItemEncoder(nn.Module):
         return vectors + dense @ self.dense_embedding if dense.shape[-1] else vectors
 
     def biases(self, items: Tensor | None) -> Tensor:
-        """float (...): the content's part of the biases.
+        """Return the content's part of the biases, float (...).
 
-        In training, items without events do not compete: content is not to learn that they never come.
+        In training, items without events do not compete, so that content does not learn that they never come next.
         """
         codes, weights, dense = self._features(items)
         biases = (self.code_bias[codes] * weights).sum(-1)
@@ -110,12 +110,12 @@ class ItemEncoder(nn.Module):
 
 @dataclass(frozen=True)
 class ItemContent:
-    """What is needed to rank items that no event was about: how a table is read, and what was learned of its columns.
+    """The content of items without fitted events: how a table is read, and what was learned of its columns.
 
     Attributes:
         table: how a table of items is read.
         encoder: the trained weights, on the CPU.
-        bias: added to the bias of every such item, so that they are named as often as new items were met.
+        bias: a number added to the bias of every such item, so that they are recommended as often as new items came up.
     """
 
     table: FeatureTable
@@ -124,7 +124,7 @@ class ItemContent:
 
     @torch.no_grad()
     def rows(self, item_ids: Sequence[Any], features: ItemFeatures) -> tuple[Tensor, Tensor]:
-        """The vectors float32 (n, D) and biases float32 (n,) of new items, whatever others are added beside them."""
+        """Return vectors, float32 (n, D), and biases, float32 (n,), of new items. Items do not affect each other."""
         encoder = ItemEncoder(self.encoder.code_embedding.shape[1], self.table.num_codes, self.table.dense_dim)
         encoder.load_state_dict(self.encoder.state_dict(), assign=True)
         encoder.attach(features, np.zeros(len(features) + 1, np.int64))
@@ -135,18 +135,18 @@ class ItemContent:
 
     @torch.no_grad()
     def shift(self, biases: Tensor, items: Vocabulary) -> None:
-        """Calibrate, in place, the biases of those fitted items that had no event: float32 (V + 1,)."""
+        """Calibrate, in place, the biases, float32 (V + 1,), of the fitted items without events."""
         rows = torch.nonzero(self.encoder.counts == 0)[1:, 0]  # without padding
         shifts = self.bias + TIE_BREAK * _spread(items.decode(rows.numpy()))
         biases[rows.to(biases.device)] += shifts.to(biases.device)
 
     def calibrated(self, best: Tensor, scores: Tensor, share: float) -> ItemContent:
-        """With a bias by which new items take a share of the first places, and do not flood them.
+        """Return the content with the bias at which new items take a given share of the first places.
 
         Args:
             best: float32 (B, k), falling: the scores of the k best fitted items after each of some histories.
-            scores: float32 (B, n): those of new items, whose bias is 0 so far.
-            share: of the first k places.
+            scores: float32 (B, n): the scores of new items with a bias of 0.
+            share: the new items' share of the first k places.
         """
         count = min(best.shape[1], scores.shape[1])
         theirs = scores.topk(count, dim=1).values
@@ -158,24 +158,24 @@ class ItemContent:
 
 
 def _spread(item_ids: Sequence[Any]) -> Tensor:
-    """float32 (n,): a number from -1 to 1 for each id, the same each time."""
+    """Return a fixed number from -1 to 1 for each id, float32 (n,)."""
     words = [hashlib.blake2b(str(item_id).encode(), digest_size=8).digest() for item_id in item_ids]
     return torch.from_numpy(np.frombuffer(b"".join(words), np.int64).astype(np.float32) / 2.0**63)
 
 
 def distinctness(features: ItemFeatures) -> float:
-    """The chance that two items differ in content: where nearly all are alike, content cannot stand in for ids."""
+    """Return the chance that two items differ in content. If nearly all are alike, content cannot stand in for ids."""
     rows = np.concatenate([features.codes, features.weights, features.dense], axis=1).astype(np.float32)
     _, counts = np.unique(rows, axis=0, return_counts=True)
     return float(1 - ((counts / max(1, len(rows))) ** 2).sum())
 
 
 def validated_rate(train: SequenceStore, valid: Holdout | None, num_items: int, num_others: int) -> float | None:
-    """The share of validation targets that a new item is, on average; None without enough of both.
+    """Return the mean share of validation targets that one new item gets. None if the data is too small.
 
     Args:
-        train: what was trained on.
-        num_items, num_others: items of the log, with and without events, and items that are not in it at all.
+        train: the sequences that were trained on.
+        num_items, num_others: items of the log, with and without events, and items that are not in the log.
     """
     if valid is None or not len(valid):
         return None
@@ -186,9 +186,9 @@ def validated_rate(train: SequenceStore, valid: Holdout | None, num_items: int, 
 
 
 def new_item_rate(store: SequenceStore, num_items: int) -> float:
-    """The share of events that a new item gets, on average: those first met in the newest tenth of the log.
+    """Return the mean share of events that a new item gets: an item that is first met in the newest tenth of the log.
 
-    Where the log has no times, or too few new items, that of its rarer half.
+    Without times, or with too few new items, the rarer half of the items is used instead.
     """
     counts = store.item_counts(num_items)[1:]
     rarer = np.sort(counts[counts > 0])[: max(1, np.count_nonzero(counts) // 2)]

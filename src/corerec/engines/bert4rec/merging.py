@@ -1,4 +1,4 @@
-"""Merging: a fitted model's histories and a log of new events as one log, each event once."""
+"""Merge a fitted model's histories and a log of new events to one log that has each event once."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class MergedLog:
 
     Attributes:
         log: one row a user.
-        is_new: bool (events,), which events the model has not learned from.
+        is_new: bool (events,), the events that the model was not trained on.
     """
 
     log: Interactions
@@ -35,10 +35,11 @@ class MergedLog:
         return self.log.sequences
 
     def without_newest(self, seed: int) -> tuple[MergedLog, Holdout]:
-        """Take the newest event out of some users' rows, to measure by, where it is new.
+        """Take the newest event, if it is new, out of the rows of some users, as queries to measure by.
 
         Returns:
-            the log without those events, and the queries: a tenth of those users, at random, 1,000 at most.
+            the log without those events, and the queries: a tenth of the users with a new event, at random, 1,000 at
+            most.
         """
         store = self.sequences
         last = store.offsets[1:] - 1
@@ -49,10 +50,10 @@ class MergedLog:
         return MergedLog(rest, np.delete(self.is_new, last[rows])), queries
 
     def training_part(self, max_seq_len: int, replay: float, random: np.random.Generator) -> SequenceStore:
-        """What an update trains on: the new events with what came right before them, and a part of the old ones.
+        """Return the events that an update trains on: the new ones with their context, and a part of the old ones.
 
         There is one row for each user with new events, which begins max_seq_len - 1 events before the first new one.
-        Random windows of the rest of the log follow, until they hold `replay` of the old events.
+        Random windows of the rest of the log follow, until they hold the share `replay` of the old events.
         """
         store = self.sequences
         starts, ends = store.offsets[:-1], store.offsets[1:]
@@ -71,11 +72,11 @@ class MergedLog:
 
 
 def merge(model: FittedModel, log: Interactions) -> MergedLog:
-    """The model's histories and a log's events, each event once.
+    """Merge the model's histories and a log's events, so that each event occurs once.
 
     Raises:
         DataError: only one of the two has times, or their units differ.
-        UnknownIdError: an id is of a type that no known one has.
+        UnknownIdError: an id has a type that no known id has.
     """
     users, old = model.known_histories().snapshot()
     new = log.sequences
@@ -110,7 +111,7 @@ def merge(model: FittedModel, log: Interactions) -> MergedLog:
 
 
 def _known_again(rows: np.ndarray, items: np.ndarray, times: np.ndarray, is_new: np.ndarray) -> np.ndarray:
-    """bool (events,): new events that repeat an old one; of equal ones, as many as there are old."""
+    """Return bool (events,): new events that repeat an old one. n equal old events match n equal new ones."""
     order = np.lexsort((is_new, times, items, rows))
     keys = np.stack([rows[order], items[order], times[order]])
     starts = np.flatnonzero(np.r_[True, (keys[:, 1:] != keys[:, :-1]).any(0)])
@@ -124,5 +125,5 @@ def _known_again(rows: np.ndarray, items: np.ndarray, times: np.ndarray, is_new:
 
 
 def alone(log: Interactions) -> MergedLog:
-    """A log without what the model knows."""
+    """Return a log as a MergedLog of new events, without the model's own."""
     return MergedLog(log, np.ones(log.sequences.num_events, bool))

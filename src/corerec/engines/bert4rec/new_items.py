@@ -1,4 +1,4 @@
-"""New items: a network's table with rows for items that it has not met, which start from what they were seen with.
+"""New items: grow a network's item table. New rows start from the items' content, or from their neighbours' vectors.
 
 V items before, W items after; D hidden_dim.
 """
@@ -24,13 +24,13 @@ NOISE = 0.1  # of the table's standard deviation, added so that new items differ
 def grown_network(
     old: Bert4RecNetwork, old_number: np.ndarray, is_first: np.ndarray, store: SequenceStore, seed: int
 ) -> Bert4RecNetwork:
-    """The network with a row for each item after.
+    """Return the network with a row for each item of the grown catalogue.
 
-    A new item starts from its content where that is known, and else from what it was seen with.
+    A new item starts from its content if the model has it, and else from the items around it in the log.
 
     Args:
-        old_number: int64 (W + 1,), each item's number before; 0 for new ones and for padding.
-        is_first: bool (W + 1,), items of which there are events now, and were none before.
+        old_number: int64 (W + 1,), each item's number before; 0 for new items and for padding.
+        is_first: bool (W + 1,), the items that have events now, and had none before.
     """
     network = build_network(replace(old.config, num_items=len(old_number) - 1), seed=None)
     weights = {name: tensor.detach().clone() for name, tensor in old.state_dict().items()}
@@ -51,7 +51,7 @@ def grown_network(
 def _first_rows(
     table: Tensor, bias: Tensor, store: SequenceStore, is_new: np.ndarray, seed: int
 ) -> tuple[Tensor, Tensor]:
-    """Vectors and biases of new items: the mean vector of the old items around them, the bias of as frequent ones."""
+    """Return vectors and biases of new items: the mean vector of neighbours, and the bias of equally frequent items."""
     rows = np.repeat(np.arange(len(store)), store.lengths)
     sums, counts = torch.zeros_like(table), torch.zeros(len(table), device=table.device)
     at = np.flatnonzero(is_new[store.items])

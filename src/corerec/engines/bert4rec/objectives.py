@@ -21,19 +21,18 @@ def cloze_mask(
 ) -> tuple[Tensor, Tensor]:
     """Hide random items for the model to recover (BERT4Rec, arXiv:1904.06690, section 3.6).
 
-    Exactly round(mask_prob * items) of each row are hidden, at least one, as the authors' own code does it. So every
-    row contributes a similar number of targets.
+    In each row, round(mask_prob * items) items are hidden, and at least one, as in the authors' own code. So every row
+    contributes a similar number of targets.
 
         items   [[0, 5, 6, 7, 8]]  ->  inputs [[0, 5, M, 7, 8]], targets [[-, -, 6, -, -]]
 
     Args:
-        items: int64 (B, L), item numbers pad with 0, at least one item in each row.
-        mask_number: what stands for a hidden item.
+        items: int64 (B, L), item numbers padded with 0, at least one item in each row.
+        mask_number: the number that replaces a hidden item.
         mask_prob: share, in (0, 1], of a row's items that is hidden. Padding never is.
         generator: a CPU generator.
         num_items: V, for BERT's replacement: 80% of the hidden places show the mask, 10% a random item of 1..V, and 10%
             their own item. None shows the mask at all of them.
-    Returns:
         inputs: int64 (B, L), `items` with the hidden places replaced.
         targets: int64 (B, L), the hidden items; IGNORE elsewhere.
     Raises:
@@ -57,14 +56,13 @@ def cloze_mask(
 
 
 def next_item_targets(items: Tensor) -> tuple[Tensor, Tensor]:
-    """The target of every place but the last is the item that follows it; needs causal attention.
-
+    """Set the target of every place but the last to the next item. The network needs causal attention.
         items   [[0, 5, 6, 7]]  ->  inputs [[0, 5, 6, 7]], targets [[-, 6, 7, -]]
 
     Args:
         items: int64 (B, L), item numbers left-padded with 0.
     Returns:
-        inputs: `items` themselves.
+        inputs: `items`, unchanged.
         targets: int64 (B, L); IGNORE under padding and at the last place.
     """
     targets = torch.full_like(items, IGNORE)

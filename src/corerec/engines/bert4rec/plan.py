@@ -1,4 +1,4 @@
-"""TrainPlan: the settings that a TrainConfig leaves open, chosen from the log: here and nowhere else."""
+"""TrainPlan: all settings of a training, with those that a TrainConfig leaves open chosen from the log."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ NEGATIVES = 2048
 
 @dataclass(frozen=True)
 class TrainPlan:
-    """How one log is trained on, with nothing left open. Each field's meaning stands in `TrainConfig`."""
+    """The settings of one training, with nothing left open. `TrainConfig` explains each field."""
 
     epochs: int
     batch_size: int
@@ -46,7 +46,7 @@ class TrainPlan:
 
     @classmethod
     def of(cls, config: TrainConfig, model: ModelConfig, store: SequenceStore) -> TrainPlan:
-        """What is given stays, but for a batch size too large for the log."""
+        """Choose the open settings. Given settings stay, except for a batch size that is too large for the log."""
         num_windows = int(window_counts(store.lengths, model.max_seq_len, config.whole_history).sum())
         batch_size = batch_size_for(num_windows, store.num_events, config.batch_size)
         long = store.num_events >= LONG_HISTORY * np.count_nonzero(store.lengths)
@@ -97,9 +97,8 @@ def batch_size_for(num_windows: int, num_events: int, batch_size: int | None) ->
     """Mean windows in a step: `batch_size`, but fewer in a small log, whose epoch would otherwise have too few steps.
 
     The cloze loss leaves its plateau after hundreds of steps, however many windows each has. Without a `batch_size`,
-    the power of two that puts about EVENTS_A_STEP events into a step: long histories make small batches, a shop's
-    short ones large.
-
+    it is the power of two that puts about EVENTS_A_STEP events into a step. So batches are small for long histories,
+    and large for short ones.
     >>> batch_size_for(num_windows=100_000, num_events=10**7, batch_size=256)
     256
     >>> batch_size_for(num_windows=22_000, num_events=10**6, batch_size=256)

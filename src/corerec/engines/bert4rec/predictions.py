@@ -1,4 +1,4 @@
-"""Single (user, item) pairs -> expected ratings, or next-item probabilities over the whole catalogue."""
+"""Predict for single (user, item) pairs: expected ratings, or next-item probabilities over the whole catalogue."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ UNSEEN = "predict gives them the add-one probability of an item never met, 1 / (
 
 
 def rating_model(model: FittedModel, kind: Kind | None) -> RatingModel | None:
-    """What answers predictions of this kind: None for probabilities.
+    """Return the model that answers predictions of this kind; None for probabilities.
 
     Raises:
-        DataError: another kind, or ratings are wanted and `fit` got none.
+        DataError: `kind` is unknown, or ratings are wanted and `fit` got none.
     """
     if kind not in (None, "rating", "probability"):
         raise DataError(f'kind must be "rating" or "probability", not {kind!r}')
@@ -38,7 +38,7 @@ def rating_model(model: FittedModel, kind: Kind | None) -> RatingModel | None:
 
 
 def predict(model: FittedModel, user_id: Hashable, item_id: Hashable, kind: Kind | None, on_unseen: OnUnseen) -> float:
-    """One prediction, in some microseconds where the user's state is kept."""
+    """Return one prediction, within microseconds if the user's state is cached."""
     histories, ratings = model.known_histories(), rating_model(model, kind)
     item = model.items.number_or_zero(item_id)
     if item == 0:
@@ -67,11 +67,11 @@ def predict(model: FittedModel, user_id: Hashable, item_id: Hashable, kind: Kind
 
 
 def batch_predict(model: FittedModel, pairs: Iterable[tuple[Hashable, Hashable]], kind: Kind | None) -> np.ndarray:
-    """float64 (pairs,): `predict` for many (user id, item id) pairs.
+    """Return predictions for many (user id, item id) pairs, float64 (pairs,).
 
     Raises:
         DataError: something in the list is not a pair.
-        UnknownIdError: as `predict`.
+        UnknownIdError: `predict` would raise it.
     """
     histories, ratings = model.known_histories(), rating_model(model, kind)
     pairs = as_list(pairs, "pairs")
@@ -92,7 +92,7 @@ def batch_predict(model: FittedModel, pairs: Iterable[tuple[Hashable, Hashable]]
 
 
 def user_factors(model: FittedModel, ratings: RatingModel, user: int) -> np.ndarray:
-    """float64 (J,) of a user number, kept for the next prediction; of the average user for 0."""
+    """Return a user's factors, float64 (J,), and cache them. User number 0 is the average user."""
     if user == 0:
         return ratings.average_user
     histories = model.known_histories()
@@ -106,10 +106,12 @@ def user_factors(model: FittedModel, ratings: RatingModel, user: int) -> np.ndar
 
 
 def well_rated(model: FittedModel, user: int, min_rating: float, among: np.ndarray | None) -> np.ndarray:
-    """int64 (items,): the items, of all or `among` some, that a user (0: the average one) is expected to like.
+    """Return the items, of all or of `among`, whose expected rating is at least `min_rating`, int64 (items,).
+
+    User number 0 is the average user.
 
     Raises:
-        DataError: `fit` got no ratings, or min_rating is no finite number.
+        DataError: `fit` got no ratings, or min_rating is not a finite number.
     """
     ratings = rating_model(model, "rating")
     assert ratings is not None
@@ -120,7 +122,7 @@ def well_rated(model: FittedModel, user: int, min_rating: float, among: np.ndarr
 
 
 def _probabilities(model: FittedModel, users: np.ndarray, numbers: np.ndarray) -> np.ndarray:
-    """float64 (pairs,): next-item probabilities of (user number, item number) pairs; 0 is an item never seen."""
+    """Return the probabilities of (user number, item number) pairs, float64 (pairs,); item 0 is an unknown item."""
     distinct, which = np.unique(users, return_inverse=True)
     histories = model.known_histories().select(distinct)
     states, normalizers = _normalized_states(model, distinct, histories)
@@ -138,7 +140,7 @@ def _probabilities(model: FittedModel, users: np.ndarray, numbers: np.ndarray) -
 def _normalized_states(
     model: FittedModel, users: np.ndarray, histories: SequenceStore
 ) -> tuple[np.ndarray, np.ndarray]:
-    """float32 (B, D) states and (B,) log normalizers of users' histories, kept for the next prediction."""
+    """Return states, float32 (B, D), and log normalizers, (B,), of users' histories, and cache both."""
     states, normalizers = encode(model.network, model.states, users, histories)
     new = np.flatnonzero(np.isnan(normalizers))
     if len(new):
@@ -150,10 +152,10 @@ def _normalized_states(
 
 
 def _numbers_or_zero(ids: list[Any], known: Vocabulary, consequence: str) -> np.ndarray:
-    """int64 (ids,), 0 for those never seen, with one warning.
+    """Return the numbers of ids, int64 (ids,), with 0 and one warning for ids that were never seen.
 
     Raises:
-        UnknownIdError: an id is of a type that no known one has.
+        UnknownIdError: an id has a type that no known id has.
     """
     numbers = known.encode(ids)
     unseen = [ids[at] for at in np.flatnonzero(numbers == 0).tolist()]

@@ -1,4 +1,4 @@
-"""What people see while a model trains: what was chosen for the log, then a bar on a terminal and a line an epoch."""
+"""The output while a model trains: the chosen settings, then a bar on a terminal and a line for each epoch."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ READ_LOSS_EVERY = 10  # steps: reading a loss waits for the device
 def with_progress(
     results: Iterator[TrainPlan | StepResult | EpochResult], name: str
 ) -> Iterator[TrainPlan | StepResult | EpochResult]:
-    """Pass training results on, drawing them to stderr as they go by."""
+    """Yield training results, and draw them on stderr."""
     console = Console(stderr=True)
     with Progress(
         TextColumn("{task.description}"),

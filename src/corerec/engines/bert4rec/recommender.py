@@ -1,4 +1,4 @@
-"""Bert4Rec: ids in, ids out. The facade checks and translates; the modules beside it do the work."""
+"""Bert4Rec: the facade of the library, which takes and returns ids. The modules beside it do the work."""
 
 from __future__ import annotations
 
@@ -61,32 +61,32 @@ class Bert4Rec(Settings, Answering):
         checkpoint: str | os.PathLike[str] | None = None,
         checkpoint_every_s: float = 60.0,
     ) -> Bert4Rec:
-        """Learn from a log of events, one row each; forgets what was learned before.
+        """Train on a log of events, one row each, and forget what was learned before.
 
-        Processes that torchrun started, or that are in one torch.distributed group, share the training when all of
-        them make this call with the same log. All are left with the same model.
+        Processes that torchrun started, or that are in one torch.distributed group, share the training if all of them
+        make this call with the same log. All end with the same model.
 
         Args:
             user_ids, item_ids: any hashable ids: lists, NumPy, pandas, polars or Arrow columns of one length.
-            ratings: finite numbers, or None. With two values or more, `predict` answers on their scale; what is
-                recommended does not depend on them.
-            timestamps: numbers, dates or text that parses as either. Without them the order of the rows is taken as
-                the order of time, with one warning.
+            ratings: finite numbers, or None. With two values or more, `predict` returns expected ratings. They do not
+                change what is recommended.
+            timestamps: numbers, dates or text that parses as either. Without them, the order of the rows is the order
+                of time, with one warning.
             items: features of the items: a table with a column item_id and one row an item. Its other columns are read
-                as categories (text, or lists of texts), numbers, dates or vectors (lists of numbers); values may be
-                missing. Items that are not in the log are recommended by their features; `add_items` adds more later.
-            on_event: called with every `StepResult` and `EpochResult`; returns True to stop the training there.
-            checkpoint: a file that keeps the training while it runs. The same call goes on from it and gives the same
+                as categories (text, or lists of texts), numbers, dates or vectors (lists of numbers), and may have
+                gaps. Items that are not in the log are recommended by their features; `add_items` adds more later.
+            on_event: is called with every `StepResult` and `EpochResult`, and returns True to stop the training.
+            checkpoint: a file that keeps the training while it runs. The same call continues from it and gives the same
                 weights, bit for bit, as one that was never stopped. `save` removes it.
-            checkpoint_every_s: seconds between two writes of it; more where they would take over 2% of the time.
+            checkpoint_every_s: seconds between two writes of it, or more if writing would take over 2% of the time.
         Returns:
             the model itself.
         Raises:
-            DataError: no rows, lengths that differ, missing ids, ratings or times that are not finite.
+            DataError: there are no rows, lengths differ, an id is missing, or a rating or time is not finite.
             DivergedError: the loss is no longer finite.
-            CheckpointError: the checkpoint is that of another log, other settings or another version.
+            CheckpointError: the checkpoint belongs to another log, other settings or another version.
             TrainingInterrupted: Ctrl-C or SIGTERM stopped the training, and the checkpoint was written.
-            DistributedError: of several processes that share the training, one ended or has another log.
+            DistributedError: one of the processes that share the training ended, or has another log.
         """
         if timestamps is None:
             warnings.warn(
@@ -113,11 +113,11 @@ class Bert4Rec(Settings, Answering):
         checkpoint: str | os.PathLike[str] | None = None,
         checkpoint_every_s: float = 60.0,
     ) -> Bert4Rec:
-        """As `fit`, from a log that is read already.
+        """Train on a log that is read already. Other arguments and errors are those of `fit`.
 
         Args:
-            log: its sequences are learned from, and become the users' histories.
-            valid: queries to validate on when `patience` is set; None holds each user's last event out.
+            log: the log to train on. Its sequences become the users' histories.
+            valid: queries to validate on when `patience` is set. None holds each user's last event out.
         """
         kept = None if checkpoint is None else TrainingCheckpoint(checkpoint, checkpoint_every_s)
         self._adopt(
@@ -153,30 +153,31 @@ class Bert4Rec(Settings, Answering):
         items: Any = None,
         on_event: OnEvent | None = None,
     ) -> GrowthReport:
-        """Learn from new events, of old and new users about old and new items, and keep what was learned before.
+        """Train on new events, of old and new users and items, and keep what was learned before.
 
-        Old items keep their vectors to begin with, and new ones start from what they were seen with. A part of the old
-        log is trained on again. An event that the model knows already, by user, item and time, is not counted again.
+        Old items start from their vectors, and new items from those of the items around them. A part of the old log is
+        trained on again. An event whose user, item and time the model knows already is skipped.
 
         Args:
-            user_ids, item_ids, ratings, timestamps: as in `fit`; times in the unit of the fitted log.
-            epochs: passes over the new events, each with other replayed ones; None: 5.
+            user_ids, item_ids, ratings, timestamps: as in `fit`, with times in the unit of the fitted log.
+            epochs: passes over the new events, each with other replayed events. None means 5.
             replay: share in [0, 1] of the old log's events that each pass trains on again.
-            learning_rate: its peak; None: a fifth of the first training's, half of it for "replace".
-            freeze: "blocks" trains the items alone, "items" all but the vectors of old items; None trains all.
-            catalogue: "grow" adds to what the model knows. "replace" goes over to this log's users and items alone,
+            learning_rate: the peak. None means a fifth of the first training's, or half of it for "replace".
+            freeze: "blocks" trains only the items, "items" all but the vectors of old items; None trains all.
+            catalogue: "grow" adds to the model's users and items. "replace" takes this log's users and items instead,
                 where items of the same id keep their vectors: fine-tuning after pre-training on another log.
-            retire: item ids that are never to be named again; they keep their vectors.
-            items: features of items, as in `add_items`: a new item begins with the vector of its content, and items
+            retire: item ids that are never to be recommended again. They keep their vectors.
+            items: features of items, as in `add_items`. A new item starts from the vector of its content, and items
                 without events are added.
             on_event: as in `fit`.
         Returns:
-            what was learned, and NDCG@10 before and after on newest events that were held out of the update.
+            the numbers of new events, users and items, and NDCG@10 before and after, on newest events that were held
+            out of the update.
         Raises:
-            DataError: as in `fit` and `add_items`; nothing is new; or times are missing or count another unit than the
-                model's.
-            UnknownIdError: an id is of a type that no known one has.
-            NotFittedError: neither fit nor loaded, or loaded from a file without histories.
+            DataError: `fit` or `add_items` would raise it, nothing is new, or times are missing or count another unit
+                than the model's.
+            UnknownIdError: an id has a type that no known id has.
+            NotFittedError: the model is neither fitted nor loaded, or was loaded from a file without histories.
         """
         log = Interactions.from_columns(user_ids, item_ids, ratings, timestamps)
         return self.fit_more_interactions(
@@ -192,7 +193,7 @@ class Bert4Rec(Settings, Answering):
         )
 
     def fit_more_interactions(self, log: Interactions, *, items: Any = None, **settings: Any) -> GrowthReport:
-        """As `fit_more`, from a log that is read already."""
+        """Train on the new events of a log that is read already. The settings are those of `fit_more`."""
         frame = None if items is None else items_frame(items)
         grown, report = grow(self.fitted, log, items=frame, verbose=self.verbose, **settings)
         self._adopt(grown)
@@ -203,7 +204,7 @@ class Bert4Rec(Settings, Answering):
 
     @property
     def fitted(self) -> FittedModel:
-        """What `fit` or `load` left.
+        """The model that `fit` or `load` made.
 
         Raises:
             NotFittedError: neither was called.
@@ -216,21 +217,21 @@ class Bert4Rec(Settings, Answering):
 
     @property
     def training_log(self) -> pd.DataFrame:
-        """One row an epoch: epoch, seconds, loss, learning_rate, ndcg (validation NDCG@10, where there was some)."""
+        """Return one row an epoch: epoch, seconds, loss, learning_rate, and ndcg (validation NDCG@10, if any)."""
         columns = ["epoch", "seconds", "loss", "learning_rate", "ndcg"]
         return pd.DataFrame([asdict(result) for result in self.fitted.training_log], columns=columns)
 
     def add_items(self, items: Any) -> int:
-        """Add items that no event was about, ranked by their features; no training. Others may ask meanwhile.
+        """Add items without events, which are ranked by their features. Nothing is trained, and other threads may ask.
 
         Args:
-            items: a table as `fit` took it, with the same columns. Items that events were about stay as they are; those
-                added earlier take the new features.
+            items: a table with the columns that `fit` took. Items with fitted events stay as they are. Items that were
+                added earlier take their new features.
         Returns:
-            how many were added.
+            how many items were added.
         Raises:
             DataError: the model was fitted without items=, or the table lacks a column.
-            UnknownIdError: an id is of a type that no item has.
+            UnknownIdError: an id has a type that no item's id has.
         """
         grown = self.fitted.with_items(items_frame(items))
         added = len(grown.items) - len(self.items)
@@ -240,9 +241,9 @@ class Bert4Rec(Settings, Answering):
     # ------------------------------------------------------------------------------------------------ streaming
 
     def observe(self, user_id: Hashable, item_id: Hashable, timestamp: Any = None, rating: float | None = None) -> None:
-        """Take in one event: the user's next recommendations know it, without training. A new user appears by it.
+        """Add one event to the user's history, without training. The user's next recommendations use it.
 
-        See `observe_events`, which takes many at once.
+        A new user is added. `observe_events` takes many events at once.
         """
         self.observe_events([user_id], [item_id], [timestamp], [rating])
 
@@ -255,26 +256,27 @@ class Bert4Rec(Settings, Answering):
         *,
         on_unknown: OnUnknown = "warn",
     ) -> int:
-        """Take in events, one row each, all or none of them. `save` writes them with the histories.
+        """Add events to users' histories, one row each, all or none. `save` writes them with the histories.
 
-        Nothing is learned from them, nor counted as following: only the next `fit` does so. Others may ask for
-        recommendations meanwhile: they see each user's history before the call or after it.
+        They are not trained on, and change no transition counts, until the next `fit`. Other threads may ask for
+        recommendations meanwhile, and see each user's history before the call or after it.
 
         Args:
             user_ids, item_ids: columns as `fit` takes them. New users get a history.
-            timestamps: in the unit of the fitted log, dates where it had dates. A late event takes its place in time,
-                behind others of the same time. None, or None inside a list, stands for the newest time that the
-                model has seen so far. A model fitted without timestamps takes events in the order they come, whatever
-                their times.
-            ratings: finite numbers; None, or None inside a list, where there is none. Kept if the fitted log had some.
-            on_unknown: what becomes of events of items that `fit` never saw; as in `recommend`.
+            timestamps: times in the unit of the fitted log, or dates if it had dates. A late event goes to its place in
+                time, behind others of the same time. None, or None inside a list, means the newest time that the model
+                has seen so far. A model fitted without timestamps ignores them, and keeps the order of the calls.
+            ratings: finite numbers. None, or None inside a list, means no rating. They are kept if the fitted log had
+                ratings.
+            on_unknown: how events of items that `fit` never saw are treated, as in `recommend`.
         Returns:
-            the number of events taken.
+            the number of events added.
         Raises:
-            UnknownIdError: an item was never seen, as `on_unknown` says, or an id is of a type that no known one has.
+            UnknownIdError: an item was never seen and `on_unknown` is "raise", or an id has a type that no known id
+                has.
             DataError: lengths differ, an id is missing, a time or rating is not finite, or a time is not in the log's
                 unit.
-            NotFittedError: neither fit nor loaded, or loaded from a file without histories.
+            NotFittedError: the model is neither fitted nor loaded, or was loaded from a file without histories.
         """
         model = self.fitted
         numbers, unknown = numbers_or_zero(item_ids, model.items, on_unknown)
@@ -297,12 +299,12 @@ class Bert4Rec(Settings, Answering):
 
     @property
     def scorer(self) -> NetworkScorer:
-        """What `recommend` ranks by, behind the Scorer protocol, in item numbers, for `evaluate`."""
+        """The scorer that `recommend` ranks by, in item numbers, for `evaluate`."""
         return self.fitted.scorer()
 
     @property
     def fingerprint(self) -> EventFingerprint:
-        """Which events were learned from, so that `evaluate` can tell whether its answers are among them."""
+        """The fingerprint of the events that were trained on. `evaluate` checks its answers against it."""
         return self.fitted.fingerprint
 
     @property
@@ -312,17 +314,17 @@ class Bert4Rec(Settings, Answering):
 
     @property
     def users(self) -> Vocabulary | None:
-        """The users of the fitted log and those observed since; None where histories were left out of the file."""
+        """The users of the fitted log and those observed since. None if the file has no histories."""
         histories = self.fitted.histories
         return None if histories is None else histories.users
 
     @property
     def num_events(self) -> int:
-        """Events of the fitted log, those that were learned from; what was observed since is not among them."""
+        """The number of events that were trained on, without the events observed since."""
         return self.fitted.num_events
 
     def history(self, user_id: Hashable) -> list[ItemId]:
-        """The item ids of a user, oldest first, with those observed since `fit`.
+        """Return the item ids of a user's history, oldest first, with those observed since `fit`.
 
         Raises:
             UnknownIdError: the user was never seen.
@@ -333,15 +335,16 @@ class Bert4Rec(Settings, Answering):
     # --------------------------------------------------------------------------------------------------- on disk
 
     def save(self, path: str | os.PathLike[str], *, histories: bool = True, training_state: bool = False) -> None:
-        """Write everything to one safetensors file, whatever its suffix, whole or not at all; with what was observed.
+        """Write the model, with observed events, to one safetensors file, whole or not at all.
 
-        Of several processes that share a training, rank 0 alone writes; the call does nothing in the others.
+        Of several processes that share a training, rank 0 alone writes. The call does nothing in the others.
 
         Args:
-            histories: False leaves users and their events out: the file then answers for raw histories only. How often
-                which item followed which stays in it.
+            path: the file, with any suffix.
+            histories: whether to keep users and their events. Without them, the model answers only histories that a
+                query brings. The file always has the counts of which item followed which.
             training_state: keep the optimizer's moments, so that `fit_more` after `load` begins with them. They take
-                twice the room of the weights.
+                twice the space of the weights.
         Raises:
             NotFittedError: there is nothing to save.
             DataError: an id is neither text nor a number.
@@ -355,14 +358,14 @@ class Bert4Rec(Settings, Answering):
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], *, device: str = "auto", verbose: bool = False) -> Bert4Rec:
-        """Read what `save` wrote. Runs no code from the file; needs no data set.
+        """Read a file of `save`. No code from the file is run, and no data set is needed.
 
         Args:
             path: a file, or a folder that `corerec.hub.write_folder` or `corerec card` wrote. A model of the Hugging
                 Face Hub is `Bert4Rec.load(huggingface_hub.snapshot_download("owner/name"))`.
         Raises:
             FileNotFoundError: there is no such file.
-            CheckpointError: the file is cut short, is no model of ours, or was written by another format.
+            CheckpointError: the file is cut short, is not a model of this library, or has another format.
         """
         stored = model_file.load(path, device=choose_device(device))
         values = asdict(stored.config) | asdict(stored.train_config)
@@ -373,7 +376,7 @@ class Bert4Rec(Settings, Answering):
 
 
 def _rows_of(column: Any, rows: np.ndarray) -> Any:
-    """Some rows of a column of any kind."""
+    """Return some rows of a column of any kind."""
     if isinstance(column, pd.Series):
         return column.iloc[rows]
     if isinstance(column, np.ndarray):

@@ -15,7 +15,7 @@ from corerec.errors import ConfigError
 
 
 class Settings:
-    """What a model is constructed with, and the model that was fitted with it."""
+    """The settings that a model is constructed with, and the model that was fitted with them."""
 
     def __init__(
         self,
@@ -48,11 +48,11 @@ class Settings:
         seed: int = TrainConfig.seed,
         verbose: bool = False,
     ) -> None:
-        """What each setting means stands at its field of `ModelConfig` and `TrainConfig`.
+        """Check the settings. Each one is explained at its field of `ModelConfig` or `TrainConfig`.
 
         Args:
-            name: what the model calls itself in tables and progress lines.
-            patience: stop after so many epochs without a better validation NDCG@10 and keep the best weights; `fit`
+            name: the model's name in tables and progress lines.
+            patience: stop after so many epochs without a better validation NDCG@10, and keep the best weights. `fit`
                 then holds each user's last event out of training to validate on. None trains on everything.
             device: "auto" (a CUDA GPU, else Apple's, else the CPU) or a torch device such as "cuda:1".
             verbose: show progress on stderr.
@@ -78,20 +78,20 @@ class Settings:
 
     @property
     def model_config(self) -> ModelConfig:
-        """The network's shape; before `fit`, with a catalogue of one item."""
+        """The network's shape. Before `fit`, its catalogue has one item."""
         return self._shape if self._model is None else self._model.config
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
-        """Every setting of the constructor by its name, as scikit-learn's tools expect."""
+        """Return every setting of the constructor by its name, as scikit-learn's tools expect."""
         values = asdict(self._shape) | asdict(self.train_config)
         values |= {"name": self.name, "device": self._device_setting, "verbose": self.verbose}
         return {setting: values[setting] for setting in DEFAULTS}
 
     def set_params(self, **settings: Any) -> Self:
-        """Change settings for the next `fit`; what was fitted stays. Returns the model itself.
+        """Change settings for the next `fit`, and return the model. A fitted model stays as it is.
 
         Raises:
-            ConfigError: an unknown setting, or one out of range.
+            ConfigError: a setting is unknown or out of range.
         """
         unknown = sorted(settings.keys() - DEFAULTS.keys())
         if unknown:
@@ -100,7 +100,7 @@ class Settings:
         return self
 
     def __repr__(self) -> str:
-        """The settings that differ from the defaults, and what is fitted."""
+        """Return the settings that differ from the defaults, and the sizes of the fitted log."""
         changed = [f"{key}={value!r}" for key, value in self.get_params().items() if value != DEFAULTS[key]]
         return f"Bert4Rec({', '.join(changed)}{'; ' if changed else ''}{self._summary()})"
 

@@ -13,22 +13,25 @@ from numpy.typing import DTypeLike
 
 
 class StateCache:
-    """At most `capacity` states, one a user; the longest unused goes first. Thread-safe.
+    """A cache of at most `capacity` states, one a user. The least recently used goes first. Thread-safe.
 
-    A state is what one history leads the model to expect: enough to score any item in a microsecond. Its log total is
-    the logarithm of the sum over the catalogue of the exponentiated scores, those of the history's items shifted by the
-    repeat bias, NaN as long as nobody asked for a probability. A caller says how many events the user's history has
-    now. Histories only grow, so a state of fewer events is stale and is not returned. A slow thread cannot replace a
-    newer state by a stale one. A state that depends on the moment asked about is kept with that moment, a number; only
-    one moment of a user is kept.
+    A state is the hidden state after one history, from which any item is scored in a microsecond. Its log total is the
+    logarithm of the sum of the exponentiated scores over the catalogue, with the repeat bias. It is NaN until a
+    probability is asked for.
 
-    They are rows of arrays: Python's garbage collector looks through small objects again and again.
+    The caller says how many events the user's history has now. Histories only grow, so a state of fewer events is stale
+    and is not returned. A slow thread cannot replace a newer state by a stale one. A state that depends on the time of
+    the query is kept with that time, a number. Only one time of a user is kept.
+
+    States are rows of arrays, as Python's garbage collector would visit many small objects again and again.
     """
 
     def __init__(self, dim: int, dtype: DTypeLike = np.float32, capacity: int = 100_000) -> None:
-        """Args:
-        dim: D.
-        dtype: of the states.
+        """Start with an empty cache.
+
+        Args:
+            dim: D.
+            dtype: the type of the states.
         """
         self.capacity = capacity
         self._rows: OrderedDict[int, int] = OrderedDict()  # by user, the longest unused first
@@ -39,14 +42,14 @@ class StateCache:
         self._lock = threading.Lock()
 
     def __getstate__(self) -> tuple[int, DTypeLike, int]:
-        """A copy starts empty."""
+        """Return the settings alone: a copy starts empty."""
         return self._states.shape[1], self._states.dtype, self.capacity
 
     def __setstate__(self, state: tuple[int, DTypeLike, int]) -> None:
         self.__init__(*state)
 
     def get(self, user: int, num_events: int, moment: int = 0) -> tuple[np.ndarray, float] | None:
-        """The state (D,) of the user's history of so many events at a moment, and its log total, if kept."""
+        """Return the cached state (D,) of the user's history of so many events at a moment, and its log total."""
         with self._lock:
             row = self._rows.get(user)
             if row is None or self._num_events[row] != num_events or self._moments[row] != moment:
@@ -57,12 +60,12 @@ class StateCache:
     def get_many(
         self, users: np.ndarray, num_events: np.ndarray, moments: np.ndarray | int = 0
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Those kept of the states of many users' histories.
+        """Return the cached states of many users' histories.
 
         Args:
             users, num_events, moments: int64 (B,).
         Returns:
-            whose, int64 (F,), places 0..B - 1; states (F, D); log totals, float32 (F,).
+            the places found, int64 (F,), in 0..B - 1; their states (F, D); and their log totals, float32 (F,).
         """
         with self._lock:
             rows = np.array([self._rows.get(user, -1) for user in users.tolist()], np.int64)
@@ -82,12 +85,12 @@ class StateCache:
         log_normalizers: np.ndarray,
         moments: np.ndarray | int = 0,
     ) -> None:
-        """Keep states, unless one of a longer history is kept, or one of the same and the new one lacks its total.
+        """Cache states. A state of a longer history stays, and so does one with a log total if the new one lacks it.
 
-        One of the same history at another moment gives way.
+        A state of the same history at another moment is replaced.
 
         Args:
-            users, num_events, moments: int64 (B,); nobody's states (user 0) are not kept.
+            users, num_events, moments: int64 (B,). States of user 0 (no user) are not cached.
             states: (B, D).
             log_normalizers: float32 (B,).
         """
@@ -108,7 +111,7 @@ class StateCache:
             self._moments[rows] = moments[better]
 
     def _row_of(self, user: int) -> int:
-        """The user's row, a new one or the longest unused if need be; the user is the last used now."""
+        """Return the user's row, or a free one, or that of the least recently used user. Mark the user as used."""
         row = self._rows.get(user)
         if row is None:
             row = len(self._rows) if len(self._rows) < self.capacity else self._rows.popitem(last=False)[1]

@@ -8,10 +8,10 @@ the log's own smallest gap, so that seconds, days and nanoseconds need no settin
     bucket   0        1      2          3           4            ...
     gap      unknown  0      up to u    up to 2 u   up to 4 u    ...
 
-A gap of more than twice the longest bucket's is taken as unknown, since no training met its like.
+A gap of more than twice the longest bucket's is taken as unknown, since training had no such gap.
 
-Log-bucketed gaps are those of HSTU (Zhai et al. 2024, arXiv:2402.17152), which adds them to its attention scores. As
-inputs they cost next to nothing, and on MovieLens-100K they gained as much (`benchmarks/LAB.md`).
+HSTU (Zhai et al. 2024, arXiv:2402.17152) adds log-bucketed gaps to its attention scores. As inputs they cost next to
+nothing, and on MovieLens-100K they gained as much (`benchmarks/LAB.md`).
 """
 
 from __future__ import annotations
@@ -37,16 +37,16 @@ MOST_GAPS = 2**24  # looked at to choose the buckets
 
 
 class GapScale(NamedTuple):
-    """How gaps become buckets: `unit`, the upper end of the first positive bucket, and `num_buckets`, G."""
+    """The buckets of gaps: `unit`, the upper end of the first positive bucket, and `num_buckets`, G."""
 
     unit: float
     num_buckets: int
 
     @classmethod
     def of(cls, store: SequenceStore) -> GapScale | None:
-        """The scale of a log; None where no two events of a sequence are known to be apart in time.
+        """Choose the scale of a log. None if no two events of a sequence are known to be apart in time.
 
-        Of a log of more than MOST_GAPS events, every n-th user is looked at.
+        In a log of more than MOST_GAPS events, only every n-th user is read.
         """
         if store.times is None:
             return None
@@ -64,24 +64,24 @@ class GapScale(NamedTuple):
         return cls(unit, min(MOST_BUCKETS, 3 + math.ceil(math.log2(max(1.0, gaps.max() / unit)))))
 
     def edges(self) -> list[float]:
-        """The upper ends of the buckets 2 .. G - 2; the last bucket has none."""
+        """Return the upper ends of the buckets 2 .. G - 2. The last bucket has none."""
         return [self.unit * 2.0**power for power in range(self.num_buckets - 3)]
 
     @property
     def longest(self) -> float:
-        """The longest gap that is read; longer ones are unknown."""
+        """The longest gap that is read. Longer gaps count as unknown."""
         return self.unit * 2.0 ** (self.num_buckets - 2)
 
     def buckets(self, gaps: np.ndarray) -> np.ndarray:
-        """int64 (...): the bucket of each gap, float (...)."""
+        """Return the bucket of each gap, float (...), as int64 (...)."""
         found = 2 + np.searchsorted(np.array(self.edges()), gaps, side="left")
         return np.where((gaps < 0) | (gaps > self.longest), 0, np.where(gaps > 0, found, 1))
 
 
 def gaps_between(times: Tensor, is_known: Tensor) -> Tensor:
-    """The time since the newest known event before: float64 (B, L), ascending -> float32 (B, L).
+    """Return the time since the newest known event before: float64 (B, L), ascending -> float32 (B, L).
 
-    UNKNOWN where the time itself, or every time before it, is not known.
+    It is UNKNOWN if the time itself, or every time before it, is not known.
 
         times 3 5 5 9, the second not known  ->  UNKNOWN UNKNOWN 2 4
     """
@@ -96,14 +96,15 @@ def gaps_between(times: Tensor, is_known: Tensor) -> Tensor:
 def training_gaps(
     times: Tensor, is_item: Tensor, hidden: Tensor | None, generator: torch.Generator
 ) -> tuple[Tensor, bool]:
-    """The gaps of one training step, some of them forgotten, so that answers without a time are learned too.
+    """Return the gaps of one training step. Some are set to unknown, so that the network also learns to answer without.
 
     Args:
         times: float64 (B, L).
         is_item: bool (B, L), false at padding.
         hidden: bool (B, L), the positions of a cloze; None for a next-item step.
     Returns:
-        gaps, float32 (B, L), and whether a position knows the gap to the next: of a next-item step, not always.
+        gaps, float32 (B, L), and whether a position knows the gap to the next event. A next-item step decides that at
+        random.
     """
     rows = len(times), 1
     known = is_item & (torch.rand(rows, generator=generator) >= FORGET_ALL)
@@ -114,9 +115,9 @@ def training_gaps(
 
 
 def history_gaps(histories: SequenceStore, rows: np.ndarray, width: int) -> Tensor | None:
-    """The gaps of some histories, left-padded, each followed by the gap to the query's time: float32 (B, width + 1).
+    """Return the gaps of some histories, left-padded, each with the gap to the query's time: float32 (B, width + 1).
 
-    None where the histories have no times.
+    Return None if the histories have no times.
     """
     if histories.times is None:
         return None
@@ -131,9 +132,9 @@ def history_gaps(histories: SequenceStore, rows: np.ndarray, width: int) -> Tens
 
 
 def asked_buckets(histories: SequenceStore, scale: GapScale | None) -> np.ndarray:
-    """int64 (B,): the bucket of the gap from each history's last event to the query's time; 0: not known.
+    """Return the bucket of the gap from each history's last event to the query's time, int64 (B,); 0 if not known.
 
-    Two moments of one bucket have the same answer.
+    Two query times of one bucket give the same answer.
     """
     if scale is None or histories.times is None or histories.asked_at is None:
         return np.zeros(len(histories), np.int64)
@@ -146,7 +147,7 @@ def asked_buckets(histories: SequenceStore, scale: GapScale | None) -> np.ndarra
 
 
 class TimeEncoder(nn.Module):
-    """A vector for the gap before each position, and one for the gap after it."""
+    """Computes a vector for the gap before each position, and one for the gap after it."""
 
     def __init__(self, dim: int, scale: GapScale) -> None:
         super().__init__()
@@ -155,10 +156,10 @@ class TimeEncoder(nn.Module):
         self.until_embedding = nn.Parameter(torch.empty(scale.num_buckets, dim))
 
     def forward(self, gaps: Tensor, *, knows_next: bool = True) -> Tensor:
-        """float (B, L, D), to be added to the vectors of the items.
+        """Return vectors to add to those of the items, float (B, L, D).
 
         Args:
-            gaps: float32 (B, L), the time since the previous event; below 0 where it is not known.
+            gaps: float32 (B, L), the time since the previous event; below 0 if it is not known.
             knows_next: whether a position also knows the gap to the next one.
         """
         since = self.buckets(gaps)  # (B, L)
@@ -169,7 +170,7 @@ class TimeEncoder(nn.Module):
         return vectors + F.embedding(until, self.until_embedding, padding_idx=0)
 
     def buckets(self, gaps: Tensor) -> Tensor:
-        """int64 (...): the bucket of each gap, float32 (...)."""
+        """Return the bucket of each gap, float32 (...), as int64 (...)."""
         if torch.compiler.is_exporting():  # ONNX has no bucketize
             found = (gaps[..., None] > torch.tensor(self.scale.edges(), dtype=torch.float32)).sum(-1)
         else:
@@ -179,5 +180,5 @@ class TimeEncoder(nn.Module):
 
 @cache
 def edges_on(scale: GapScale, device: torch.device) -> Tensor:
-    """float32 (G - 3,): `GapScale.edges` on a device."""
+    """Return `GapScale.edges` on a device, float32 (G - 3,)."""
     return torch.tensor(scale.edges(), dtype=torch.float32, device=device)

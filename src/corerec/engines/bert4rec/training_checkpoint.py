@@ -1,4 +1,4 @@
-"""A training's checkpoint: its state in one file, written whole or not at all, from which the same call goes on."""
+"""A training's checkpoint: the training's state in one file, written whole or not at all, to continue from."""
 
 from __future__ import annotations
 
@@ -30,11 +30,13 @@ VERSIONS = {"corerec": metadata.version("corerec-bert4rec"), "torch": torch.__ve
 
 
 class TrainingCheckpoint:
-    """Where a training is kept while it runs. Of several ranks, rank 0 alone reads and writes it."""
+    """The file that keeps a training while it runs. Of several ranks, rank 0 alone reads and writes it."""
 
     def __init__(self, path: AnyPath, every_s: float = 60.0) -> None:
-        """Args:
-            every_s: seconds between two writes; more where a write would take over 2% of the time.
+        """Check that the file can be written.
+
+        Args:
+            every_s: seconds between two writes, or more if writing would take over 2% of the time.
         Raises:
             OSError, DataError: a file cannot be written there.
         """
@@ -44,13 +46,13 @@ class TrainingCheckpoint:
         self._next_write = time.monotonic() + every_s
 
     def restore(self, state: TrainingState) -> tuple[EpochResult, ...]:
-        """Put what was written, if anything was, into a fresh state of the same training.
+        """Load the file, if there is one, into a fresh state of the same training.
 
         Returns:
             the epochs done so far.
         Raises:
-            CheckpointError: the file is no checkpoint, or that of another log, another table of items, other settings
-                or another version.
+            CheckpointError: the file is not a checkpoint, or belongs to another log, another table of items, other
+                settings or another version.
         """
         if not self.path.exists():
             return ()
@@ -76,7 +78,7 @@ class TrainingCheckpoint:
             self.write(state, training_log)
 
     def write(self, state: TrainingState, training_log: Sequence[EpochResult]) -> None:
-        """Write the state now, beside the old file first."""
+        """Write the state now. The old file is replaced once the new one is complete."""
         started = time.monotonic()
         whole = state.state_dict()
         tensors = {f"{part}.{name}": tensor.cpu() for part in PARTS for name, tensor in whole[part].items()}
@@ -92,7 +94,7 @@ class TrainingCheckpoint:
         self._next_write = now + max(self._every_s, (now - started) / SHARE)
 
     def remove(self) -> None:
-        """Remove the file: the model it led to is written."""
+        """Remove the file, once the trained model is saved."""
         self.path.unlink(missing_ok=True)
 
 
@@ -103,7 +105,7 @@ class Interruption:
 
 
 def interrupted(signal_number: int, checkpoint: TrainingCheckpoint, state: TrainingState) -> TrainingInterrupted:
-    """The error of a training that a signal stopped after its checkpoint was written."""
+    """Return the error of a training that a signal stopped after its checkpoint was written."""
     return TrainingInterrupted(
         f"training was interrupted in epoch {state.epoch} after {state.step:,} of {state.plan.num_steps:,} steps; "
         f"its state is in {checkpoint.path}, and the same call goes on from there",
@@ -113,9 +115,9 @@ def interrupted(signal_number: int, checkpoint: TrainingCheckpoint, state: Train
 
 @contextmanager
 def deferred_interrupts(is_on: bool) -> Iterator[Interruption]:
-    """Hold Ctrl-C (SIGINT) and SIGTERM back until the step is done; a second one acts at once.
+    """Delay Ctrl-C (SIGINT) and SIGTERM until the step is done. A second signal acts at once.
 
-    Only the main thread of a process gets signals; elsewhere this does nothing.
+    Only the main thread of a process gets signals. In other threads this does nothing.
     """
     interruption = Interruption()
     if not is_on or threading.current_thread() is not threading.main_thread():
@@ -139,7 +141,7 @@ def deferred_interrupts(is_on: bool) -> Iterator[Interruption]:
 
 
 def identity(state: TrainingState) -> dict[str, Any]:
-    """What has to be equal for a training to go on, and on all of its ranks."""
+    """Return the values that must be equal for a training to continue, and on all of its ranks."""
     return {
         "log_digest": state.log_digest,
         "items_digest": state.items_digest,
@@ -151,7 +153,7 @@ def identity(state: TrainingState) -> dict[str, Any]:
 
 
 def differences(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """What differs, in words."""
+    """Return the differences in words."""
     words = []
     if then["log_digest"] != now["log_digest"]:
         words.append("it was of another log")

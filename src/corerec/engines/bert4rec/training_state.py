@@ -1,7 +1,7 @@
-"""TrainingState: everything that the next training step needs, so that a training can stop after any step and go on.
+"""TrainingState: everything that the next training step needs, so that a training can stop after any step and continue.
 
 It holds no random state. The order of an epoch, and the masks, dropout and sampled items of a step, each have a seed of
-their own. That seed depends on the model's seed, the purpose and the number of the epoch or step alone (`seed_for`).
+their own. That seed depends only on the model's seed, the purpose, and the number of the epoch or step (`seed_for`).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ EMA_EVERY = 10  # steps between two updates of the averaged weights: each reads 
 
 @dataclass(frozen=True)
 class BestEpoch:
-    """The epoch of the best validation so far, and the averaged weights that it left."""
+    """The epoch of the best validation so far, with its averaged weights."""
 
     epoch: int
     score: float
@@ -34,10 +34,10 @@ class BestEpoch:
 
 @dataclass
 class TrainingState:
-    """A training in progress. `train_epochs` advances it; the network in it is the one being trained.
+    """A training in progress. `train_epochs` advances it, and trains its network.
 
-    `epoch` counts from 1 and is the one being trained, `batch` how many of its batches are done, `step` the steps done
-    in all. `loss_sum` (on the device), `num_events` and `seconds` are of the epoch so far.
+    `epoch`, from 1, is the epoch being trained, `batch` the number of its batches done, and `step` the number of all
+    steps done. `loss_sum` (on the device), `num_events` and `seconds` count the epoch so far.
     """
 
     network: Bert4RecNetwork
@@ -59,7 +59,7 @@ class TrainingState:
 
     @classmethod
     def start(cls, network: Bert4RecNetwork, store: SequenceStore, config: TrainConfig) -> TrainingState:
-        """The state before the first step, on the network's device."""
+        """Return the state before the first step, on the network's device."""
         plan = TrainPlan.of(config, network.config, store)
         network.dropout.p = plan.dropout
         optimizer, ema = make_optimizer(network, config), EmaWeights(network, config.ema_steps)
@@ -68,12 +68,12 @@ class TrainingState:
         return cls(network, config, plan, store.digest(), items_digest, optimizer, ema, loss_sum=loss_sum)
 
     def finish_epoch(self) -> None:
-        """Count the epoch as done and stand before the first batch of the next."""
+        """Count the epoch as done, and move to the first batch of the next."""
         self.epoch, self.batch, self.num_events, self.seconds = self.epoch + 1, 0, 0, 0.0
         self.loss_sum = torch.zeros_like(self.loss_sum)
 
     def state_dict(self) -> dict[str, Any]:
-        """All of it as tensors and plain values, for `load_state_dict`; write it before the next step changes them."""
+        """Return the state as tensors and plain values. They must be written before the next step changes them."""
         was_averaged = self.ema.is_swapped
         self.ema.use_plain()
 
@@ -106,7 +106,7 @@ class TrainingState:
         return state | {"values": values}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take the place of the training that `state_dict` was asked of; this one has to be of the same settings."""
+        """Load the result of `state_dict` of a training with the same settings."""
         self.ema.use_plain()
         values = state["values"]
         self.network.load_state_dict(state["network"])
@@ -132,8 +132,10 @@ class EmaWeights:
     """
 
     def __init__(self, network: Bert4RecNetwork, num_steps: int) -> None:
-        """Args:
-        num_steps: over which to average; never more than a ninth of those done. 0 keeps no average.
+        """Start an average of the network's weights.
+
+        Args:
+            num_steps: the steps to average over; at most a ninth of those done. 0 keeps no average.
         """
         self._weights = {name: parameter.detach() for name, parameter in network.named_parameters()}
         self._decay = max(0.0, 1 - EMA_EVERY / num_steps) if num_steps else 0.0
@@ -143,7 +145,7 @@ class EmaWeights:
         """Whether the network holds the average, and `means` the plain weights."""
 
     def update(self) -> None:
-        """Take the weights, as they are now, into the average."""
+        """Add the current weights to the average."""
         assert not self.is_swapped
         if self.means:
             decay = min(self._decay, self.num_updates / (self.num_updates + 9))
@@ -152,7 +154,7 @@ class EmaWeights:
             self.num_updates += 1
 
     def use_average(self) -> None:
-        """Leave the average in the network; training goes on after `use_plain`."""
+        """Put the average into the network. Training continues after `use_plain`."""
         if not self.is_swapped:
             self._swap()
 
@@ -162,7 +164,7 @@ class EmaWeights:
             self._swap()
 
     def load(self, means: dict[str, Tensor], num_updates: int) -> None:
-        """Take over an average that was saved beside plain weights."""
+        """Load an average that was saved beside plain weights."""
         for name, mean in self.means.items():
             mean.copy_(means[name])
         self.num_updates = num_updates
@@ -178,7 +180,7 @@ class EmaWeights:
 
 
 def make_optimizer(network: Bert4RecNetwork, config: TrainConfig) -> torch.optim.Optimizer:
-    """AdamW that decays matrices and embeddings, but no biases or norms."""
+    """Return AdamW that decays matrices and embeddings, but no biases or norms."""
     parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
     groups = [
         {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": config.weight_decay},
