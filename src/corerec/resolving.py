@@ -44,8 +44,9 @@ def resolve(
         well_rated: a function of (user number or 0, min_rating, item numbers or None) that returns the item numbers
             whose expected rating is at least min_rating.
     Returns:
-        the batch of the good queries, in order; the error of each bad query, by its place in `queries` (with
-        `return_errors`); and the unknown items of each good query, which were skipped.
+        batch: the good queries, in order.
+        errors: the error of each bad query, by its place in `queries`. Empty without `return_errors`.
+        unknown: for each good query, its unknown items, which were skipped.
     Raises:
         CorerecError: the error of the first bad query, without `return_errors`.
     """

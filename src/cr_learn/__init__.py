@@ -1,11 +1,11 @@
-"""Small data sets to learn recommending with: MovieLens 1M and 100K, and a generated sample whose answer is known.
+"""Small data sets for recommenders: MovieLens 1M and 100K, and a generated sample whose best possible score is known.
 
     from cr_learn import ml_1m
 
     data = ml_1m.load()
     data["ratings"]  # user_id, movie_id, rating, timestamp
 
-Every module's `load` returns three pandas frames of the same columns and dtypes:
+Every module's `load` returns three pandas frames with the same columns and dtypes:
 
     ratings   user_id int64, movie_id int64, rating int64 (1..5), timestamp int64 (seconds since 1970, UTC)
     users     user_id int64, gender str, age int64, occupation int64 (ML-100K: str), zip_code str

@@ -1,4 +1,4 @@
-"""Where the files of a data set come from: the path given, the cache folder, or a download into it."""
+"""Find the files of a data set: in the given path, in the cache folder, or by a download into that folder."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ log = logging.getLogger("cr_learn")
 
 @dataclass(frozen=True)
 class RawFile:
-    """A file's bytes, and the path (inside a zip: zip/member) to name when they are not what they should be."""
+    """A file's bytes, with its path (inside a zip: zip/member) for error messages."""
 
     path: str
     content: bytes
@@ -27,28 +27,28 @@ class RawFile:
 
 @dataclass(frozen=True)
 class Source:
-    """One way to get a whole archive from elsewhere."""
+    """One way to download a whole archive."""
 
     name: str
-    """What a person would call it: a URL, a package."""
+    """A name for people: a URL, or a package."""
     zip_name: str
-    """The file name it is kept under in the cache folder."""
+    """The file's name in the cache folder."""
     fetch: Callable[[Path], None]
-    """Writes the whole zip to the path given; or raises OSError or DatasetCorruptError and leaves nothing there."""
+    """Writes the whole zip to the given path, or raises OSError or DatasetCorruptError and leaves nothing there."""
 
 
 @dataclass(frozen=True)
 class Archive:
-    """A data set as its publisher hands it out."""
+    """A data set in the form that its publisher distributes."""
 
     name: str
     """The folder inside the archive, and the stem of its zip: "ml-1m"."""
     title: str
     homepage: str
     files: tuple[str, ...]
-    """The file names that are needed; others are not looked at."""
+    """The names of the files to read. Other files are ignored."""
     sources: tuple[Source, ...]
-    """Tried in this order."""
+    """The sources, in the order in which they are tried."""
 
     @property
     def zip_name(self) -> str:
@@ -56,15 +56,15 @@ class Archive:
 
 
 def read_archive(archive: Archive, data_path: str | os.PathLike[str] | None = None) -> dict[str, RawFile]:
-    """The files of `archive` by name, from the first place that has them.
+    """Read the files of `archive` by name, from the first place that has them.
 
     Args:
-        data_path: the one place to look in: a folder that holds the files, their subfolder or the zip; or the zip.
-            None looks in the cache folder in the same way, then fetches from each source into it.
+        data_path: the only place to look in: the zip, or a folder that holds the zip, the files, or their subfolder.
+            None looks in the cache folder in the same way, then downloads from each source into it.
 
     Raises:
         DatasetUnavailableError: no place has all the files.
-        DatasetCorruptError: the zip at `data_path` is damaged. A damaged one in the cache is fetched again, with a
+        DatasetCorruptError: the zip at `data_path` is damaged. A damaged zip in the cache is downloaded again, with a
             warning.
     """
     if data_path is not None:
@@ -113,10 +113,10 @@ def _read_given(path: Path, archive: Archive) -> dict[str, RawFile]:
 
 
 def _read_folder(folder: Path, archive: Archive) -> dict[str, RawFile] | None:
-    """The files from `folder` or its subfolder; None where neither has any of them.
+    """Read the files from `folder` or its subfolder. Return None if neither has any of them.
 
     Raises:
-        DatasetUnavailableError: only some are there. Going on to fetch would answer with other data than was put there.
+        DatasetUnavailableError: only some files are there. A download would give other data than the user put there.
     """
     places = [folder, folder / archive.name]
     missing = {place: [name for name in archive.files if not (place / name).is_file()] for place in places}

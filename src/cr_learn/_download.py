@@ -1,4 +1,4 @@
-"""The cache folder, and downloads that either arrive whole or leave nothing behind."""
+"""The cache folder, and downloads that arrive whole or leave nothing behind."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ CHUNK_BYTES = 1 << 16
 
 
 def cache_dir() -> Path:
-    """The folder that downloads are kept in: $CR_LEARN_HOME, or else the user's cache folder. It may not exist yet."""
+    """Return the folder for downloads: $CR_LEARN_HOME, or else the user's cache folder. It may not exist yet."""
     home = os.environ.get(HOME_VARIABLE)
     return Path(home).expanduser() if home else Path(platformdirs.user_cache_dir("cr_learn"))
 
 
 @contextmanager
 def whole_file(target: Path) -> Iterator[Path]:
-    """A scratch path beside `target` that becomes `target` when the block ends, and vanishes when it raises.
+    """Yield a scratch path that becomes `target` when the block ends, and is removed if the block raises.
 
-    The rename is atomic, so another process sees the whole file or none, and several may fetch the same file at once.
+    The rename is atomic, so another process sees the whole file or none. Several may fetch the same file at once.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f".{target.name}.{uuid.uuid4().hex}.part")
@@ -43,7 +43,7 @@ def whole_file(target: Path) -> Iterator[Path]:
 
 
 def download(url: str, target: Path, *, md5: str, timeout_s: float = 10.0, deadline_s: float = 900.0) -> None:
-    """Fetch `url` into the file `target`, which is written only once its content is known to be right.
+    """Fetch `url` into the file `target`, which appears only if its content has the digest `md5`.
 
     A progress bar is drawn when stderr is a terminal.
 
@@ -53,8 +53,8 @@ def download(url: str, target: Path, *, md5: str, timeout_s: float = 10.0, deadl
         deadline_s: how long the whole download may take.
 
     Raises:
-        OSError: the server cannot be reached, refuses, breaks off or is too slow; or `target` cannot be written.
-        DatasetCorruptError: what arrived does not have the digest `md5`.
+        OSError: the server cannot be reached, refuses, breaks off or is too slow, or `target` cannot be written.
+        DatasetCorruptError: the content does not have the digest `md5`.
     """
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn

@@ -1,9 +1,10 @@
-"""MovieLens 100K out of the RecBole wheel, for machines that reach a Python package index but not GroupLens.
+"""MovieLens 100K from the RecBole wheel, for machines that reach a Python package index but not GroupLens.
 
 The wheel ships the data set as an example, in RecBole's own "atomic file" format. A file has a header line and
 tab-separated fields in UTF-8, and a movie's year has its own column.
-Compared with GroupLens's files: ratings and users are theirs byte
-for byte, in the same order; movies keep id, title, year and genres; release dates and URLs are gone.
+
+The ratings and users equal those of GroupLens's files, byte for byte and in the same order. The movies have the same
+id, title, year and genres, but no release dates and URLs.
 """
 
 from __future__ import annotations
@@ -31,15 +32,15 @@ SHA256 = {
 def fetch_ml_100k(target: Path, *, genres: Sequence[str], timeout_s: float = 60.0) -> None:
     """Write the zip `target` with u.data, u.user and u.item, in GroupLens's format.
 
-    pip fetches the wheel with the settings it has on this machine; nothing is installed and no code of it runs.
+    pip downloads the wheel with this machine's settings. The wheel is not installed, and none of its code is run.
 
     Args:
         genres: the names of the 0/1 columns of u.item, in order.
         timeout_s: how long pip may take.
 
     Raises:
-        OSError: pip is missing, finds no such wheel or takes too long; or `target` cannot be written.
-        DatasetCorruptError: the wheel does not hold the files with the pinned digests.
+        OSError: pip is missing, finds no such wheel or takes too long, or `target` cannot be written.
+        DatasetCorruptError: the wheel does not hold the files with the expected digests.
     """
     with tempfile.TemporaryDirectory() as folder:
         files = _read_wheel(_pip_download(Path(folder), timeout_s))

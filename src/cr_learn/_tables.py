@@ -1,4 +1,4 @@
-"""Bytes of a MovieLens file -> checked rows. What is not as the format says is named by file and line."""
+"""Parse the bytes of a MovieLens file to checked rows. An error names the file and the line."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MOVIE_COLUMNS = ("movie_id", "title", "genres")
 
 
 def parse_ratings(raw: RawFile, separator: bytes) -> pd.DataFrame:
-    """Lines of user, movie, rating and timestamp -> int64 columns, in the order of the file.
+    """Parse lines of user, movie, rating and timestamp to int64 columns, in the order of the file.
 
         b"1::1193::5::978300760\\n"  ->  user_id 1, movie_id 1193, rating 5, timestamp 978300760
 
@@ -51,12 +51,12 @@ def parse_ratings(raw: RawFile, separator: bytes) -> pd.DataFrame:
 
 
 def parse_text(raw: RawFile, separator: str, columns: Sequence[str], integers: set[str]) -> pd.DataFrame:
-    """Lines of text (Latin-1, as GroupLens wrote them) -> columns of str, or int64 for those named in `integers`.
+    """Parse lines of text (Latin-1, as in GroupLens's files) to columns of str, or int64 for those in `integers`.
 
         b"1::Toy Story (1995)::Comedy\\n"  ->  movie_id 1, title "Toy Story (1995)", genres "Comedy"
 
     Raises:
-        DatasetCorruptError: the file is empty, a line has not one field a column, or a whole number is none.
+        DatasetCorruptError: the file is empty, a line has a wrong number of fields, or a value is not a whole number.
     """
     rows = []
     # Not splitlines(): it would also cut titles at the Latin-1 characters U+0085 and U+001C..U+001E.
@@ -85,7 +85,7 @@ def parse_text(raw: RawFile, separator: str, columns: Sequence[str], integers: s
 
 
 def _first_bad_rating(raw: RawFile, separator: bytes, error: Exception) -> DatasetCorruptError:
-    """The slow second look, at a file that did not parse: which line is it?"""
+    """Find the line of a file that did not parse. This is slower than parsing."""
     if not raw.content.strip():
         return DatasetCorruptError(f"{raw.path} is empty")
     for number, line in enumerate(raw.content.split(b"\n"), 1):
@@ -99,5 +99,5 @@ def _first_bad_rating(raw: RawFile, separator: bytes, error: Exception) -> Datas
 
 
 def _nth_line_with_text(content: bytes, row: int) -> int:
-    """The 1-based number of the line that the 0-based `row` was read from: blank lines hold no row."""
+    """Return the 1-based number of the line with the 0-based `row`. Blank lines hold no row."""
     return [number for number, line in enumerate(content.split(b"\n"), 1) if line.strip()][row]

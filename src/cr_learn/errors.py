@@ -1,9 +1,9 @@
-"""What can go wrong with a data set: it is not there, or it is not what it should be."""
+"""The errors of a data set: it is missing, or it is damaged."""
 
 
 class DatasetUnavailableError(OSError):
-    """The files are nowhere to be found; the message names each place tried and how to put them there by hand."""
+    """The files were not found. The message names each place tried, and says how to put the files there by hand."""
 
 
 class DatasetCorruptError(ValueError):
-    """A file is there but is damaged or of another format; the message names the file and, where it can, the line."""
+    """A file is damaged or has another format. The message names the file and, if possible, the line."""

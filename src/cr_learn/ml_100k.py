@@ -51,23 +51,23 @@ ARCHIVE = Archive(
 
 
 def load(data_path: str | os.PathLike[str] | None = None) -> dict[str, pd.DataFrame]:
-    """The ratings, users and movies of MovieLens 100K.
+    """Load the ratings, users and movies of MovieLens 100K.
 
-    Without `data_path` they come from the cache folder ($CR_LEARN_HOME, or else the user's cache folder). The first
-    time they come from GroupLens (5 MB). Where that cannot be reached, a wheel of the package index has a copy (2 MB)
-    that gives the same frames.
+    Without `data_path` they are read from the cache folder ($CR_LEARN_HOME, or else the user's cache folder). The first
+    call downloads them from GroupLens (5 MB). If GroupLens cannot be reached, it downloads a wheel of the package index
+    (2 MB), which gives the same frames.
 
     Args:
-        data_path: a folder that holds u.data, u.user and u.item, or ml-100k/ with them, or ml-100k.zip; or the zip.
+        data_path: the zip, or a folder that holds ml-100k.zip, or u.data, u.user and u.item, or ml-100k/ with them.
 
     Returns:
-        ratings: user_id, movie_id, rating (1..5), timestamp (seconds since 1970, UTC); all int64, in the order of the
-            file, which decides between a user's equal timestamps.
+        ratings: user_id, movie_id, rating (1..5) and timestamp (seconds since 1970, UTC), all int64. The rows are in
+            the order of the file, which decides between a user's equal timestamps.
         users: user_id, gender ("F", "M"), age (years), occupation (a name: "technician"), zip_code (str).
-        movies: movie_id, title ("Toy Story (1995)", outer blanks taken off), genres ("Animation|Children's|Comedy").
+        movies: movie_id, title ("Toy Story (1995)", stripped), genres ("Animation|Children's|Comedy").
 
     Raises:
-        DatasetUnavailableError: the files are nowhere to be found.
+        DatasetUnavailableError: the files were not found.
         DatasetCorruptError: a file does not have the format above.
     """
     files = read_archive(ARCHIVE, data_path)

@@ -25,24 +25,24 @@ ARCHIVE = Archive(
 
 
 def load(data_path: str | os.PathLike[str] | None = None) -> dict[str, pd.DataFrame]:
-    """The ratings, users and movies of MovieLens 1M.
+    """Load the ratings, users and movies of MovieLens 1M.
 
-    Without `data_path` they come from the cache folder ($CR_LEARN_HOME, or else the user's cache folder), and the
-    first time from GroupLens (6 MB).
+    Without `data_path` they are read from the cache folder ($CR_LEARN_HOME, or else the user's cache folder). The first
+    call downloads them from GroupLens (6 MB).
 
     Args:
-        data_path: a folder that holds ratings.dat, users.dat and movies.dat, or ml-1m/ with them, or ml-1m.zip; or
-            the zip itself.
+        data_path: the zip, or a folder that holds ml-1m.zip, or ratings.dat, users.dat and movies.dat, or ml-1m/ with
+            them.
 
     Returns:
-        ratings: user_id, movie_id, rating (1..5), timestamp (seconds since 1970, UTC); all int64, in the order of the
-            file, which decides between a user's equal timestamps.
+        ratings: user_id, movie_id, rating (1..5) and timestamp (seconds since 1970, UTC), all int64. The rows are in
+            the order of the file, which decides between a user's equal timestamps.
         users: user_id, gender ("F", "M"), age (the lower end of a bracket: 1, 18, 25, 35, 45, 50, 56), occupation (a
-            code, 0..20, whose names are in the archive's README), zip_code (str).
+            code, 0..20, which the archive's README explains), zip_code (str).
         movies: movie_id, title ("Toy Story (1995)"), genres ("Animation|Children's|Comedy").
 
     Raises:
-        DatasetUnavailableError: the files are nowhere to be found.
+        DatasetUnavailableError: the files were not found.
         DatasetCorruptError: a file does not have the format above.
     """
     files = read_archive(ARCHIVE, data_path)

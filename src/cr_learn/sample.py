@@ -1,19 +1,19 @@
-"""A small generated log whose right answer is known, to learn and to test with; it needs no network.
+"""A small generated log whose best possible score is known, to learn and to test with. It needs no network.
 
-How it is made, in full. There are 200 movies in 8 genres of 25, the genres in a ring. Each genre puts its movies in a
-secret cyclic order. Having watched a movie, a user goes on by a first-order Markov chain:
+There are 200 movies in 8 genres of 25, and the genres form a ring. Each genre has its movies in a secret cyclic order.
+After a movie, the user's next one is drawn from a first-order Markov chain:
 
     0.88  to the same genre: the movie 1 (0.60), 3 (0.25) or 7 (0.10) places on in the secret order, or any (0.05)
     0.10  to the next genre of the ring (tastes drift): its movies from most to least famous, 1/rank
     0.02  to any movie
 
-with the movies already watched left out, so nothing comes twice in a history. The first movie is drawn from the user's
-favourite genre, by fame. Ratings say how far taste has drifted: movies of the favourite genre rate highest, and each
-movie has a quality of its own. Gender, age, occupation and zip code are drawn at random and mean nothing.
+Movies that the user has watched are left out, so no movie occurs twice in a history. The first movie is drawn from the
+user's favourite genre, by fame. A rating is highest in the favourite genre and falls with the distance on the ring.
+Each movie also has a quality of its own. Gender, age, occupation and zip code are drawn at random and mean nothing.
 
-`transition_matrix` gives the chain itself. The next movie depends on the last one and on which were watched, and on
-nothing else. So ranking the unwatched movies by the last one's row is the best that any model can do; `best_possible`
-measures it. A model that ignores order sees only fame and which genres were visited, and must stay below.
+`transition_matrix` gives the chain. The next movie depends only on the last one and on which were watched. So ranking
+the unwatched movies by the last movie's row is the best that any model can do, and `best_possible` measures it. A model
+that ignores order sees only the fame of movies and the visited genres, so it must score lower.
 """
 
 from __future__ import annotations
@@ -48,15 +48,15 @@ _CHAIN, _YEARS, _FAVOURITES, _LENGTHS, _WATCHING, _RATINGS, _TIMES, _PEOPLE = ra
 
 
 def load(seed: int = 0, num_users: int = 600) -> dict[str, pd.DataFrame]:
-    """A generated log of 200 movies and 25 to 60 events a user, the same at each call with the same arguments.
+    """Generate a log of 200 movies and 25 to 60 events a user. The same arguments always give the same log.
 
     Args:
         seed: 0 or more. Another seed gives another chain, other movies and other users.
         num_users: 1 or more.
 
     Returns:
-        ratings: user_id, movie_id, rating (1..5), timestamp (seconds since 1970, UTC); all int64; users one after the
-            other, each in the order of watching, at most one event a second.
+        ratings: user_id, movie_id, rating (1..5) and timestamp (seconds since 1970, UTC), all int64. Each user's rows
+            are together, in the order of watching, at most one event a second.
         users: user_id, gender ("F", "M"), age and occupation (codes as in MovieLens 1M), zip_code (str).
         movies: movie_id (1..200), title ("The Paper Fox (1987)"), genres (one of eight).
 
@@ -79,7 +79,7 @@ def load(seed: int = 0, num_users: int = 600) -> dict[str, pd.DataFrame]:
 
 
 def transition_matrix(seed: int = 0) -> np.ndarray:
-    """The chain that `load(seed)` is drawn from, before watched movies are left out.
+    """Return the chain that `load(seed)` is drawn from, before watched movies are left out.
 
     Returns:
         float64 (200, 200): row i, column j is the probability of movie_id j + 1 after movie_id i + 1. Rows sum to 1.
@@ -99,7 +99,7 @@ def transition_matrix(seed: int = 0) -> np.ndarray:
 
 
 def best_possible(ratings: pd.DataFrame, seed: int = 0, k: int = 10) -> dict[str, float]:
-    """How well the true chain ranks each user's last movie among those not watched before: no model can expect more.
+    """Measure how well the true chain ranks each user's last movie among unwatched ones. No model can expect more.
 
     Args:
         ratings: `load(seed)["ratings"]`, or some users of it.
@@ -107,7 +107,7 @@ def best_possible(ratings: pd.DataFrame, seed: int = 0, k: int = 10) -> dict[str
 
     Returns:
         "hit_rate": the share of users whose last movie ranks 1..k.
-        "ndcg": the mean of 1 / log2(rank + 1) over the users, 0 beyond rank k. Ties count against.
+        "ndcg": the mean of 1 / log2(rank + 1) over the users, 0 beyond rank k. Ties count against the answer.
     """
     by_time = ratings.sort_values(["user_id", "timestamp"], kind="stable")
     user = pd.factorize(by_time["user_id"])[0]
@@ -130,12 +130,12 @@ def _random(seed: int, purpose: int) -> np.random.Generator:
 
 
 def _secrets(seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """What is hidden behind the movies.
+    """Draw the secret properties of the movies.
 
     Returns:
         genre: int64 (V,), the genre number of each movie.
         order: int64 (genres, 25), the movies of each genre in its cyclic order.
-        fame: float64 (V,), the chance of a movie to be the first one seen of its genre; 1 in sum over a genre.
+        fame: float64 (V,), the chance of a movie to be the first one seen of its genre. It sums to 1 over a genre.
     """
     random = _random(seed, _CHAIN)
     genre = random.permutation(np.repeat(np.arange(len(GENRES)), MOVIES_PER_GENRE))
@@ -147,7 +147,7 @@ def _secrets(seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def _watch(seed: int, favourite: np.ndarray) -> np.ndarray:
-    """Favourite genres (U,) -> movies (U, T), counted from 0, in the order of watching."""
+    """Draw the movies (U, T), counted from 0, in the order of watching, for favourite genres (U,)."""
     genre, _, fame = _secrets(seed)
     chain = transition_matrix(seed)
     random = _random(seed, _WATCHING)
@@ -166,7 +166,7 @@ def _watch(seed: int, favourite: np.ndarray) -> np.ndarray:
 
 
 def _rate(seed: int, watched: np.ndarray, favourite: np.ndarray) -> np.ndarray:
-    """Movies (U, T) and favourite genres (U,) -> ratings 1..5 (U, T): about 4.3 at home, 0.5 less a genre away."""
+    """Draw ratings 1..5 (U, T) of movies (U, T): about 4.3 in the favourite genre, 0.5 less for each genre away."""
     genre, _, _ = _secrets(seed)
     random = _random(seed, _RATINGS)
     quality = random.normal(0, 0.5, NUM_MOVIES)
@@ -177,7 +177,7 @@ def _rate(seed: int, watched: np.ndarray, favourite: np.ndarray) -> np.ndarray:
 
 
 def _schedule(seed: int, num_users: int) -> np.ndarray:
-    """Timestamps (U, T), rising in each row: a start in the year 2000, then about two days from movie to movie."""
+    """Draw timestamps (U, T), rising in each row: a start in the year 2000, then about two days between movies."""
     random = _random(seed, _TIMES)
     start = 946_684_800 + random.integers(365 * 86_400, size=(num_users, 1))
     gaps = 1 + random.exponential(2 * 86_400, size=(num_users, MAX_EVENTS)).astype(np.int64)

@@ -228,7 +228,7 @@ def _as_text(an_id: Any) -> str:
 
 
 def _mixed(values: np.ndarray) -> np.ndarray:
-    """The finaliser of SplitMix64 (Steele et al. 2014): a permutation of uint64 that spreads every bit."""
+    """Apply the finaliser of SplitMix64 (Steele et al. 2014): a permutation of uint64 that spreads every bit."""
     values = values + np.uint64(0x9E3779B97F4A7C15)
     values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -244,7 +244,7 @@ def _event_hashes(pairs: np.ndarray, occurrences: np.ndarray) -> np.ndarray:
 
 
 def _window_hashes(items: np.ndarray) -> np.ndarray:
-    """uint64 (..., N) hashes of items in order -> (..., N - WINDOW + 1): one for each WINDOW of them."""
+    """Hash every WINDOW consecutive items: uint64 (..., N) hashes of items -> (..., N - WINDOW + 1)."""
     windows = sliding_window_view(items, WINDOW, axis=-1) if items.shape[-1] >= WINDOW else items[..., :0, None]
     hashes = np.full(windows.shape[:-1], WINDOW, np.uint64)
     for place in range(windows.shape[-1]):
@@ -253,11 +253,7 @@ def _window_hashes(items: np.ndarray) -> np.ndarray:
 
 
 def _places_in_runs(rising: np.ndarray) -> np.ndarray:
-    """int64: the place, from 1, of each value among those equal to it.
-
-    >>> _places_in_runs(np.array([5, 5, 7]))
-    array([1, 2, 1])
-    """
+    """Return how often each value occurred so far, with itself, int64: [5, 7, 5] -> [1, 1, 2]."""
     starts = np.flatnonzero(np.append(True, rising[1:] != rising[:-1])[: len(rising)])
     lengths = np.diff(np.append(starts, len(rising)))
     return np.arange(1, len(rising) + 1) - np.repeat(starts, lengths)

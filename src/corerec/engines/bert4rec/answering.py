@@ -395,7 +395,7 @@ class Answering:
 
 
 def _shaped(answers: Sequence[Recommendations], with_scores: bool, as_frame: bool = False) -> Any:
-    """Answers as the facade hands them out: lists of ids or pairs, or one table."""
+    """Return answers in the form that the caller asked for: lists of ids, lists of pairs, or one table."""
     if as_frame:
         return recommendations_frame(answers)
     return [one.pairs() if with_scores else one.items for one in answers]

@@ -191,7 +191,7 @@ def make_optimizer(network: Bert4RecNetwork, config: TrainConfig) -> torch.optim
 
 
 def moments_of(optimizer: torch.optim.Optimizer, network: Bert4RecNetwork) -> dict[str, Tensor]:
-    """The optimizer's state as tensors named "<weight>/<part>", such as "head.weight/exp_avg"; shares their memory."""
+    """Return the optimizer's state as tensors named "<weight>/<part>", such as "head.weight/exp_avg". Memory is shared."""
     return {
         f"{name}/{part}": value
         for name, parameter in network.named_parameters()
@@ -203,10 +203,10 @@ def moments_of(optimizer: torch.optim.Optimizer, network: Bert4RecNetwork) -> di
 def load_moments(
     optimizer: torch.optim.Optimizer, network: Bert4RecNetwork, moments: dict[str, Tensor], rows: Tensor
 ) -> None:
-    """Begin with the moments of an earlier training.
+    """Start an optimizer with the moments of an earlier training.
 
     Args:
-        rows: int64 (W + 1,), the row of the earlier item table that each row had; 0 for rows that are new.
+        rows: int64 (W + 1,), the row that each row had in the earlier item table; 0 for new rows.
     """
     for name, parameter in network.named_parameters():
         parts = {key.rpartition("/")[2]: value for key, value in moments.items() if key.rpartition("/")[0] == name}
@@ -224,10 +224,10 @@ def load_moments(
 
 
 def seed_for(seed: int, purpose: str, number: int = 0) -> np.random.SeedSequence:
-    """One seed, split by purpose and by the number of an epoch or a step."""
+    """Return a seed that depends on the model's seed, a purpose, and the number of an epoch or a step."""
     return np.random.SeedSequence([seed, number, *purpose.encode()])
 
 
 def torch_generator(seed: np.random.SeedSequence) -> torch.Generator:
-    """A CPU generator of this seed."""
+    """Return a CPU generator with this seed."""
     return torch.Generator().manual_seed(int(seed.generate_state(1, np.uint64)[0]) % 2**63)
