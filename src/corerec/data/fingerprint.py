@@ -253,7 +253,7 @@ def _window_hashes(items: np.ndarray) -> np.ndarray:
 
 
 def _places_in_runs(rising: np.ndarray) -> np.ndarray:
-    """Return how often each value occurred so far, with itself, int64: [5, 7, 5] -> [1, 1, 2]."""
+    """Return each value's place, from 1, in its run of equal values, int64: [5, 5, 7] -> [1, 2, 1]."""
     starts = np.flatnonzero(np.append(True, rising[1:] != rising[:-1])[: len(rising)])
     lengths = np.diff(np.append(starts, len(rising)))
     return np.arange(1, len(rising) + 1) - np.repeat(starts, lengths)

@@ -1,4 +1,4 @@
-"""Two frozen settings: what the network is, and how it is trained. A contradiction fails at construction."""
+"""Two frozen configurations: the network's shape, and its training. A contradiction fails at construction."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ MASK = -1  # stands for a hidden item; item numbers run 1..V, and 0 is padding
 
 
 def _check_types(config: Any) -> None:
-    """Make plain numbers of NumPy's, and refuse what a field cannot hold, such as 1.5 epochs.
+    """Convert NumPy numbers to plain ones, and refuse a value that its field cannot hold, such as 1.5 epochs.
 
     Raises:
-        ConfigError: a value is of another type than its field.
+        ConfigError: a value has another type than its field.
     """
     for field in fields(config):
         value, kind = getattr(config, field.name), str(field.type)
@@ -51,7 +51,7 @@ class ModelConfig:
     num_items: int
     """Catalogue size V; item numbers run 1..V."""
     max_seq_len: int = 200
-    """Places the network sees at once, the blank to fill included."""
+    """The number of positions that the network reads at once, with the blank to fill."""
     hidden_dim: int = 128
     """Width D of the hidden states and of the item embeddings."""
     num_layers: int = 2
@@ -59,17 +59,17 @@ class ModelConfig:
     num_heads: int = 4
     """Attention heads; must divide hidden_dim."""
     feedforward_dim: int | None = None
-    """Width inside the feed-forward parts; None means 4 * hidden_dim, as BERT has it."""
+    """Width inside the feed-forward parts; None means 4 * hidden_dim, as in BERT."""
     positions: Literal["learned", "sinusoidal"] = "learned"
     """Position embeddings: trained, or the fixed sines of Vaswani et al. 2017."""
     gap_unit: float | None = None
-    """Upper end of the first bucket of time gaps, in the log's unit (`time_encoding.py`); None: time is not read."""
+    """The upper end of the first bucket of time gaps, in the log's unit (`time_encoding.py`). None reads no time."""
     gap_buckets: int = 0
-    """Buckets of time gaps; 0 where time is not read."""
+    """The number of buckets of time gaps; 0 reads no time."""
     content_codes: int = 0
-    """Codes of the items' categories and numbers (`item_encoder.py`); 0 where no item has any."""
+    """The number of codes of the items' categories and numbers (`item_encoder.py`); 0 without such features."""
     content_dim: int = 0
-    """Values of the items' dense features; 0 where there are none."""
+    """The number of values of the items' dense features; 0 without dense features."""
 
     def __post_init__(self) -> None:
         _check_types(self)
@@ -104,11 +104,11 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How the network is trained. What is None is chosen from the log (`plan.py`)."""
+    """How the network is trained. A setting that is None is chosen from the log (`plan.py`)."""
 
     epochs: int | None = None
-    """Passes over all events; the learning rate's cosine ends with the last. None: 40 where users have 50 events or
-    more on average; 20 with fewer, as more would learn a sparse log by heart."""
+    """Passes over all events; the learning rate's cosine ends with the last. None: 40 if users have 50 events or more
+    on average, else 20, as more would memorise a sparse log."""
     batch_size: int | None = None
     """Mean number of windows in a step: steps of short windows have more of them, steps of long ones fewer, so that all
     hold about as many events. A log too small for 200 steps an epoch takes fewer. None: as many as give about 4,096
@@ -116,41 +116,41 @@ class TrainConfig:
     learning_rate: float = 0.001
     """Peak of AdamW's learning rate."""
     warmup_steps: int | None = None
-    """Steps of linear warm-up; None means a twentieth of all steps, at most 1,000."""
+    """Steps of linear warm-up. None means a twentieth of all steps, at most 1,000."""
     weight_decay: float = 0.01
-    """AdamW's decoupled decay, on matrices and embeddings only."""
+    """AdamW's decoupled weight decay, on matrices and embeddings only."""
     dropout: float | None = None
-    """Chance in [0, 1) that a value of the embeddings or of a block's two branches is dropped. None: 0.1, but 0.2 where
-    a network of width 128 or more meets fewer than half a million events, which it would sooner learn by heart."""
+    """Chance in [0, 1) that a value of the embeddings or of a block's two branches is dropped. None: 0.2 for a network
+    of width 128 or more on fewer than half a million events, which it would memorise, else 0.1."""
     gradient_clip: float = 1.0
-    """Largest norm of all gradients together."""
+    """The largest norm of all gradients together."""
     ema_steps: int = 500
-    """Steps whose weights are averaged, exponentially, into those that an epoch leaves; at most a ninth of the steps
-    done. 0 leaves the last step's."""
+    """The number of steps that the exponential moving average of the weights covers, at most a ninth of the steps done.
+    An epoch ends with the averaged weights. 0 keeps the last step's weights."""
     mask_prob: float = 0.2
-    """Share of a window's items that a cloze step hides; at least one is."""
+    """Share of a window's items that a cloze step hides. At least one item is hidden."""
     bert_replacement: bool = False
-    """Of the hidden places show 80% as the mask, 10% as a random item, 10% as they were (BERT), not all as the mask."""
+    """Show 80% of the hidden places as the mask, 10% as a random item and 10% unchanged (BERT). False masks all."""
     next_item_share: float = 1.0
-    """Share of the first steps that predict every next item from the left (causal attention) instead of a cloze."""
+    """The first steps' share that predict every next item from the left (causal attention), instead of a cloze."""
     next_item_until: float | None = None
-    """Part of the training after which that share has fallen, linearly, to 0: the rest is pure cloze. None: half where
-    users have 50 events or more on average; with fewer, all of it, since a short history asks little in a cloze."""
+    """The part of the training after which `next_item_share` has fallen, linearly, to 0. The rest is pure cloze. None:
+    half if users have 50 events or more on average, else all, since a short history has few items to hide."""
     whole_history: bool = True
-    """Windows over all of a longer history; False trains on its newest max_seq_len events only."""
+    """Whether windows cover the whole of a longer history. False trains on its newest max_seq_len events only."""
     num_negatives: int | None = None
-    """Sampled softmax: items that compete in the loss besides the targets of the step, drawn anew each step. None: the
-    whole catalogue up to 20,000 items, 2,048 above."""
+    """Sampled softmax: the number of items drawn in each step that compete in the loss, besides the step's targets.
+    None: the whole catalogue up to 20,000 items, else 2,048."""
     bfloat16: bool = True
-    """Matrix products in bfloat16 where the hardware multiplies in it; False has all of them in float32."""
+    """Whether matrix products use bfloat16 if the hardware multiplies in it. False computes all of them in float32."""
     clock: bool | None = None
-    """Read the time between events, and from the last event to the query. None: read it where the log has timestamps
-    and held-out events are ranked as well or better with it. Up to 1,024 users' last events are held out of the
-    training to decide that."""
+    """Whether the network reads the time between events, and from the last event to the query. None: yes if the log has
+    timestamps and held-out events are ranked as well or better with them. This holds up to 1,024 users' last events out
+    of the training."""
     patience: int | None = None
-    """Epochs without a better validation NDCG@10 before stopping, the best weights being kept; None: no validation."""
+    """Epochs without a better validation NDCG@10 before the training stops with the best weights. None: no validation."""
     seed: int = 0
-    """Decides initial weights, order, masks and dropout; the same seed, data and thread count give the same weights."""
+    """Seed of initial weights, order, masks and dropout. With one thread count, a seed always gives the same weights."""
 
     def __post_init__(self) -> None:
         _check_types(self)

@@ -191,7 +191,7 @@ def make_optimizer(network: Bert4RecNetwork, config: TrainConfig) -> torch.optim
 
 
 def moments_of(optimizer: torch.optim.Optimizer, network: Bert4RecNetwork) -> dict[str, Tensor]:
-    """Return the optimizer's state as tensors named "<weight>/<part>", such as "head.weight/exp_avg". Memory is shared."""
+    """Return the optimizer's state, not copied, as tensors named "<weight>/<part>", such as "head.weight/exp_avg"."""
     return {
         f"{name}/{part}": value
         for name, parameter in network.named_parameters()
