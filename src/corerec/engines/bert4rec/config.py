@@ -148,9 +148,9 @@ class TrainConfig:
     timestamps and held-out events are ranked as well or better with them. This holds up to 1,024 users' last events out
     of the training."""
     patience: int | None = None
-    """Epochs without a better validation NDCG@10 before the training stops with the best weights. None: no validation."""
+    """Stop after this many epochs without a better validation NDCG@10, with the best weights. None: no validation."""
     seed: int = 0
-    """Seed of initial weights, order, masks and dropout. With one thread count, a seed always gives the same weights."""
+    """Seed of initial weights, order, masks and dropout. A seed and a thread count always give the same weights."""
 
     def __post_init__(self) -> None:
         _check_types(self)
