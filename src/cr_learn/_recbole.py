@@ -51,7 +51,7 @@ def fetch_ml_100k(target: Path, *, genres: Sequence[str], timeout_s: float = 60.
 
 
 def to_u_item(content: bytes, genres: Sequence[str]) -> bytes:
-    """Movies in RecBole's format -> GroupLens's u.item, in Latin-1, with empty dates and URL.
+    """Convert movies in RecBole's format to GroupLens's u.item, in Latin-1, with empty dates and URL.
 
     1	Toy Story	1995	Animation Comedy  ->  1|Toy Story (1995)||||0|0|0|1|0|1|...
     """

@@ -1,8 +1,8 @@
-"""CUDA graphs of training steps: the GPU replays a step of a known shape at one call, instead of at a thousand.
+"""CUDA graphs of training steps: one call replays a step of a known shape, instead of a thousand calls.
 
-A step of this small network takes a GPU about a millisecond. Python takes ten times as long to ask for it, operation by
-operation. Batches come in few shapes (`batches.rounded_length`). The first step of a shape runs as `StepRunner` runs
-it, the second is captured, and all later ones are replayed.
+A step of this small network takes a GPU about a millisecond. Python takes ten times as long to launch its operations
+one by one. Batches come in few shapes (`batches.rounded_length`). The first step of a shape runs as in `StepRunner`,
+the second is captured, and all later ones are replayed.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ MOST_DROPOUTS = 64  # calls of dropout in a step
 
 @dataclass(frozen=True)
 class CapturedStep:
-    """One shape's graph: it reads `inputs`, and leaves the loss and the gradients of `graded` parameters."""
+    """The graph of one shape. It reads `inputs`, and writes the loss and the gradients of the `graded` parameters."""
 
     graph: torch.cuda.CUDAGraph
     inputs: dict[str, Tensor]
@@ -34,7 +34,7 @@ class CapturedStep:
 
 
 class CapturedSteps(StepRunner):
-    """`StepRunner` by CUDA graphs. The random numbers, and so the weights up to rounding, are the same."""
+    """A `StepRunner` with CUDA graphs. The random numbers are the same, and so are the weights, up to rounding."""
 
     def __init__(
         self, network: Bert4RecNetwork, optimizer: torch.optim.Optimizer, config: TrainConfig, padded_events: int
@@ -131,7 +131,7 @@ class CapturedSteps(StepRunner):
         return CapturedStep(self._recorded(run), step.tensors, loss, graded, dropouts)
 
     def _recorded(self, run: Callable[[], None]) -> torch.cuda.CUDAGraph:
-        """The graph of what a function asks the GPU for; nothing of it is done yet."""
+        """Record a function's GPU operations as a graph, without running them."""
         graph, current = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
         self._stream.wait_stream(current)
         with torch.cuda.stream(self._stream):

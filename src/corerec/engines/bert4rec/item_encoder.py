@@ -67,7 +67,7 @@ class ItemEncoder(nn.Module):
         return digest.hexdigest()
 
     def draw_dropped(self, generator: torch.Generator) -> Tensor:
-        """Draw the items whose id vectors a training step drops, bool (V + 1,), on the CPU. `dropped` holds the result."""
+        """Draw the items whose id vectors a training step drops, bool (V + 1,), on the CPU, for `dropped`."""
         return torch.rand(len(self.counts), generator=generator) < self.drop_share
 
     def trust(self, items: Tensor | None) -> Tensor:

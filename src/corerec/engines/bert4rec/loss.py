@@ -1,4 +1,4 @@
-"""Sampled softmax with logQ correction, for catalogues above 20,000 items; cross-entropy in chunks of logits.
+"""Sampled softmax with logQ correction, for catalogues above 20,000 items, and cross-entropy in chunks of logits.
 
 V items, T distinct targets of a step, C items sampled.
 """
@@ -18,10 +18,10 @@ ROUND_TO = 512  # matrix libraries keep prepared code for every size they meet: 
 
 @dataclass(frozen=True)
 class SampledItems:
-    """The part of the catalogue that the targets of one step compete with.
+    """The items that compete in the loss of one step.
 
     Attributes:
-        items: int64 (C,), distinct item numbers, every answer of the step among them.
+        items: int64 (C,), distinct item numbers, which include every target of the step.
         log_q: float32 (C,), the logarithm of each item's chance of being drawn. Subtracted from the logits, it makes
             the sum over C an unbiased estimate of the sum over the catalogue (Horvitz & Thompson 1952).
     """
@@ -31,13 +31,14 @@ class SampledItems:
 
 
 def sample_items(targets: Tensor, shares: Tensor, count: int, generator: torch.Generator) -> SampledItems:
-    """Sample the targets of a step, which are as frequent as items are popular, and `count` or more other items,
-    uniformly.
+    """Sample items for the loss: all targets of a step, and `count` or more other items, drawn uniformly.
+
+    Popular items are among the targets more often, which `log_q` takes into account.
 
     Args:
         targets: int64 (any shape), item numbers; below 1 where there is no target.
         shares: float32 (V + 1,), each item number's share of the training events.
-        count: other items wanted; C is rounded up, and never above V.
+        count: the number of other items. C is rounded up, and never above V.
         generator: a CPU generator.
     """
     num_items = len(shares) - 1
@@ -57,9 +58,10 @@ def sample_items(targets: Tensor, shares: Tensor, count: int, generator: torch.G
 
 
 def rows_at_once(num_items: int, device: torch.device) -> int:
-    """Places in one chunk of the loss: a power of two, so that most batches split evenly; on a CPU 64 to 256.
+    """Return the number of places in one chunk of the loss: a power of two, and 64 to 256 on a CPU.
 
-    Thinner chunks make slow matrix products, and ragged ones cost memory (`rounded_length` in batches.py says why).
+    Most batches then split evenly. Smaller chunks make slow matrix products, and uneven ones cost memory, for the
+    reason that `batches.rounded_length` gives.
     """
     if device.type != "cpu":
         return 2 ** max(6, (LOGITS_AT_ONCE_GPU // num_items).bit_length() - 1)
@@ -67,10 +69,10 @@ def rows_at_once(num_items: int, device: torch.device) -> int:
 
 
 class ChunkedCrossEntropy(torch.autograd.Function):
-    """Mean cross-entropy of linear(hidden, weight, bias) against targets, a cache-sized chunk of logits at a time.
+    """Computes the mean cross-entropy of linear(hidden, weight, bias) in chunks of logits that fit into the cache.
 
-    Each chunk's gradients are taken while its logits are at hand, so that the (places, V) matrix never exists: the
-    idea of Cut Cross-Entropy (Wijmans et al. 2024), in plain torch operations.
+    Each chunk's gradients are computed right after its logits, so the (places, V) matrix never exists. This is the idea
+    of Cut Cross-Entropy (Wijmans et al. 2024), in plain torch operations.
     """
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""The whole network, read top to bottom: embeddings, blocks, head, and the loss.
+"""The whole network, from top to bottom: embeddings, blocks, head, and the loss.
 
 B batch, L sequence length, M positions to predict, D hidden_dim, H heads, V items. Item numbers run 0..V, where 0 is
 padding; MASK (-1) stands for a hidden item. Sequences are left-padded, and positions count back from the end, so the
@@ -33,7 +33,7 @@ class Bert4RecNetwork(nn.Module):
     """Item and position embeddings, bidirectional pre-norm blocks, and a head tied to the item embeddings.
 
     Source: Sun et al. 2019, arXiv:1904.06690, with the norm before each branch (Xiong et al. 2020), which trains at
-    higher rates. The mask has a vector of its own outside the item table, so the table can grow.
+    higher learning rates. The mask has a vector of its own outside the item table, so the table can grow.
     """
 
     inverse_temperature: Tensor
@@ -42,7 +42,7 @@ class Bert4RecNetwork(nn.Module):
     item_encoder: ItemEncoder | None
 
     def __init__(self, config: ModelConfig) -> None:
-        """Allocates the weights; `initialise` or `load_state_dict` fills them."""
+        """Allocate the weights; `initialise` or `load_state_dict` fills them."""
         super().__init__()
         self.config = config
         dim = config.hidden_dim
@@ -72,7 +72,7 @@ class Bert4RecNetwork(nn.Module):
 
     @torch.no_grad()
     def initialise(self, generator: torch.Generator) -> Bert4RecNetwork:
-        """Draw the initial weights from a CPU generator; returns the network itself."""
+        """Draw the initial weights from a CPU generator, and return the network itself."""
         for name, parameter in self.named_parameters():
             if parameter.ndim == 2:
                 # Embeddings start small, as BERT's; matrices so that a branch keeps the scale of its input.
@@ -100,14 +100,14 @@ class Bert4RecNetwork(nn.Module):
         gaps: Tensor | None = None,
         knows_next: bool = True,
     ) -> Tensor:
-        """Hidden states at the positions to predict.
+        """Return hidden states at the positions to predict.
 
         Args:
             items: int64 (B, L), L at most max_seq_len, left-padded with 0; MASK hides an item.
-            positions: int64 (B, M), the positions wanted, 0..L - 1; the last block computes nothing else. None: all L.
-            causal: no position sees what follows it (next-item steps, which hide nothing and predict at all L); a
-                cloze sees both sides.
-            gaps, knows_next: as to `TimeEncoder.forward`; None, or a network without one, reads no time.
+            positions: int64 (B, M), the positions to predict, 0..L - 1; the last block computes only these. None: all.
+            causal: whether a position sees only itself and earlier ones, as in next-item steps, which hide no item and
+                predict at all positions. In a cloze, positions see both sides.
+            gaps, knows_next: the inputs of `TimeEncoder.forward`. None, or a network without one, reads no time.
         Returns:
             float (B, M, D), ready for `logits`; meaningless at padding.
         """
@@ -125,10 +125,10 @@ class Bert4RecNetwork(nn.Module):
 
     @torch.no_grad()
     def with_more_items(self, vectors: Tensor, biases: Tensor) -> Bert4RecNetwork:
-        """The same network, its other weights shared, with more items behind its own.
+        """Return a network with more items after its own, which shares all other weights.
 
         Args:
-            vectors, biases: float32 (n, D) and (n,).
+            vectors, biases: float32 (n, D) and (n,), of the new items.
         """
         with torch.device("meta"):
             network = Bert4RecNetwork(replace(self.config, num_items=self.config.num_items + len(vectors)))
@@ -140,24 +140,24 @@ class Bert4RecNetwork(nn.Module):
 
     @property
     def gap_scale(self) -> GapScale | None:
-        """How time gaps become buckets; None where the network reads no time."""
+        """The buckets of time gaps; None if the network reads no time."""
         return None if self.time_encoder is None else self.time_encoder.scale
 
     def forget_time(self) -> None:
-        """Take the time encoder out: the network answers as if no gap were known, which training prepares it for."""
+        """Remove the time encoder. The network then treats every gap as unknown, which it has learned to do."""
         self.time_encoder = None
         self.config = replace(self.config, gap_unit=None, gap_buckets=0)
 
     def embed(self, items: Tensor, may_hide: bool = True) -> Tensor:
-        """Item numbers (or MASK, or 0) as vectors: int64 (...) -> float (..., D); padding is zeros."""
+        """Return the vectors of item numbers (or MASK, or 0): int64 (...) -> float (..., D); padding is zeros."""
         if not may_hide:
             return self.item_vectors(items)
         return self.item_vectors(items.clamp(min=0)) + (items == MASK)[..., None] * self.mask_embedding
 
     def item_vectors(self, items: Tensor | None = None) -> Tensor:
-        """The vectors of items: of all, float (V + 1, D), or of some numbers 0..V, int64 (...) -> (..., D).
+        """Return the vectors of all items, float (V + 1, D), or of some numbers 0..V, int64 (...) -> (..., D).
 
-        The only place that knows where an item's vector comes from.
+        No other code computes an item's vector.
         """
         vectors = self.item_embedding if items is None else F.embedding(items, self.item_embedding, padding_idx=0)
         if self.item_encoder is None:
@@ -165,7 +165,7 @@ class Bert4RecNetwork(nn.Module):
         return vectors * self.item_encoder.trust(items)[..., None] + self.item_encoder.vectors(items)
 
     def item_biases(self, items: Tensor | None = None) -> Tensor:
-        """The biases of items: of all, float (V + 1,), or of some numbers, int64 (...) -> (...)."""
+        """Return the biases of all items, float (V + 1,), or of some numbers, int64 (...) -> (...)."""
         biases = self.item_bias if items is None else self.item_bias[items]
         if self.item_encoder is None:
             return biases
@@ -173,7 +173,7 @@ class Bert4RecNetwork(nn.Module):
 
     @torch.no_grad()
     def absorb_content(self) -> ItemEncoder | None:
-        """Write the items' whole vectors into the table, and take the encoder out; the answers stay the same."""
+        """Write the items' complete vectors into the table, and remove the encoder. The answers stay the same."""
         encoder = self.item_encoder
         if encoder is not None:
             encoder.eval()
@@ -185,22 +185,22 @@ class Bert4RecNetwork(nn.Module):
         return encoder
 
     def position_vectors(self, length: int) -> Tensor:
-        """float (L, D): the vectors of the newest `length` positions, oldest first."""
+        """Return the vectors of the newest `length` positions, float (L, D), oldest first."""
         if self.config.positions == "learned":
             return self.position_embedding[-length:]
         return sinusoids(self.config.max_seq_len, self.config.hidden_dim, self.device)[-length:]
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """float (..., D) -> (..., V + 1): one unnormalised log-probability for each item number."""
+        """Return an unnormalised log-probability for each item number: float (..., D) -> (..., V + 1)."""
         return F.linear(hidden, self.item_vectors(), self.item_biases())
 
     def loss(self, hidden: Tensor, targets: Tensor, sampled: SampledItems | None = None) -> Tensor:
-        """Mean cross-entropy over the catalogue 1..V, the logits computed in chunks and never all held.
+        """Compute the mean cross-entropy over the catalogue 1..V, with logits in chunks that are never all in memory.
 
         Args:
             hidden: float (B, M, D), from `forward`.
             targets: int64 (B, M), item numbers; IGNORE where a position does not count.
-            sampled: the only items to compete, every target among them; None means all.
+            sampled: the only items that compete, which include every target. None means all.
         """
         wanted = targets.flatten()
         if sampled is None:
@@ -218,7 +218,7 @@ class Bert4RecNetwork(nn.Module):
 
 
 def attention_mask(is_item: Tensor, causal: bool) -> Tensor | None:
-    """bool (B, 1, 1 or L, L), true where a query may look at a key; None where every query sees every key."""
+    """Return bool (B, 1, 1 or L, L), true where a query may attend to a key. None lets every query see every key."""
     length = is_item.shape[1]
     # A graph that is exported cannot look at its data, and a look at a GPU's waits for it: they always get a mask.
     pad = is_item.device.type != "cpu" or torch.compiler.is_exporting() or not bool(is_item.all())
@@ -231,7 +231,7 @@ def attention_mask(is_item: Tensor, causal: bool) -> Tensor | None:
 
 
 class Block(nn.Module):
-    """Attention and feed-forward, each a branch beside the residual stream: x + branch(norm(x))."""
+    """Attention and feed-forward, each as a branch of the residual stream: x + branch(norm(x))."""
 
     def __init__(self, dim: int, num_heads: int, feedforward_dim: int, dropout: nn.Module) -> None:
         super().__init__()
@@ -245,7 +245,7 @@ class Block(nn.Module):
         self.dropout = dropout
 
     def forward(self, x: Tensor, mask: Tensor | None, positions: Tensor | None = None) -> Tensor:
-        """float (B, L, D) -> (B, L, D), or (B, M, D) where only the places `positions`, int64 (B, M), are wanted."""
+        """Compute float (B, L, D) -> (B, L, D), or (B, M, D) for the places `positions`, int64 (B, M), only."""
         normed = self.attention_norm(x)
         if positions is None:
             query, key, value = self.query_key_value(normed).chunk(3, dim=-1)  # each (B, L, D)
@@ -265,16 +265,16 @@ class Block(nn.Module):
         return x + self.dropout(self.feedforward_out(self.feedforward_in(self.feedforward_norm(x), gelu=True)))
 
     def _attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
-        """`attend` by each head: float (B, M, D) asks (B, L, D) twice -> (B, M, D)."""
+        """Apply `attend` in each head: queries (B, M, D), keys and values (B, L, D) -> float (B, M, D)."""
         mixed = attend(self._heads(query), self._heads(key), self._heads(value), mask)  # (B, H, M, D / H)
         return mixed.transpose(1, 2).flatten(2)
 
     def _attend_once(self, query: Tensor, normed: Tensor, mask: Tensor | None) -> Tensor:
-        """`_attend` of one query a sequence, float (B, D), without a key or a value for every place (B, L, D).
+        """Compute `_attend` for one query a sequence, float (B, D), without keys and values of all places (B, L, D).
 
-        q . (W n) = (W^T q) . n: the query goes through the matrix of the keys, backwards, and of the values only the
-        mixture is taken, as in the absorbed projections of DeepSeek-V2 (arXiv:2405.04434, 2.1). The keys' bias adds the
-        same to each score, and the values' bias comes whole, as the shares sum to 1.
+        As q . (W n) = (W^T q) . n, the query is multiplied by the transposed key matrix. The value matrix is applied
+        once, to the weighted mean of the places. DeepSeek-V2 (arXiv:2405.04434, 2.1) absorbs projections in this way.
+        The keys' bias adds the same to each score. The values' bias is added whole, as the weights sum to 1.
         """
         _, to_keys, to_values = self.query_key_value.weight.unflatten(0, (3, self.num_heads, -1))  # (H, D / H, D)
         by_head = query.unflatten(1, (self.num_heads, -1)).transpose(0, 1)  # (H, B, D / H)
@@ -289,14 +289,14 @@ class Block(nn.Module):
 
 
 class Linear(nn.Linear):
-    """nn.Linear by `linear`."""
+    """nn.Linear that computes with `kernels.linear`."""
 
     def forward(self, input: Tensor, gelu: bool = False) -> Tensor:
         return linear(input, self.weight, self.bias, gelu)
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
-    """softmax(Q K^T / sqrt(D / H)) V, float (B, H, M, D / H)."""
+    """Compute softmax(Q K^T / sqrt(D / H)) V, float (B, H, M, D / H)."""
     if query.device.type == "cuda":
         with sdpa_kernel(CUDA_ATTENTION):
             return F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
@@ -311,17 +311,17 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Te
 
 @cache
 def sinusoids(length: int, dim: int, device: torch.device | None = None) -> Tensor:
-    """float (length, dim): sin(p / 10000^(2i / dim)) and cos of the same, in turns (arXiv:1706.03762, 3.5)."""
+    """Return sin(p / 10000^(2i / dim)) and cos of the same in turns, float (length, dim) (arXiv:1706.03762, 3.5)."""
     angles = torch.arange(length)[:, None] / 10000 ** (torch.arange(0, dim, 2) / dim)
     return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1).to(device)
 
 
 class Dropout(nn.Module):
-    """Dropout that multiplies by a random stretch of ready-made noise.
+    """Dropout that multiplies by a random part of noise that was drawn in advance.
 
-    A Bernoulli draw for each value costs a CPU as much as a block's matrix products. The noise here is drawn once an
-    epoch, in blocks, and each call starts at another random place of it. `seed_epoch` and `seed_step` decide all, so
-    that a training that is resumed at a step drops the same values.
+    A Bernoulli draw for each value takes a CPU as long as a block's matrix products. So the noise is drawn once an
+    epoch, in blocks, and each call reads it from a random start. `seed_epoch` and `seed_step` set all of this, so a
+    training that resumes at a step drops the same values.
     """
 
     BLOCK = 2**22  # values of noise
@@ -338,19 +338,19 @@ class Dropout(nn.Module):
         self._calls: list[tuple[int, int]] = []
 
     def seed_epoch(self, seed: np.random.SeedSequence) -> None:
-        """Draw the noise of this seed in place of the one at hand, or at the next call where there is none."""
+        """Replace the noise by that of a new seed. If there is no noise yet, the next call draws it."""
         self._noise_seed = int(seed.generate_state(1, np.uint64)[0]) % 2**62
         self._blocks.clear()
         for noise in self._noise.values():
             noise.copy_(self._drawn(len(noise))).div_(1 - self.p)
 
     def seed_step(self, seed: np.random.SeedSequence) -> None:
-        """Decide where the calls of one step start."""
+        """Seed the random starts of the calls of one step."""
         self._starts = np.random.default_rng(seed)
         self._first_row, self._num_rows = 0, None
 
     def take_rows(self, first: int, num_rows: int) -> None:
-        """Until the next step, drop what a batch of `num_rows` rows would lose in those from `first` on."""
+        """Drop, until the next step, the values that a batch of `num_rows` rows would lose in its rows from `first`."""
         self._first_row, self._num_rows = first, num_rows
 
     def forward(self, x: Tensor) -> Tensor:
@@ -368,12 +368,12 @@ class Dropout(nn.Module):
         return x * noise[torch.arange(x.numel(), device=x.device) + start].view_as(x)
 
     def draw_starts(self, calls: list[tuple[int, int]]) -> list[int]:
-        """Where the next calls of this step start: for each the number of places to choose from, and values a row."""
+        """Draw the starts of the next calls of this step, from each call's number of places and values a row."""
         return [int(self._starts.integers(places)) + row * self._first_row for places, row in calls]
 
     @contextmanager
     def recorded(self, starts: Tensor) -> Iterator[list[tuple[int, int]]]:
-        """Within, the n-th call starts at `starts[n]`, int64 on the device; yields the calls for `draw_starts`."""
+        """Start the n-th call inside the block at `starts[n]`, int64 on the device. Yield the calls for `draw_starts`."""
         self._device_starts, self._calls = starts, []
         try:
             yield self._calls
@@ -381,7 +381,7 @@ class Dropout(nn.Module):
             self._device_starts = None
 
     def reserve(self, most_values: int, device: torch.device, dtypes: list[torch.dtype]) -> None:
-        """Hold noise for tensors of up to so many values, which then stays at its place in memory."""
+        """Allocate noise for tensors of up to `most_values` values, which then keeps its place in memory."""
         for dtype in dtypes:
             self._noise_of(max(self.BLOCK, 2 * most_values), device, dtype)
 
@@ -392,7 +392,7 @@ class Dropout(nn.Module):
         return noise
 
     def _drawn(self, length: int) -> Tensor:
-        """bool (length or more,): each block of a seed of its own, so that more noise leaves the first as it was."""
+        """Draw bool (length or more,). Each block has a seed of its own, so that longer noise begins with the same."""
         while len(self._blocks) * self.BLOCK < length:
             generator = torch.Generator().manual_seed(self._noise_seed + len(self._blocks))
             self._blocks.append(torch.rand(self.BLOCK, generator=generator) >= self.p)

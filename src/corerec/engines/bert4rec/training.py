@@ -1,4 +1,4 @@
-"""One explicit training loop that yields what happens; the caller draws bars, validates and decides to stop."""
+"""The training loop: a generator of results. The caller draws progress, validates and decides when to stop."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ CHECK_EVERY = 10  # steps between two looks at whether all is finite, where a lo
 
 @dataclass(frozen=True)
 class StepResult:
-    """One step done. `loss` is a detached scalar still on the device: reading it waits for the device.
+    """The result of one step. `loss` is a detached scalar on the device, so reading it waits for the device.
 
     `num_events` counts the real (not padding) events read so far in the epoch.
     """
@@ -42,7 +42,7 @@ class StepResult:
 
 @dataclass(frozen=True)
 class EpochResult:
-    """One epoch done: its steps, its mean loss (nats), its seconds, and the real (not padding) events it read."""
+    """The result of one epoch: its steps, mean loss (nats) and seconds, and the real (not padding) events it read."""
 
     epoch: int
     num_steps: int
@@ -50,15 +50,15 @@ class EpochResult:
     seconds: float
     num_events: int
     learning_rate: float
-    """Of the epoch's last step."""
+    """The learning rate of the epoch's last step."""
     ndcg: float | None = None
-    """Validation NDCG@10 of the averaged weights, where there was a validation."""
+    """Validation NDCG@10 of the averaged weights; None without validation."""
     is_best: bool = False
-    """Whether no epoch before had a better one."""
+    """Whether `ndcg` is the best so far."""
 
 
 def build_network(config: ModelConfig, seed: int | None) -> Bert4RecNetwork:
-    """A network on the CPU: with the initial weights of a seed, or on the meta device, without any, for None."""
+    """Build a network: on the CPU with a seed's initial weights, or, for None, on the meta device without weights."""
     with torch.device("meta"):
         network = Bert4RecNetwork(config)
     if seed is None:
@@ -67,7 +67,7 @@ def build_network(config: ModelConfig, seed: int | None) -> Bert4RecNetwork:
 
 
 def copy_of(network: Bert4RecNetwork) -> Bert4RecNetwork:
-    """A network of the same weights, in memory of its own."""
+    """Return a network with the same weights, in its own memory."""
     twin = build_network(network.config, seed=None)
     weights = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
     twin.load_state_dict(weights, assign=True)
@@ -77,19 +77,19 @@ def copy_of(network: Bert4RecNetwork) -> Bert4RecNetwork:
 def train_epochs(
     state: TrainingState, store: SequenceStore, ranks: Ranks = ALONE
 ) -> Iterator[TrainPlan | StepResult | EpochResult]:
-    """Train in place: yields the plan it follows, a StepResult after each step, an EpochResult after each epoch.
+    """Train in place. Yield the plan first, a StepResult after each step, and an EpochResult after each epoch.
 
-    With each EpochResult the network holds the averaged weights, to be validated, kept or copied. Training goes on from
-    the plain ones. Whoever stops in the middle of an epoch calls `state.ema.use_average()`. The network is in training
-    mode while this runs; the caller may switch it to evaluate between epochs.
+    At each EpochResult the network has the averaged weights, to be validated, kept or copied. Training continues from
+    the plain weights. A caller that stops in the middle of an epoch calls `state.ema.use_average()`. The network is in
+    training mode while this runs; between epochs the caller may switch it to evaluation mode.
 
     Args:
-        state: where to begin: a fresh `TrainingState.start`, or one that was saved after any step.
-        store: training sequences, those that the state was started with; rows of a single event count too.
+        state: the state to begin with: a fresh `TrainingState.start`, or one that was saved after any step.
+        store: the training sequences that the state was started with. They may have a single event.
         ranks: processes that share each batch. All make the same updates and yield the same losses.
     Raises:
         DivergedError: the loss or the gradients are not finite.
-        DistributedError: another rank was lost; the state is that after the last step.
+        DistributedError: another rank was lost. The state is that after the last step.
     """
     network, config, plan, device = state.network, state.config, state.plan, state.network.device
     yield plan
@@ -154,7 +154,7 @@ def _diverged(state: TrainingState, rate: float) -> DivergedError:
 
 
 def learning_rate_factor(step: int, num_steps: int, warmup_steps: int) -> float:
-    """Linear warm-up, then a half cosine from 1 down to FINAL_RATE at the last step."""
+    """Return the learning rate's factor: linear warm-up, then a half cosine from 1 to FINAL_RATE at the last step."""
     if step < warmup_steps:
         return (step + 1) / warmup_steps
     done = (step - warmup_steps) / max(1, num_steps - warmup_steps)
@@ -162,18 +162,18 @@ def learning_rate_factor(step: int, num_steps: int, warmup_steps: int) -> float:
 
 
 def fading(done: float, until: float) -> float:
-    """What is left, from 1 falling linearly to 0, of the next-item steps after this part (0..1) of the training.
+    """Return the share of next-item steps after the part `done` (0..1) of the training. It falls linearly from 1 to 0.
 
-    The cloze loss alone sits on a plateau for its first hundreds of steps; next-item steps, which learn from every
-    place, leave it sooner.
+    The cloze loss alone stays on a plateau for hundreds of steps. Next-item steps, which learn from every place, leave
+    it sooner.
     """
     return max(0.0, 1 - done / until) if until else 0.0
 
 
 def choose_device(device: str | torch.device) -> torch.device:
-    """ "auto" takes a CUDA GPU, else Apple's, else the CPU; anything else is taken at its word.
+    """Return the torch device of a name. "auto" takes a CUDA GPU, else Apple's, else the CPU.
 
-    Of several processes on a machine, "auto" gives each the next CUDA GPU, or all the CPU.
+    If several processes of a machine train together, "auto" gives each another CUDA GPU, or all of them the CPU.
 
     Raises:
         ConfigError: the device does not exist on this machine.

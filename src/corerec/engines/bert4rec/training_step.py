@@ -1,4 +1,4 @@
-"""One training step: drawn on the CPU for a whole batch, then its loss and its update on the network's device.
+"""One training step: it is drawn on the CPU for a whole batch. Its loss and update run on the network's device.
 
 B batch, L sequence length, M positions to predict, V items, C items sampled.
 """
@@ -23,16 +23,16 @@ from corerec.kernels import bfloat16_is_fast
 
 @dataclass(frozen=True)
 class StepInputs:
-    """What the loss of one step is computed from.
+    """The inputs of the loss of one step.
 
     Attributes:
-        tensors: by name, those that are needed: `items` and `targets`, int64 (B, L) or targets (B, M); `weight`,
-            float32 (), what the loss is multiplied by; `positions`, int64 (B, M), of a cloze; `gaps`, float32 (B, L);
-            `sampled`, int64 (C,), and `log_q`, float32 (C,), of `SampledItems`; `dropped`, bool (V + 1,), the items
-            whose id vectors are left out.
-        num_rows: B of the whole batch, of which several ranks take a part each.
-        causal: whether it is a next-item step, and not a cloze.
-        knows_next: as to `TimeEncoder.forward`.
+        tensors: the tensors that the step needs, by name. `items` is int64 (B, L), `targets` int64 (B, L) or (B, M),
+            and `weight`, float32 (), multiplies the loss. A cloze has `positions`, int64 (B, M). `gaps` is float32
+            (B, L). `sampled`, int64 (C,), and `log_q`, float32 (C,), are those of `SampledItems`. `dropped` is bool
+            (V + 1,), the items whose id vectors are dropped.
+        num_rows: B of the whole batch, which several ranks share.
+        causal: whether it is a next-item step, not a cloze.
+        knows_next: the argument of `TimeEncoder.forward`.
     """
 
     tensors: dict[str, Tensor]
@@ -41,7 +41,7 @@ class StepInputs:
     knows_next: bool
 
     def to(self, device: torch.device) -> StepInputs:
-        """The same on a device. A CUDA GPU copies from pinned memory, and this process does not wait for it."""
+        """Copy the inputs to a device. A copy to a CUDA GPU is asynchronous, from pinned memory."""
         if device.type == "cuda":
             moved = {name: tensor.pin_memory().to(device, non_blocking=True) for name, tensor in self.tensors.items()}
         else:
@@ -59,10 +59,10 @@ def draw_step(
     shares: Tensor | None = None,
     ranks: Ranks = ALONE,
 ) -> StepInputs:
-    """Draw the masks, the sampled items and the forgotten times of one batch; all is on the CPU.
+    """Draw the masks, the sampled items and the dropped times of one batch, all on the CPU.
 
-    Of several ranks, all draw for the whole batch, and then each takes its rows. `shares`, float32 (V + 1,), is each
-    item's share of the events: needed where the loss takes negatives.
+    All ranks draw for the whole batch, and then each takes its rows. `shares`, float32 (V + 1,), is each item's share
+    of the events, which the loss needs if it samples negatives.
     """
     items, hidden, positions = batch.items, None, None
     if causal:
@@ -101,7 +101,7 @@ def draw_step(
 
 
 def step_loss(network: Bert4RecNetwork, step: StepInputs) -> Tensor:
-    """The mean loss of a step whose tensors are on the network's device; a rank's rows give their part of that mean."""
+    """Compute the mean loss of a step on the network's device. A rank's rows give their part of that mean."""
     given = step.tensors
     if network.item_encoder is not None:
         network.item_encoder.dropped = given["dropped"]
@@ -117,7 +117,7 @@ def step_loss(network: Bert4RecNetwork, step: StepInputs) -> Tensor:
 
 
 def mixed_precision(device: torch.device, bfloat16: bool) -> contextlib.AbstractContextManager[object]:
-    """Matrix products in bfloat16, if wanted and where the hardware multiplies in it; float32 elsewhere."""
+    """Return a context of bfloat16 matrix products, if wanted and fast on the hardware, else an empty context."""
     fast = bfloat16 and bfloat16_is_fast(device)
     return torch.autocast(device.type, torch.bfloat16) if fast else contextlib.nullcontext()
 
@@ -131,11 +131,11 @@ class StepRunner:
         """Whether every loss and every norm of the gradients was finite; reading it waits for the device."""
 
     def gradients(self, step: StepInputs) -> Tensor:
-        """Leave a step's gradients in the parameters; returns its loss, float32 (), still on the device."""
+        """Compute a step's gradients in the parameters. Return its loss, float32 (), on the device."""
         return self._backward(step.to(self.network.device))
 
     def update(self, rate: float, loss: Tensor) -> None:
-        """Clip the gradients and take AdamW's step with this learning rate; on a CPU not if they are not finite."""
+        """Clip the gradients and take AdamW's step at this learning rate. A CPU skips gradients that are not finite."""
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self._clip(loss)
