@@ -373,7 +373,7 @@ class Dropout(nn.Module):
 
     @contextmanager
     def recorded(self, starts: Tensor) -> Iterator[list[tuple[int, int]]]:
-        """Start the n-th call inside the block at `starts[n]`, int64 on the device. Yield the calls for `draw_starts`."""
+        """Start the n-th call in the block at `starts[n]`, int64 on the device. Yield the calls for `draw_starts`."""
         self._device_starts, self._calls = starts, []
         try:
             yield self._calls
