@@ -105,7 +105,8 @@ def atomic_folder(folder: AnyPath, *, last: Sequence[str] = ()) -> Iterator[Path
     """Yield an empty folder. Files written to it become those of `folder` once the block has ended without an error.
 
     A new folder appears whole. In a folder that exists, the files are replaced one by one, each whole. Files of other
-    names stay. A reader can find new files beside old ones meanwhile, so name the file that readers check in `last`.
+    names stay. During that, a reader may find new files beside old ones. So `last` should name the file that readers
+    open first.
 
     Args:
         last: names of files to put in place after all others, in this order.
