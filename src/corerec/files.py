@@ -70,7 +70,7 @@ def atomic_file(path: AnyPath, mode: str = "wb", *, newline: str | None = None) 
     """Open a file for writing that replaces `path` once the block has ended without an error.
 
     A replaced file keeps its mode, owner, group and extended attributes, as far as the user may set them. A new file
-    gets the usual ones (umask). If `path` is a symbolic link, the file that it leads to is written.
+    gets the usual mode and owner (umask). If `path` is a symbolic link, the file that it leads to is written.
 
     Args:
         mode: "wb" for bytes, "w" for text, which is UTF-8.
@@ -104,9 +104,9 @@ def atomic_path(path: AnyPath) -> Iterator[Path]:
 def atomic_folder(folder: AnyPath, *, last: Sequence[str] = ()) -> Iterator[Path]:
     """Yield an empty folder. Files written to it become those of `folder` once the block has ended without an error.
 
-    A new folder appears whole. In a folder that exists, the files are replaced one by one, each whole. Files of other
-    names stay. During that, a reader may find new files beside old ones. So `last` should name the file that readers
-    open first.
+    A new folder appears whole. In an existing folder, the files are replaced one by one, each whole, and files of other
+    names stay. A reader may then find new files beside old ones. So `last` should name the file that readers open
+    first.
 
     Args:
         last: names of files to put in place after all others, in this order.

@@ -1,7 +1,8 @@
 """Private operations of PyTorch in one module, each with a plain fallback on public operations.
 
 A private operation is used if a probe, run once, gives the same result as its fallback. So a release of PyTorch that
-drops or changes one costs speed, not correctness. COREREC_PLAIN_KERNELS=1 in the environment forces every fallback.
+drops or changes a private operation costs speed, not correctness. COREREC_PLAIN_KERNELS=1 in the environment forces
+every fallback.
 """
 
 from __future__ import annotations

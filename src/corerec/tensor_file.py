@@ -111,7 +111,7 @@ def begins_as_one(path: AnyPath) -> bool:
 def digest(tensors: Mapping[str, Tensor], texts: Mapping[str, str]) -> str:
     """Return the BLAKE2b digest of all texts and all tensors (names, types, shapes and bytes), in hexadecimal.
 
-    It is a tree hash of one level: threads, one a core, hash blocks of LEAF_BYTES, at about 1 GB/s each.
+    It is a tree hash of one level: one thread a core hashes blocks of LEAF_BYTES, at about 1 GB/s.
     """
     ordered = sorted(tensors.items())
     leaves = [leaf for _, tensor in ordered for leaf in _leaves(_as_bytes(tensor))]

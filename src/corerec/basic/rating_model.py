@@ -224,7 +224,7 @@ def _posterior(
     variances: Tensor,
     noise: float,
 ) -> tuple[Tensor, Tensor, float]:
-    """Return Gaussian posteriors of one side's vectors (users or items), given the other side's.
+    """Return Gaussian posteriors of the vectors of one side (users or items), given the vectors of the other side.
 
     Args:
         others: int64 (events,), the other side's row of each event, gathered by our rows.

@@ -71,12 +71,13 @@ def leave_one_out_fit(
 ) -> tuple[np.ndarray, float]:
     """Fit the discounts and a concentration, by how well a log's transitions predict each other.
 
-    Each transition is left out in turn, and predicted from the others of the same item by the formula of
+    Each transition is left out in turn, and predicted from the other transitions of its item by the formula of
     `TransitionModel`. The items' shares of all transitions stand in for the network. The result maximises the
     likelihood (Ney, Essen & Kneser 1995: leaving-one-out), with discounts that rise with the count by 1 at most.
 
     Closed forms from counts of counts, such as modified Kneser-Ney's (Chen & Goodman 1999), fail where all items are
-    about equally frequent. Where an item followed another nine times in ten, they gave it a fifth of the mass.
+    about equally frequent. Where an item followed another one nine times in ten, these forms gave it a fifth of the
+    probability.
 
     Args:
         last, items, counts: int (P,), each pair of an item and one that followed it, and how often it did.
@@ -166,8 +167,8 @@ class TransitionModel:
         """Count the transitions of a log, without a loop over events.
 
         Args:
-            like: a model whose discounts and concentration are taken. None fits both by `leave_one_out_fit`. That
-                concentration is too low for a network, which predicts better than popularity does.
+            like: a model whose discounts and concentration are taken. None fits both by `leave_one_out_fit`. The
+                concentration of that fit is too low for a network, which predicts better than popularity does.
         """
         starts, successors, counts = count_transitions(store, num_items)
         last = np.repeat(np.arange(num_items + 1), np.diff(starts))

@@ -32,10 +32,10 @@ def export(
     after: Annotated[int, typer.Option(min=0, metavar="NUMBER", help="Only events behind this number.")] = 0,
     quiet: Quiet = False,
 ) -> None:
-    """Write logged events as a table that `corerec fit` reads. This works while the server runs.
+    """Write logged events as a table that `corerec fit` reads. The server may run meanwhile.
 
     The columns are user_id, item_id, timestamp (dates if the model's log has dates), rating and event_id if any event
-    has one, and event_number. Of a damaged log, all readable events are written, and the exit code is 1.
+    has one, and event_number. If the log is damaged, all readable events are written, and the exit code is 1.
 
     \b
     Examples:

@@ -68,8 +68,8 @@ def fit(
 
     Settings that are left out keep the library's defaults; `corerec info` shows them all.
 
-    With --items, the model also learns features of items, and can recommend items without events by them. The option
-    --item-column names the ids in both files; in a table without that column, it is guessed.
+    With --items, the model also learns features of items, and can use them to recommend items without events. The
+    option --item-column names the ids in both files; in a table without that column, it is guessed.
 
     \b
     Examples:

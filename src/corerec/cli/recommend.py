@@ -1,4 +1,4 @@
-"""`corerec recommend`: the items most likely to come next, for one user or for a table of them."""
+"""`corerec recommend`: recommend the items most likely to come next, for one user or for a table of users."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ def similar(
     as_json: Annotated[bool, typer.Option("--json", help="JSON on stdout instead of a table.")] = False,
     device: Device = "cpu",
 ) -> None:
-    """Find the items whose vectors have the highest cosine with one item's. Similar items follow them in histories.
+    """Find the items whose vectors have the highest cosine with one item's vector.
 
     \b
     Examples:

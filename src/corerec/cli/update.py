@@ -55,7 +55,7 @@ def update(
     Events that the model was trained on already are skipped. The model file stays as it is.
 
     With --items, a new item starts from its features, and items without events are added. Without a NEWLOG, items are
-    added and nothing is trained. Both need a model of `corerec fit --items`.
+    added and nothing is trained. New items with features need a model of `corerec fit --items`.
 
     \b
     Examples:

@@ -101,7 +101,7 @@ def _columns(store: SequenceStore) -> dict[str, np.ndarray]:
 
 
 def _numbers_in(known: Vocabulary, new: Vocabulary) -> tuple[np.ndarray, np.ndarray]:
-    """Return the number of each id of `new` (int64), and the ids that `known` lacks. These get the next numbers."""
+    """Return the number of each id of `new` (int64), and the ids that `known` lacks, which get the next numbers."""
     numbers = known.encode(new.ids)
     unknown = np.flatnonzero(numbers == 0)
     more = new.ids[unknown]

@@ -103,8 +103,8 @@ class EventFingerprint:
     """The events of a training log as two sets of hashes. Ids are hashed as text, so 7 and "7" are the same.
 
     Attributes:
-        events: the hashes of all (user id, item id, n) where the user has n or more events of the item. They do not
-            depend on the order of the events.
+        events: the hashes of all (user id, item id, n) where the user has n or more events of the item. The hashes do
+            not depend on the order of the events.
         windows: the hashes of every WINDOW consecutive items of a user, in order, without the user's id. They recognise
             users who were given other ids.
     """
@@ -136,7 +136,7 @@ class EventFingerprint:
         """Return bool (events,): whether users had so many events of an item, or more, in the training data.
 
         Args:
-            users, items: uint64 (events,), as `id_hashes` gives them.
+            users, items: uint64 (events,), hashes from `id_hashes`.
             occurrences: int (events,), from 1.
         """
         return self.events.contains(_event_hashes(_pair_hashes(users, items), occurrences))
@@ -169,7 +169,8 @@ def seen_answers(fingerprint: EventFingerprint, holdout: Holdout) -> np.ndarray:
     seen if the training data has n or more such events. So the order of the rows does not matter.
 
     A user with a new id may be a training user under another id. So the window of the question's newest items and its
-    first answer is looked up too. These windows count only if the share RENAMED of new users' questions has one.
+    first answer is looked up too. Windows that are found count only if at least the share RENAMED of new users'
+    questions has such a window.
 
     Args:
         holdout: a holdout with vocabularies, split from an `Interactions`, in the numbers of that log.

@@ -32,7 +32,7 @@ class _Row(NamedTuple):
 
 
 class _View(NamedTuple):
-    """What a reader works on. Row r (user r + 1) is in `store`, or is `rows[r]` where `changed[r]` is true."""
+    """The data that a reader uses. Row r (user r + 1) is in `store`, or is `rows[r]` where `changed[r]` is true."""
 
     store: SequenceStore
     changed: np.ndarray  # bool, at least as many as there are users
@@ -128,20 +128,20 @@ class Histories:
         return self._view.select(np.asarray(users, np.int64) - 1)
 
     def snapshot(self) -> tuple[Vocabulary, SequenceStore]:
-        """Return the users so far and their histories, one row each. Of an `append`, all events are in, or none."""
+        """Return the users so far and their histories, one row each. Of an `append`, it has all events or none."""
         with self._lock:
             users, (store, changed, rows) = self.users.copy(), self._view
             view = _View(store, changed.copy(), dict(rows))
         return users, view.select(np.arange(len(users)))
 
     def append(self, user_ids: Any, items: np.ndarray, timestamps: Any = None, ratings: Any = None) -> int:
-        """Add events, all or none. Each goes behind its user's events of the same or an earlier time.
+        """Add events, all or none. Each event goes behind its user's events of the same or an earlier time.
 
         Args:
             user_ids: (events,) ids, known or new.
             items: int (events,) item numbers.
             timestamps: (events,) times in the log's own unit, of the types that fit takes. None, or None in a list,
-                means the newest time so far. A log without times ignores them, and keeps the order of the calls.
+                means the newest time so far. A log without times ignores timestamps, and keeps the order of the calls.
             ratings: (events,) finite numbers. None, or None in a list, is a missing rating (NaN in the store). A log
                 without ratings ignores them.
         Returns:

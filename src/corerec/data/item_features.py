@@ -41,7 +41,7 @@ class ItemFeatures:
 
 @dataclass(frozen=True)
 class FeatureColumn:
-    """How one column is read. All fields are plain values, so that a file can hold them."""
+    """The rule for reading one column of features. All fields are plain values, so that a file can hold the rule."""
 
     name: str
     kind: str
@@ -68,7 +68,7 @@ class FeatureColumn:
 
 @dataclass(frozen=True)
 class FeatureTable:
-    """The columns of a table of items, as they were when it was first read. Later tables are read the same way.
+    """The columns of a table of items, as they were when it was first read. Later tables are read by the same rules.
 
     Columns may hold categories (text, truth values, or lists of these), numbers, dates, or vectors (lists of numbers of
     one length, such as embeddings of texts). A missing value gives no code. A category that the first table did not

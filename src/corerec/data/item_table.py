@@ -2,8 +2,8 @@
 
     products.parquet, movies.csv, ...  ->  item_id, and one column for each feature  ->  FeatureTable
 
-A column of a text file becomes numbers or dates if every cell reads as one. It becomes lists if every cell is a JSON
-list, or if a cell joins several values by "|": Action|Comedy.
+A column of a text file becomes numbers if every cell is a number, and dates if every cell is a date. It becomes lists
+if every cell is a JSON list, or if a cell joins several values by "|": Action|Comedy.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The events of a log as a DuckDB table: checked, filtered, their ids numbered, and sorted into a store's files.
 
-The rules are those of `ids.py`, `times.py`, `columns.py` and `tables.py`. This module applies them in SQL, or to a
-chunk of rows at a time.
+This module applies the rules of `ids.py`, `times.py`, `columns.py` and `tables.py` in SQL, or to a chunk of rows at a
+time.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
     prepare("days/*.parquet", "shop.store", memory="4GB")
 
-The rules of reading are those of `read_events` and `Interactions.from_columns`, so a store holds what they would give.
-Ids are numbered by first appearance, and events are sorted by user, time and place in the log. Data that exceeds the
-memory limit goes to temporary files beside the store.
+The log is read by the rules of `read_events` and `Interactions.from_columns`, so a store holds the same values. Ids are
+numbered by first appearance, and events are sorted by user, time and place in the log. Data that exceeds the memory
+limit goes to temporary files beside the store.
 """
 
 from __future__ import annotations

@@ -68,8 +68,8 @@ class Holdout:
     def numbered_by(self, items: Vocabulary) -> Holdout:
         """Return the same questions in another vocabulary's item numbers.
 
-        Items that the vocabulary lacks are left out of histories. As targets they become number 0, so no scorer can
-        rank them. Ids of another type are the same if their text is: 12 and "12".
+        Items that the vocabulary lacks are left out of histories. Targets that the vocabulary lacks become number 0,
+        which no scorer can rank. Ids of different types match if their texts are equal, such as 12 and "12".
 
         Raises:
             DataError: this holdout has no vocabularies.
@@ -149,7 +149,7 @@ class Split(Generic[Log]):
 
 
 def leave_one_out(log: Log, *, max_users: int | None = None) -> Split[Log]:
-    """Split a log by leave-one-out: each user's last event tests, the one before it validates, and the rest trains.
+    """Split a log by leave-one-out: each user's last event is for the test, the event before it for validation.
 
     When testing, the validation item is part of the history. A user with two events has no training event before the
     validation target. Only users of three or more events have targets; the others train with all their events.
@@ -157,7 +157,7 @@ def leave_one_out(log: Log, *, max_users: int | None = None) -> Split[Log]:
         [a b c d]  ->  train [a b]   valid [a b] -> c   test [a b c] -> d
 
     Args:
-        max_users: the most users with a question. They are drawn as in `Holdout.sample`.
+        max_users: the most users with a question. The users are drawn as in `Holdout.sample`.
     Raises:
         DataError: no user has three events.
     """
@@ -192,7 +192,8 @@ def hold_out_last(log: Log, rows: np.ndarray) -> tuple[Log, Holdout]:
 def by_time(
     log: Log, valid_from: Moment, test_from: Moment, test_until: Moment | None = None, *, targets: Targets = "all"
 ) -> Split[Log]:
-    """Split a log at two times: events before `valid_from` train, those up to `test_from` validate, later ones test.
+    """Split a log at two times: training events before `valid_from`, validation events up to `test_from`, then test
+    events.
 
     No event of the two periods is trained on, whichever user's it is. Leave-one-out, in contrast, trains on events of
     other users that are later than a target.

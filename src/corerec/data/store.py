@@ -6,7 +6,7 @@
         user_ids.1.bin       ids in the order of their numbers: int64, or JSON where one is not a whole number
 
 The number in a file's name counts the writes. A write adds new files beside the old ones, and then replaces the
-manifest. So the folder always holds a whole store, and readers of the old one can go on.
+manifest. So the folder always holds a whole store, and a process that has the old one open can still read it.
 """
 
 from __future__ import annotations

@@ -224,11 +224,11 @@ class Vocabulary:
         return {"int"} if self._fitted.dtype == np.int64 and len(self._fitted) else distinct_types(self._fitted)
 
     def is_alike(self, an_id: Any) -> bool:
-        """Return whether some known id has this one's type. "7" among whole numbers is a mistake, not a new item."""
+        """Return whether a known id has the type of `an_id`. "7" among whole numbers is a mistake, not a new item."""
         return type(self._canonical(an_id)).__name__ in self._types
 
     def check_alike(self, an_id: Any) -> None:
-        """Check that some known id has this one's type.
+        """Check that some known id has the type of `an_id`.
 
         Raises:
             UnknownIdError: no known id has it, such as "7" among whole numbers.

@@ -55,9 +55,9 @@ def evaluate(
 ) -> Report:
     """Rank the catalogue for every question, and measure the ranks of the answers.
 
-    By default the whole catalogue competes, except the user's own history, as in the published figures. A target that
-    is in its history competes all the same. A target that occurs more than once counts once. Ties count
-    against the answer. An item unknown to the scorer, number 0, is a miss.
+    By default the whole catalogue competes, except the items of the user's own history, as in the published figures. A
+    target competes even if it is in its history. A target that occurs more than once counts once. Ties count against
+    the answer. An item unknown to the scorer, number 0, is a miss.
 
         split = leave_one_out(log)                      # log: Interactions
         model = Bert4Rec().fit_interactions(split.train)
@@ -140,9 +140,9 @@ def by_history(
 ) -> list[Report]:
     """Evaluate with only the newest events of each history visible, to see how much history a good answer needs.
 
-    Every report has the same questions, so the reports compare. A history shorter than the length is visible whole.
-    The filter of seen items knows the visible events alone, like a server that has only those. So earlier items of the
-    user compete, for every scorer alike.
+    Every report has the same questions, so the reports compare. A history shorter than the length is visible whole. The
+    filter of seen items knows the visible events alone, like a server that has only those. So earlier items of the user
+    compete, which is the same for every scorer.
 
     Args:
         newest: the numbers of visible events; 0 asks with empty histories.

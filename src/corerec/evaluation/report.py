@@ -71,7 +71,7 @@ class Report:
 
 @dataclass(frozen=True)
 class Difference:
-    """How much higher a scorer's metric is than the reference's on the same questions. `error` is the paired one."""
+    """How much higher a scorer's metric is than the reference's on the same questions. `error` is paired."""
 
     scorer: str
     reference: str

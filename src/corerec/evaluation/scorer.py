@@ -13,7 +13,7 @@ from corerec.retrieval.score_edits import Boosts, Shifts
 class Scorer(Protocol):
     """Scores the whole catalogue for many histories at once.
 
-    A row's scores depend on its history alone, not on the other rows. The same history gives the same scores each time.
+    A row's scores depend on its history alone, not on the other rows. A history gives the same scores each time.
     """
 
     name: str

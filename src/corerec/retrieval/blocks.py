@@ -15,8 +15,8 @@ SCORES_AT_ONCE = 2**19  # 2 MB, near a CPU's cache
 class BlockTopK:
     """Collects the best items of one block after another, in rising order of item numbers.
 
-    They are written into one array. A small array for each block would fragment the heap between the large blocks, and
-    cost 200 MB in a catalogue of a million items.
+    The best items of all blocks are written into one array. A small array for each block would fragment the heap
+    between the large blocks, and cost 200 MB in a catalogue of a million items.
     """
 
     def __init__(self, states: Tensor, most: int) -> None:

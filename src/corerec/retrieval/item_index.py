@@ -10,8 +10,8 @@ A score is state @ vector + bias. There are three exact ways to find the items w
 
 The bounds come from an int8 copy of the table (the quantized table): each limits the scores of a group of items. The
 groups with the highest bounds are scored in float32. If every other group's bound is below the k-th best of these
-scores, no item of those groups can be among the k best. Otherwise the state is searched block by block. That happens
-where many groups nearly tie.
+scores, no item of those groups can be among the k best. Otherwise the state is searched block by block. That happens if
+many groups nearly tie.
 
 Normalizers (the log of the sum of exponentiated scores) need every score. A few states are then searched block by
 block. Many states get their normalizers in one pass, and their items by bounds in another.
@@ -102,8 +102,8 @@ class ItemIndex:
             states: float32 (B, D), finite, on the vectors' device.
             edits: the edits of the B states' scores.
             allowed: the only item numbers that may be ranked, int (candidates,); None means all.
-            with_normalizers: whether to compute `log_normalizers`, too. They need the score of every item, which takes
-                five times as long as the best items alone in a large catalogue.
+            with_normalizers: whether to compute `log_normalizers`, too. Normalizers need the score of every item, which
+                takes five times as long as the best items alone in a large catalogue.
             log_normalizers: float32 (B,), those of the shifted scores, if known. Boosts need them, so they are computed
                 if not given.
         """
@@ -208,7 +208,7 @@ class ItemIndex:
         log_normalizers: Tensor | None,
         by_bounds: bool,
     ) -> TopItems:
-        """Search one block of states. Where there are boosts, normalizers are given or asked for."""
+        """Search one block of states. If there are boosts, the normalizers are either given or computed."""
         if allowed is None and not by_bounds and self._num_blocks(len(states)) == 1:
             return self._in_one_block(states, k, edits, with_normalizers, log_normalizers)
         if by_bounds:

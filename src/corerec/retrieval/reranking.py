@@ -35,7 +35,7 @@ class Reranking:
     max_per_group: int | None = None
     """The most items of one group."""
     groups: np.ndarray | None = None
-    """int64 (V + 1,): each item number's group, from 1. 0 is no group, and items without one are not limited."""
+    """int64 (V + 1,): each item number's group, from 1. 0 means no group. Items without a group are not limited."""
 
     def __post_init__(self) -> None:
         check_diversity(self.diversity)

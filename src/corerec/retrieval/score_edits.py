@@ -84,7 +84,7 @@ class Exclusions(Cells):
         return self._take(found, rows=at[found])
 
     def within(self, numbers: np.ndarray) -> Exclusions:
-        """Return the cells of the given item numbers, which must be rising. A column becomes the place among them."""
+        """Return the cells of the given item numbers, which must be rising. Columns then count places in `numbers`."""
         at, found = look_up(numbers, self.columns)
         return self._take(found, columns=at[found])
 

@@ -1,4 +1,5 @@
-"""Connection limits: how many may be open, and how long one may stay silent. uvicorn has no such settings.
+"""Connection limits: how many connections may be open, and how long a connection may stay silent. uvicorn has no such
+settings.
 
 A connection is idle until the headers of its next request are complete. When a new connection exceeds the bound, the
 one that has been idle longest is closed, as in nginx. So clients that connect and stay silent keep nobody else out.
@@ -103,7 +104,7 @@ class LimitedProtocol(H11Protocol):
         super().connection_lost(exc)
 
     def _forget(self) -> None:
-        """Remove this connection from the idle ones."""
+        """Remove this connection from the idle connections."""
         self.idle.pop(self, None)
         if self._header_timer is not None:
             self._header_timer.cancel()

@@ -1,4 +1,4 @@
-"""Read the event log as a table, beside a running server. Of a damaged log, all readable events are read."""
+"""Read the event log as a table, beside a running server. If the log is damaged, all readable events are read."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def _damage(database: sqlite3.Connection, path: Path) -> DataError | None:
 
 
 def _forward(database: sqlite3.Connection, path: Path, after: int, is_damaged: bool) -> list[EventColumns]:
-    """Return the events behind number `after`. Of a damaged log, return those before the damage."""
+    """Return the events behind number `after`. If the log is damaged, return the events before the damage."""
     parts = []
     while True:
         try:
@@ -108,7 +108,7 @@ def write_table(columns: EventColumns, path: Path) -> None:
     """Write events as Parquet or CSV, whole or not at all.
 
     Raises:
-        DataError: the file's suffix is not one of these.
+        DataError: the file has another suffix.
         OSError: the file cannot be written.
     """
     form = next((form for suffix, form in FORMATS.items() if path.name.endswith(suffix)), None)

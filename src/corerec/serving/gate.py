@@ -1,6 +1,6 @@
 """The checks before every route: Host and Origin, the token, and the queue's bound. Timing and headers come after.
 
-They run before a body is read, so that refusing a flood of requests costs little time.
+The checks run before a body is read, so that refusing a flood of requests costs little time.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The model in service. It logs events before it observes them, and a newer model replaces it between two requests."""
+"""The model in service. Events are logged before the model observes them, and a newer model replaces the old one between two requests."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class LimitReachedError(CorerecError):
 
 @dataclass(frozen=True)
 class Served:
-    """One model with its titles and candidate lists. A request uses the same one from start to end."""
+    """One model with its titles and candidate lists. A request uses the same model from start to end."""
 
     model: Bert4Rec
     titles: TitleIndex
@@ -260,7 +260,7 @@ class LiveModel:
         return events
 
     def _observed(self, rows: Sequence[tuple[int, LoggedEvent]]) -> Taken | Exception:
-        """Let the model observe events that are in the log. Delete them from the log if it refuses them."""
+        """Let the model observe events that are in the log. If it refuses the events, delete them from the log."""
         model = self.now.model
         try:
             events = [event[:4] for _, event in rows if event.item_id in model.items]

@@ -119,7 +119,7 @@ class ModelService:
             raise HTTPException(503, "the event log cannot be written; nothing was taken", later) from None
 
     async def reload(self) -> None:
-        """Serve the model that the file holds now, without a pause. One reload runs at a time; others wait.
+        """Serve the model that the file holds now, without a pause. Reloads run one at a time.
 
         Raises:
             HTTPException: 409, the file cannot be read as a model. The old model stays in service.

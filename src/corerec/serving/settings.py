@@ -18,17 +18,17 @@ class ServerSettings:
     batch_window_ms: float = 2.0
     """How long the first request of a batch waits for others while the model is idle."""
     queue_size: int = 128
-    """Requests of one kind that may wait for the model or the event log. The next one gets 503 at once."""
+    """Requests of one kind that may wait for the model or the event log. A further request gets 503 at once."""
     deadline_s: float = 2.0
-    """How long a request may wait. One that waits longer gets 503, unscored."""
+    """How long a request may wait. A request that waits longer gets 503, unscored."""
     retry_after_s: int = 1
     """The seconds after which a client that got 503 may try again."""
     max_body_bytes: int = 2**21
-    """The largest request body. A larger one gets 413."""
+    """The largest request body. A larger body gets 413."""
     body_timeout_s: float = 10.0
-    """How long the body of a request may take to arrive. A slower one gets 408."""
+    """How long the body of a request may take to arrive. A slower body gets 408."""
     max_connections: int = 1000
-    """The most open connections, or fewer if the process may not open so many. A new one ends the longest idle one."""
+    """The most open connections, or fewer if the process may not open so many. The next connection ends the longest idle one."""
     header_timeout_s: float = 10.0
     """How long the headers of a request may take to arrive. After that the connection is closed."""
     idle_timeout_s: int = 30
@@ -38,7 +38,7 @@ class ServerSettings:
     max_new_items: int = 100_000
     """The most items that /v1/catalogue may add. Further items are refused until the next fit knows them."""
     max_user_events: int = 100_000
-    """The most events of one user, with the fitted ones. Further events are refused."""
+    """The most events of one user, with the fitted events. Further events are refused."""
     max_log_events: int = 5_000_000
     """The most events in the log. Further events are refused until a new log is begun."""
     token: str | None = None

@@ -63,9 +63,9 @@ class Answering:
 
         Args:
             kind: "rating" (the default if `fit` got ratings of two values or more) is the expected rating, within the
-                range of the log's. An unknown user or item counts as average, with one warning a model.
-                "probability" (the default otherwise) is the item's probability, over the whole catalogue, to come next.
-                For a user without events it is the item's share of the fitted events. For an unknown item it is the
+                range of the log's. An unknown user or item counts as average, with one warning a model. "probability"
+                (the default otherwise) is the item's probability, over the whole catalogue, to come next. For a user
+                without events, the probability is the item's share of the fitted events. For an unknown item, it is the
                 add-one probability 1 / (events + items + 1), with one warning a model.
         Raises:
             UnknownIdError: a probability is asked for and the user was never seen (`recommend` takes history=... for

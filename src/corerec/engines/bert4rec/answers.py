@@ -199,7 +199,7 @@ def rank_states(
     Args:
         states: float32 (B, D), on the index's device.
         log_normalizers: float32 (B,), NaN where not known.
-        with_normalizers: whether to compute the unknown ones.
+        with_normalizers: whether to compute the unknown normalizers.
         transitions: transitions to blend in. They need the normalizers of each query whose last item has transitions.
             None uses the network alone.
         repeat_bias: a number to add to the scores of the history's items, before scores are summed.

@@ -23,8 +23,8 @@ def windows(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Cut each row into windows of at most `max_seq_len` events that together cover it.
 
-    A row of n events gets ceil(n / max_seq_len) windows. The newest always ends at the row's end. The older ones lie
-    end to end. A random overlap with the newest window moves them all, so contexts vary from epoch to epoch.
+    A row of n events gets ceil(n / max_seq_len) windows. The newest always ends at the row's end. The older windows lie
+    end to end. A random overlap with the newest window shifts all older ones, so contexts vary from epoch to epoch.
     Empty rows get no window.
 
         10 events, max_seq_len 4, overlap 1  ->  [6, 10) [3, 7) [0, 3)

@@ -9,10 +9,11 @@ users out of training, and fits five numbers to their likelihood:
     D           a shift of its discounts: a transition is repeated more often within a log than after it
     r           the repeat bias, added to the network's score of each item that the history holds
 
-The items' biases are not multiplied: a network that knows little of a log falls back on them, not on equal chances.
+The items' biases are not multiplied. So the probabilities of a network that knows little of a log are near those of the
+biases, not near equal ones.
 
 Each question is asked twice: with the whole history, of n events, and with a random newest part of it. So short
-histories are calibrated even if all users have long ones.
+histories are calibrated even if all users have long histories.
 
 Repeats are not a matter of confidence. So the fit of the first four numbers compares each answer only with the items of
 its kind: those in its history, or those not in it.
@@ -264,8 +265,8 @@ def _most_likely_repeat_bias(evidence: _Evidence, values: Tensor) -> Tensor:
     """Return r, float64 (), at the maximum of its posterior given the other four. Only whole histories are used.
 
     Its prior is a standard logistic distribution, which adds one repeat and one other event to the data. After Q
-    questions without any repeat, r is about -log(2 + Q m). Here m is the mean probability that the network gives to all
-    items of the history together.
+    questions without any repeat, r is about -log(2 + Q m). Here m is the mean of the total probability that the network
+    gives to the items of the history.
     """
     repeat_bias = torch.zeros((), dtype=torch.float64, requires_grad=True)
     optimizer = torch.optim.LBFGS([repeat_bias], max_iter=100, line_search_fn="strong_wolfe")

@@ -59,7 +59,7 @@ def save(model: FittedModel, path: AnyPath, *, name: str, histories: bool = True
 def contents(
     model: FittedModel, *, name: str, histories: bool = True, training_state: bool = False
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Return the tensors and the texts of a model's file. Arguments and errors are those of `save`."""
+    """Return the tensors and the texts of a model's file. `save` explains the arguments and errors."""
     tensors = {f"network.{key}": tensor for key, tensor in model.network.state_dict().items()}
     tensors |= _vocabulary_tensors(model.items)
     tensors["item_counts"] = torch.from_numpy(model.transitions.item_counts)

@@ -1,8 +1,8 @@
 """Data-parallel training: the ranks of torch.distributed share each global batch and add up their gradients.
 
-All ranks read the same log and draw the same batch, masks, dropout noise and sampled items, as these depend on the
-seed and the step alone. Each computes its share of the batch's rows, and then all make the same update. There is no
-launcher here: torchrun, Ray Train or Slurm starts the processes.
+All ranks read the same log and draw the same batch, masks, dropout noise and sampled items, as these depend on the seed
+and the step alone. Each rank computes its share of the batch's rows, and then all ranks make the same update. There is
+no launcher here: torchrun, Ray Train or Slurm starts the processes.
 """
 
 from __future__ import annotations
@@ -130,7 +130,8 @@ ALONE = Ranks()
 
 @contextmanager
 def training_ranks(device: torch.device) -> Iterator[Ranks]:
-    """Yield the ranks of a training on this device, once all have come. There is one if no others were started.
+    """Yield the ranks of a training on this device, once all have come. There is one rank if no other process was
+    started.
 
     Raises:
         ConfigError: RANK and WORLD_SIZE are set without an address to meet at, or the device cannot be shared.

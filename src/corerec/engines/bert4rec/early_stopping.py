@@ -55,7 +55,7 @@ def train_with_early_stopping(
 
 
 def _mean_ndcg(network: Bert4RecNetwork, valid: Holdout, ranks: Ranks) -> float:
-    """Compute NDCG@10 over all users, each of whom one rank asks. All ranks return the same number."""
+    """Compute NDCG@10 over all users, who are divided among the ranks. All ranks return the same number."""
     own = valid.select(np.arange(len(valid))[ranks.rows(len(valid))])
     score = evaluate(NetworkScorer(network), own).value("NDCG", 10) if len(own) else 0.0
     total = torch.tensor(score * (len(own) / len(valid)), dtype=torch.float64)

@@ -167,7 +167,7 @@ def _content(
 ) -> ItemContent:
     """Take the content encoder out of a trained network, and calibrate the items that have content but no events.
 
-    If the table has too few such items, a random tenth of the others stand in for them.
+    If the table has too few such items, a random tenth of the other items is used instead.
 
     Args:
         frame: the table of items.
@@ -224,8 +224,8 @@ def _hold_out_probe(store: SequenceStore, seed: int) -> tuple[SequenceStore, Hol
 def time_helps(network: Bert4RecNetwork, probe: Holdout) -> bool:
     """Return whether held-out events are ranked as well or better with time.
 
-    The mean NDCG@10 is compared, with the query's time known and unknown. The same network answers without time, as it
-    was trained to (`time_encoding.training_gaps`).
+    The mean NDCG@10 is compared, with the query's time known and unknown. The network can also rank without time, as
+    training drops times at random (`time_encoding.training_gaps`).
     """
     known, unknown, without = (
         evaluate(NetworkScorer(network), holdout, names=["NDCG"]).value("NDCG")

@@ -164,7 +164,7 @@ def _spread(item_ids: Sequence[Any]) -> Tensor:
 
 
 def distinctness(features: ItemFeatures) -> float:
-    """Return the chance that two items differ in content. If nearly all are alike, content cannot stand in for ids."""
+    """Return the chance that two items differ in content. If nearly all items are equal, content cannot replace ids."""
     rows = np.concatenate([features.codes, features.weights, features.dense], axis=1).astype(np.float32)
     _, counts = np.unique(rows, axis=0, return_counts=True)
     return float(1 - ((counts / max(1, len(rows))) ** 2).sum())

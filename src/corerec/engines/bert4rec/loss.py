@@ -60,8 +60,8 @@ def sample_items(targets: Tensor, shares: Tensor, count: int, generator: torch.G
 def rows_at_once(num_items: int, device: torch.device) -> int:
     """Return the number of places in one chunk of the loss: a power of two, and 64 to 256 on a CPU.
 
-    Most batches then split evenly. Smaller chunks make slow matrix products, and uneven ones cost memory, for the
-    reason that `batches.rounded_length` gives.
+    Most batches then split evenly. Smaller chunks make slow matrix products. Chunks of different sizes cost memory, for
+    the reason that `batches.rounded_length` gives.
     """
     if device.type != "cpu":
         return 2 ** max(6, (LOGITS_AT_ONCE_GPU // num_items).bit_length() - 1)

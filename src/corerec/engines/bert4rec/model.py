@@ -2,7 +2,7 @@
 
 B batch, L sequence length, M positions to predict, D hidden_dim, H heads, V items. Item numbers run 0..V, where 0 is
 padding; MASK (-1) stands for a hidden item. Sequences are left-padded, and positions count back from the end, so the
-newest event always has the same one.
+newest event always has the same position.
 """
 
 from __future__ import annotations

@@ -155,8 +155,9 @@ class Bert4Rec(Settings, Answering):
     ) -> GrowthReport:
         """Train on new events, of old and new users and items, and keep what was learned before.
 
-        Old items start from their vectors, and new items from those of the items around them. A part of the old log is
-        trained on again. An event whose user, item and time the model knows already is skipped.
+        Old items start from their vectors, and new items start from the mean vector of the items around them in the
+        log. A part of the old log is trained on again. An event whose user, item and time the model knows already is
+        skipped.
 
         Args:
             user_ids, item_ids, ratings, timestamps: as in `fit`, with times in the unit of the fitted log.
@@ -222,7 +223,8 @@ class Bert4Rec(Settings, Answering):
         return pd.DataFrame([asdict(result) for result in self.fitted.training_log], columns=columns)
 
     def add_items(self, items: Any) -> int:
-        """Add items without events, which are ranked by their features. Nothing is trained, and other threads may ask.
+        """Add items without events, which are ranked by their features. Nothing is trained. Other threads may query the
+        model.
 
         Args:
             items: a table with the columns that `fit` took. Items with fitted events stay as they are. Items that were
@@ -258,7 +260,7 @@ class Bert4Rec(Settings, Answering):
     ) -> int:
         """Add events to users' histories, one row each, all or none. `save` writes them with the histories.
 
-        They are not trained on, and change no transition counts, until the next `fit`. Other threads may ask for
+        The events are not trained on, and change no transition counts, until the next `fit`. Other threads may ask for
         recommendations meanwhile, and see each user's history before the call or after it.
 
         Args:
@@ -337,7 +339,8 @@ class Bert4Rec(Settings, Answering):
     def save(self, path: str | os.PathLike[str], *, histories: bool = True, training_state: bool = False) -> None:
         """Write the model, with observed events, to one safetensors file, whole or not at all.
 
-        Of several processes that share a training, rank 0 alone writes. The call does nothing in the others.
+        If several processes share a training, only rank 0 writes the file, and the call does nothing in the other
+        processes.
 
         Args:
             path: the file, with any suffix.

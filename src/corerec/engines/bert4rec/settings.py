@@ -48,7 +48,7 @@ class Settings:
         seed: int = TrainConfig.seed,
         verbose: bool = False,
     ) -> None:
-        """Check the settings. Each one is explained at its field of `ModelConfig` or `TrainConfig`.
+        """Check the settings. Each setting is explained at its field of `ModelConfig` or `TrainConfig`.
 
         Args:
             name: the model's name in tables and progress lines.

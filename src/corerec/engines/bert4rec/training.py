@@ -86,7 +86,7 @@ def train_epochs(
     Args:
         state: the state to begin with: a fresh `TrainingState.start`, or one that was saved after any step.
         store: the training sequences that the state was started with. They may have a single event.
-        ranks: processes that share each batch. All make the same updates and yield the same losses.
+        ranks: processes that share each batch. All processes make the same updates and yield the same losses.
     Raises:
         DivergedError: the loss or the gradients are not finite.
         DistributedError: another rank was lost. The state is that after the last step.

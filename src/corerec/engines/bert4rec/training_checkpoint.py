@@ -30,7 +30,7 @@ VERSIONS = {"corerec": metadata.version("corerec-bert4rec"), "torch": torch.__ve
 
 
 class TrainingCheckpoint:
-    """The file that keeps a training while it runs. Of several ranks, rank 0 alone reads and writes it."""
+    """The file that keeps a training while it runs. If there are several ranks, only rank 0 reads and writes it."""
 
     def __init__(self, path: AnyPath, every_s: float = 60.0) -> None:
         """Check that the file can be written.

@@ -73,7 +73,7 @@ class TrainingState:
         self.loss_sum = torch.zeros_like(self.loss_sum)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state as tensors and plain values. They must be written before the next step changes them."""
+        """Return the state as tensors and plain values. Save it before the next step, which changes the tensors."""
         was_averaged = self.ema.is_swapped
         self.ema.use_plain()
 
