@@ -16,7 +16,7 @@ NEVER = -(2**63)  # the time of an event that has none, in a log that has times
 
 
 class KnownEvents:
-    """The events of a model, to be compared with those of a log.
+    """Recognises the logged events that a model already holds in its histories.
 
     Two events are the same if their user, item and time are. If the model holds three such events, the first three of
     the log are known. Events are compared by 64-bit hashes, and events with equal hashes field by field.

@@ -1,4 +1,4 @@
-"""The model in service. Events are logged before the model observes them, and a newer model replaces the old one between two requests."""
+"""The model in service: it observes logged events, and a newer model can replace it between two requests."""
 
 from __future__ import annotations
 

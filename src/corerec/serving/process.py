@@ -159,7 +159,7 @@ async def _run(process: uvicorn.Server, server: ModelService, listener: socket.s
 
 @contextlib.contextmanager
 def _hangups() -> Iterator[list[int]]:
-    """Collect the SIGHUP signals that arrive while no event loop handles them. By default, SIGHUP would end the process."""
+    """Collect the SIGHUP signals that come while no event loop handles them, where each would end the process."""
     noted: list[int] = []
     if sys.platform == "win32":
         yield noted

@@ -28,7 +28,7 @@ class ServerSettings:
     body_timeout_s: float = 10.0
     """How long the body of a request may take to arrive. A slower body gets 408."""
     max_connections: int = 1000
-    """The most open connections, or fewer if the process may not open so many. The next connection ends the longest idle one."""
+    """The most open connections, or fewer if the process may not open so many. A further one ends the longest idle."""
     header_timeout_s: float = 10.0
     """How long the headers of a request may take to arrive. After that the connection is closed."""
     idle_timeout_s: int = 30
