@@ -14,8 +14,8 @@ from corerec.data.vocabulary import Vocabulary
 from corerec.errors import DataError
 
 ExcludeSeen = bool | Literal["item", "group"]
-"""Which items are not recommended again: none (False), the history's items (True or "item"), or all items that share a
-group with one of them ("group").
+"""The items that a history excludes: none (False), the history's items (True or "item"), or also all other items of
+their groups ("group").
 """
 
 

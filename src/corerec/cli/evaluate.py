@@ -264,7 +264,7 @@ def _moments(query_time: QueryTime, asked: Holdout) -> list[tuple[AskedAt, str]]
 
 @dataclass(frozen=True)
 class _Table:
-    """The figures of all models at one kind of query time."""
+    """The figures of all models for one setting of --query-time."""
 
     words: str
     columns: Sequence[Sequence[Report]]

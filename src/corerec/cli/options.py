@@ -84,7 +84,7 @@ def _column(help_text: str) -> Any:
 
 @dataclass(frozen=True)
 class LogOptions:
-    """How a log is read. Every command with a log has these options (see `takes_a_log`)."""
+    """The options for reading a log. Every command with a log has these options (see `takes_a_log`)."""
 
     user_column: Annotated[str | None, _column("Guessed from names such as user_id. Or its place: 1.")] = None
     item_column: Annotated[str | None, _column("Guessed: item_id, movieId, product_id ...")] = None

@@ -1,6 +1,6 @@
 """A fingerprint of training data: which (user, item) events a model was fitted on, in under 10 bytes an event.
 
-    evaluate: did the model see the answers that it is asked for?
+    evaluate: was the model trained on the targets of the test?
 
 The fingerprint does not need the events, so a model file without histories has it too. Whoever holds the file can test
 a guess ("did this user meet that item?"), but cannot list the events.
@@ -163,13 +163,13 @@ class EventFingerprint:
 
 
 def seen_answers(fingerprint: EventFingerprint, holdout: Holdout) -> np.ndarray:
-    """Count the answers of each question that were in the training data, int64 (questions,).
+    """Count the targets of each question that were in the training data, int64 (questions,).
 
-    Suppose that an answer is the user's n-th event of an item, counted from the start of the visible history. It was
+    Suppose that a target is the user's n-th event of an item, counted from the start of the visible history. It was
     seen if the training data has n or more such events. So the order of the rows does not matter.
 
     A user with a new id may be a training user under another id. So the window of the question's newest items and its
-    first answer is looked up too. Windows that are found count only if at least the share RENAMED of new users'
+    first target is looked up too. Windows that are found count only if at least the share RENAMED of new users'
     questions has such a window.
 
     Args:

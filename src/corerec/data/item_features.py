@@ -68,7 +68,7 @@ class FeatureColumn:
 
 @dataclass(frozen=True)
 class FeatureTable:
-    """The columns of a table of items, as they were when it was first read. Later tables are read by the same rules.
+    """The feature columns of the first table of items that was read. Later tables are read by the same rules.
 
     Columns may hold categories (text, truth values, or lists of these), numbers, dates, or vectors (lists of numbers of
     one length, such as embeddings of texts). A missing value gives no code. A category that the first table did not

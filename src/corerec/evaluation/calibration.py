@@ -64,7 +64,7 @@ class Reliability:
 
     @property
     def said(self) -> float:
-        """The mean probability."""
+        """The mean probability of the recommendations."""
         return sum(each.num_questions * each.said for each in self.bins) / self.num_questions
 
     @property

@@ -53,11 +53,11 @@ def evaluate(
     max_users: int | None = None,
     seed: int = 0,
 ) -> Report:
-    """Rank the catalogue for every question, and measure the ranks of the answers.
+    """Rank the catalogue for every question, and measure the ranks of the targets.
 
     By default the whole catalogue competes, except the items of the user's own history, as in the published figures. A
     target competes even if it is in its history. A target that occurs more than once counts once. Ties count against
-    the answer. An item unknown to the scorer, number 0, is a miss.
+    the target. An item unknown to the scorer, number 0, is a miss.
 
         split = leave_one_out(log)                      # log: Interactions
         model = Bert4Rec().fit_interactions(split.train)
@@ -73,7 +73,7 @@ def evaluate(
         ks: cut-offs.
         names: keys of METRICS.
         seen: whether items of the history are "excluded", "included", or "both" reported.
-        negatives: rank each answer against this many items only, drawn by popularity without replacement from the items
+        negatives: rank each target against this many items only, drawn by popularity without replacement from the items
             that the user never met (the BERT4Rec paper draws 100). Use it only to compare with such tables: sampled
             metrics can order models wrongly (Krichene & Rendle 2020).
         item_counts: (V + 1,), training events of each item, by the holdout's numbers, for novelty and for drawing
@@ -86,7 +86,7 @@ def evaluate(
         ConfigError: a metric is unknown, or a cut-off, `negatives` or `max_users` is below 1.
         DataError: a model is given, and the holdout does not know the ids behind its numbers.
     Warns:
-        DataWarning: the model was trained on answers.
+        DataWarning: the model was trained on targets.
     """
     protocol = _Protocol.of(ks, names, seen, negatives, max_users, seed)
     exam = _Exam.of(scorer, protocol.sampled(holdout), item_counts)
@@ -108,7 +108,7 @@ def compare(
     Raises:
         ConfigError, DataError: `evaluate` would raise them, or there is no scorer.
     Warns:
-        DataWarning: a model was trained on answers, one warning for each model.
+        DataWarning: a model was trained on targets, one warning for each model.
     """
     if not scorers:
         raise ConfigError("compare needs at least one scorer")
@@ -207,7 +207,7 @@ def by_length(
 
 @dataclass(frozen=True)
 class _Exam:
-    """A scorer, the questions in its numbers, and how many answers of each it was trained on (None: not known)."""
+    """A scorer, the questions in its numbers, and how many targets of each it was trained on (None: not known)."""
 
     scorer: Scorer
     holdout: Holdout

@@ -29,10 +29,10 @@ MISS = 2**31  # the rank of an answer that the scorer does not know: beyond any 
 
 @dataclass(frozen=True)
 class Ranking:
-    """The ranks of the answers of all questions.
+    """The ranks of the targets of all questions.
 
     Attributes:
-        ranks: for each protocol, int64 (answers,) from 1, all questions one after another; MISS for unknown answers.
+        ranks: for each protocol, int64 (targets,) from 1, all questions one after another; MISS for unknown targets.
         offsets: int64 (questions + 1,): question q owns ranks offsets[q] .. offsets[q + 1]. None where each has one.
         named_counts: int64 (V + 1,), how often each item was among the first k places.
     """

@@ -41,9 +41,9 @@ class Report:
     histories: str = "whole"
     """The histories that the scorer saw: "whole", the "newest 5" events of each, or only those of "length 3-5"."""
     seen_answers: int | None = None
-    """Answers that the model was trained on. Above 0, the figures are too good. None where the number is not known."""
+    """Targets that the model was trained on. With any, the figures are too good. None if the number is unknown."""
     unknown_answers: int = 0
-    """Answers that the scorer has no number for, such as items that appeared after the training. They are misses."""
+    """Targets that the scorer has no number for, such as items that appeared after the training. They are misses."""
 
     def value(self, metric: str, k: int = 10, seen: Seen | None = None) -> float:
         """Return the mean of one metric, such as value("NDCG", 10)."""
@@ -71,7 +71,7 @@ class Report:
 
 @dataclass(frozen=True)
 class Difference:
-    """How much higher a scorer's metric is than the reference's on the same questions. `error` is paired."""
+    """How much higher a scorer's metric is than the reference's on the same questions. `error` is of the difference."""
 
     scorer: str
     reference: str

@@ -1,6 +1,6 @@
 """Rank targets one block of items at a time, so that memory does not depend on the size of the catalogue.
 
-B histories, V items, D the width of a state, T answers.
+B histories, V items, D the width of a state, T targets.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ def rank_histories(
     ranks: dict[Seen, np.ndarray],
     named_counts: np.ndarray,
 ) -> None:
-    """Write the ranks of some questions' answers, and count the items that are recommended.
+    """Write the ranks of some questions' targets, and count the items that are recommended.
 
     Args:
         histories, targets: B rows each.
         k: the number of places whose items are counted as recommended, after exclusion if "excluded" is asked for.
-        ranks: int64 (T,) for each protocol, overwritten. An answer of number 0 gets an arbitrary rank.
+        ranks: int64 (T,) for each protocol, overwritten. A target of number 0 gets an arbitrary rank.
         named_counts: int64 (V + 1,). The counts are added to it.
     """
     protocols: list[Seen] = sorted(ranks, reverse=True)  # "included" before "excluded"
@@ -108,7 +108,7 @@ def _count_lower(
     k: int,
     protocols: list[Seen],
 ) -> tuple[dict[Seen, Tensor], Tensor]:
-    """Count the items that score lower than each answer, with padding, int64 (T,); and find the k best, int64 (B, k).
+    """Count the items that score lower than each target, with padding, int64 (T,); and find the k best, int64 (B, k).
 
     There are two passes over the items. The first computes the targets' own scores, by the same products as the scores
     that they are compared with, so that ties stay ties. It also computes the sums that boosts are shares of.
@@ -156,7 +156,7 @@ def _count_lower(
 
 
 def _row_counts(block: Tensor, own: Tensor, rows: Tensor) -> Tensor:
-    """Count the scores of its row that are lower than each answer's, int64 (T,)."""
+    """Count the scores of its row that are lower than each target's, int64 (T,)."""
     if len(own) == len(block):  # one answer a row
         return (block < own[:, None]).sum(1)
     parts = zip(rows.split(ANSWERS_AT_ONCE), own.split(ANSWERS_AT_ONCE), strict=True)

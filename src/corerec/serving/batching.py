@@ -35,7 +35,7 @@ class _Waiting(Generic[Question, Reply]):
     reply: asyncio.Future[Reply]
     price: int
     deadline: float
-    """By the event loop's clock, seconds."""
+    """The deadline, in seconds of the event loop's clock."""
     has_left: Callable[[], Awaitable[bool]] | None
 
 

@@ -65,7 +65,7 @@ class EventColumns(NamedTuple):
     """Events of the log, oldest first, by column."""
 
     numbers: Sequence[int]
-    """In rising order."""
+    """The numbers of the events, rising."""
     user_ids: Sequence[Any]
     item_ids: Sequence[Any]
     timestamps: Sequence[Any]

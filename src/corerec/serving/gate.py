@@ -43,8 +43,9 @@ class Gate:
         """Wrap an app.
 
         Args:
-            allowed_hosts: names that the Host header may have. "*" allows all, "*.example.org" all that end so.
-            token: the bearer token that all paths but the public ones need. None needs no token.
+            allowed_hosts: names that the Host header may have. "*" allows all, "*.example.org" all subdomains of
+                example.org.
+            token: the bearer token that all paths but the public ones need. With None, no token is needed.
             is_full: path -> a function that returns whether its queue is full.
             count: is called with the route, method, status and seconds of each answer.
         """

@@ -42,9 +42,9 @@ class ServerSettings:
     max_log_events: int = 5_000_000
     """The most events in the log. Further events are refused until a new log is begun."""
     token: str | None = None
-    """The bearer token that /v1/* and /metrics need. None needs no token."""
+    """The bearer token that /v1/* and /metrics need. With None, no token is needed."""
     allowed_hosts: tuple[str, ...] = LOOPBACK
-    """Names that the Host header may have. "*" allows all, "*.example.org" all that end so. See `gate.AllowedHosts`."""
+    """Names that the Host header may have. "*" allows all, "*.example.org" all subdomains. See `gate.AllowedHosts`."""
 
     def __post_init__(self) -> None:
         for name in (

@@ -15,10 +15,10 @@ biases, not near equal ones.
 Each question is asked twice: with the whole history, of n events, and with a random newest part of it. So short
 histories are calibrated even if all users have long histories.
 
-Repeats are not a matter of confidence. So the fit of the first four numbers compares each answer only with the items of
+Repeats are not a matter of confidence. So the fit of the first four numbers compares each target only with the items of
 its kind: those in its history, or those not in it.
 
-The fifth number, r, is fitted to the kinds of the answers, given the other four. Fitting these again with r was no
+The fifth number, r, is fitted to the kinds of the targets, given the other four. Fitting these again with r was no
 better. Training hides random items of windows, which does not teach that nobody rates a film twice. On MovieLens-100K,
 where nobody does, the network gave .26 of its probability to items of the history.
 
@@ -73,8 +73,8 @@ def calibrate(
     """Set the network's temperature and repeat bias in place, and return transitions with fitted parameters.
 
     Args:
-        transitions: transitions that were counted without the answers.
-        questions: questions whose answers the network was not trained on. Only the first answer of each is used, and
+        transitions: transitions that were counted without the targets.
+        questions: questions whose targets the network was not trained on. Only the first target of each is used, and
             at most MOST_QUESTIONS random questions.
     Returns:
         the transitions with the fitted concentration and discounts.
@@ -100,19 +100,19 @@ def calibrate(
 
 @dataclass(frozen=True)
 class _Evidence:
-    """The inputs of the likelihood of the answers, for R queries; all float64, on the CPU.
+    """The inputs of the likelihood of the targets, for R queries; all float64, on the CPU.
 
-    The items of an answer's kind are the items of the history if it holds the answer, else all other items.
+    The items of a target's kind are the items of the history if it holds the target, else all other items.
     """
 
     log_lengths: Tensor
     """(R,): log n minus TYPICAL_LOG_LENGTH."""
     scores: Tensor
-    """(R,): state @ weights of the answer."""
+    """(R,): state @ weights of the target."""
     biases: Tensor
-    """(R,): the answer's bias."""
+    """(R,): the target's bias."""
     is_seen: Tensor
-    """bool (R,): whether the history holds the answer."""
+    """bool (R,): whether the history holds the target."""
     normalizers: Tensor
     """(2, R, G): log of the sum of the exponentiated scores at each b of the grid, for the items of the history and for
     the others."""
@@ -121,7 +121,7 @@ class _Evidence:
     totals: Tensor
     """(R,): N of the last item."""
     counts: Tensor
-    """(3, R): the counts of all successors, of those of the answer's kind, and of the answer."""
+    """(3, R): the counts of all successors, of those of the target's kind, and of the target."""
     discounts: Tensor
     """float64 (3,): the discounts before they are shifted."""
     discounted: Tensor
@@ -169,7 +169,7 @@ class _Evidence:
         """Return log-probabilities, given the first four numbers in `values`, and r.
 
         Returns:
-            two float64 (R,): the log-probability of each answer among the items of its kind, and that of its kind.
+            two float64 (R,): the log-probability of each target among the items of its kind, and that of its kind.
         """
         log_b = values[0].clamp(math.log(LOWEST), math.log(HIGHEST)).expand(len(self.scores))
         theta = (values[1] + values[2] * self.log_lengths).exp().clamp(MIN_CONCENTRATION, MAX_CONCENTRATION)

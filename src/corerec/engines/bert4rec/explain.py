@@ -22,7 +22,7 @@ from corerec.retrieval.score_edits import NO_SHIFTS, Shifts, look_up
 
 
 class Followed(NamedTuple):
-    """An item followed another one directly in `times` of the `cases` where any item followed that one."""
+    """How often an item directly followed another one: in `times` of the `cases` where any item followed the other."""
 
     times: int
     cases: int

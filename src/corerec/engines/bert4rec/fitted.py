@@ -40,9 +40,9 @@ class FittedModel:
     items: Vocabulary
     transitions: TransitionModel
     histories: Histories | None
-    """None if they were left out of the file."""
+    """The users' histories. None if they were left out of the file."""
     ratings: RatingModel | None
-    """None for a log without ratings."""
+    """The rating model. None for a log without ratings."""
     training_log: tuple[EpochResult, ...]
     fitted_at: str
     """The time when the training ended, UTC, ISO 8601."""

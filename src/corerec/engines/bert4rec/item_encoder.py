@@ -33,7 +33,7 @@ NEWEST = 0.1  # share of the log by which the rate of new items is judged
 
 
 class ItemEncoder(nn.Module):
-    """Computes the content's part of items' vectors and biases. `attach` sets the items."""
+    """Computes the content's part of items' vectors and biases. `attach` sets the items' features."""
 
     codes: Tensor
     weights: Tensor
@@ -110,7 +110,8 @@ class ItemEncoder(nn.Module):
 
 @dataclass(frozen=True)
 class ItemContent:
-    """The content of items without fitted events: how a table is read, and what was learned of its columns.
+    """The model of items without fitted events: how a table of features is read, and the trained encoder of its
+    columns.
 
     Attributes:
         table: how a table of items is read.

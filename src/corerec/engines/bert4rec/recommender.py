@@ -38,7 +38,7 @@ from corerec.queries import (
 
 
 class Bert4Rec(Settings, Answering):
-    """A BERT4Rec recommender (Sun et al. 2019, arXiv:1904.06690): what comes next, or what is missing, in a sequence.
+    """A BERT4Rec recommender (Sun et al. 2019, arXiv:1904.06690): it predicts the next or a missing item of a sequence.
 
     >>> model = Bert4Rec(epochs=1, hidden_dim=8, max_seq_len=4)
     >>> model.fit(user_ids=["ann", "ann", "bob"], item_ids=[10, 20, 10], timestamps=[1, 2, 1])

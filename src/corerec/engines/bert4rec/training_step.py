@@ -1,4 +1,4 @@
-"""One training step: it is drawn on the CPU for a whole batch. Its loss and update run on the network's device.
+"""One training step. Its random draws are made on the CPU for a whole batch; its loss and update run on the device.
 
 B batch, L sequence length, M positions to predict, V items, C items sampled.
 """
