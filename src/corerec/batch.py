@@ -3,8 +3,9 @@
     corerec.batch.score("shop.model", "recs.parquet", top_k=20, verbose=True)
 
 The table has a row for each recommendation: user_id, item_id, rank (from 1) and score, the probability over the whole
-catalogue. Ids have the model's own type. Memory beyond the model is at most 1 GB, for any number of users: at most
-USERS_AT_ONCE users are in memory at a time. Most rows wait in temporary files beside the output.
+catalogue. Ids have the same type as in the fitted log. Memory beyond the model is at most 1 GB, for any number of
+users: at most USERS_AT_ONCE users are in memory at a time. The other rows are in temporary files beside the output
+until the end.
 """
 
 from __future__ import annotations
@@ -242,7 +243,7 @@ class _Log:
 
 
 class _RowTable:
-    """The rows so far: up to DATABASE_MEMORY in memory, the others in files beside the output."""
+    """A table of the rows so far: up to DATABASE_MEMORY in memory, and the rest in files beside the output."""
 
     def __init__(self, output: Path, user_ids: np.ndarray, items: Vocabulary) -> None:
         self.output, self.items = output, items

@@ -5,7 +5,8 @@
 
 The data goes to a hidden folder `.corerec-<16 hex digits>.partial` beside the file, is flushed to the disk and renamed
 into place. A process that is killed leaves that folder behind. The folder holds a lock, which the system releases when
-its process dies. So the next write beside it removes abandoned folders, and never one in use, also on another machine.
+its process dies. So the next write in the same folder removes abandoned folders, and never a folder in use, even by
+another machine.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ AnyPath = str | os.PathLike[str]
 def check_writable(path: AnyPath, *, inputs: Iterable[AnyPath] = ()) -> None:
     """Refuse a place where a file cannot be written, before hours of work that would end there.
 
-    It makes a hidden folder beside the place and removes it again, since permissions alone do not tell everything.
+    To find out, it makes a hidden folder beside the path and removes it again, since permissions alone are not enough.
 
     Args:
         inputs: files that are read for this work and must not be replaced by it.

@@ -27,9 +27,9 @@ def use_plain_kernels() -> bool:
 def linear(x: Tensor, weight: Tensor, bias: Tensor, gelu: bool = False) -> Tensor:
     """Compute F.linear, and then F.gelu if `gelu` is true.
 
-    On a CPU, and without gradients, oneDNN computes both for inputs of ONEDNN_FROM values or more. PyTorch itself
-    multiplies float32 with MKL, which takes twice as long on AMD's processors (`benchmarks/LAB.md`). oneDNN also
-    applies the GELU while a value is still in a register.
+    On a CPU, oneDNN computes both operations, if no gradients are needed and the input has ONEDNN_FROM values or more.
+    PyTorch itself multiplies float32 with MKL, which takes twice as long on AMD's processors (`benchmarks/LAB.md`).
+    oneDNN also applies the GELU while a value is still in a register.
     """
     # A graph that is exported has no number of values yet, so that question comes last.
     plain = torch.compiler.is_exporting() or x.device.type != "cpu" or torch.is_grad_enabled()
@@ -47,7 +47,7 @@ def matmul_int8(a: Tensor, b: Tensor, out: Tensor) -> Tensor:
 
 
 def int8_is_fast(device: torch.device) -> bool:
-    """Return whether int8 products are fast here. Measurements say so where PyTorch's oneDNN has AVX-512."""
+    """Return whether int8 products are fast here. They were measured to be fast where PyTorch's oneDNN uses AVX-512."""
     if device.type != "cpu" or use_plain_kernels() or not torch.backends.mkldnn.is_available():
         return False
     return torch.backends.cpu.get_cpu_capability() == "AVX512" and _int_mm_works(device)

@@ -207,7 +207,7 @@ def known_numbers(ids: Sequence[ItemId], known: Vocabulary, on_unknown: OnUnknow
 
 
 def numbers_or_zero(ids: Any, known: Vocabulary, on_unknown: OnUnknown) -> tuple[np.ndarray, list[ItemId]]:
-    """Return the number of each id, int64, 0 for an unknown id; and the unknown ids. It raises as `known_numbers`."""
+    """Return the numbers of ids, int64, 0 for an unknown id; and the unknown ids. It raises as `known_numbers`."""
     if on_unknown not in ("raise", "skip", "warn"):
         raise ConfigError(f'on_unknown must be "raise", "skip" or "warn", not {on_unknown!r}')
     numbers = known.encode(ids) if len(ids) else np.zeros(0, np.int64)

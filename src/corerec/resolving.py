@@ -163,7 +163,7 @@ class Rules:
         repeatable: Collection[Any],
         on_unknown: OnUnknown,
     ) -> tuple[SeenRule, list[ItemId]]:
-        """Return the rule of what the histories exclude, and the unknown items of `repeatable`.
+        """Return the rule for the items that histories exclude, and the unknown items of `repeatable`.
 
         Raises:
             DataError: exclude_seen has no valid value, or groups are missing.

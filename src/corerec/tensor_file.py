@@ -1,7 +1,7 @@
 """Tensors and texts in one safetensors file, with a digest of all. A changed file gives an error, never wrong values.
 
 Files are read into memory whole, never mapped. A process that reads from a map dies (SIGBUS) if the file is cut short,
-as `cp new live` does.
+as `cp new.model live.model` does.
 """
 
 from __future__ import annotations

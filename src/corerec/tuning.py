@@ -139,7 +139,7 @@ def tune(
 class SearchSpace:
     """The settings that are searched, and where the search begins.
 
-    `default` has the values that the constructor's defaults take on this log.
+    `default` has the constructor's defaults, with the values that are chosen from this log.
     """
 
     default: dict[str, Any]

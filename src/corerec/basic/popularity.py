@@ -59,7 +59,8 @@ class Popularity:
     def _order(self) -> tuple[np.ndarray, np.ndarray]:
         """Item numbers by falling share, int64 (V,), and each number's place in that order, int64 (V + 1,).
 
-        The order is computed once. A query then walks down the list, whatever the size of the catalogue.
+        The order is computed once. Each query then reads the list from the top, so its time does not grow with the
+        catalogue.
         """
         scores = torch.from_numpy(self.shares[None].copy())
         scores[:, 0] = EXCLUDED

@@ -72,8 +72,9 @@ def leave_one_out_fit(
     """Fit the discounts and a concentration, by how well a log's transitions predict each other.
 
     Each transition is left out in turn, and predicted from the other transitions of its item by the formula of
-    `TransitionModel`. The items' shares of all transitions stand in for the network. The result maximises the
-    likelihood (Ney, Essen & Kneser 1995: leaving-one-out), with discounts that rise with the count by 1 at most.
+    `TransitionModel`. In place of the network's probabilities, the formula uses the items' shares of all transitions.
+    The result maximises the likelihood (Ney, Essen & Kneser 1995: leaving-one-out), with discounts that rise with the
+    count by 1 at most.
 
     Closed forms from counts of counts, such as modified Kneser-Ney's (Chen & Goodman 1999), fail where all items are
     about equally frequent. Where an item followed another one nine times in ten, these forms gave it a fifth of the
@@ -131,13 +132,14 @@ class TransitionModel:
     item (`benchmarks/by_history.py`). Rare items occur too seldom for the network to learn, but often enough to count.
 
     A count is not a probability: most pairs of a sparse log occur once, by chance. So each count is discounted. The
-    network distributes the mass that this frees, as the base measure of a Pitman-Yor process does. This is equation 8
+    discounted probability goes to the network, which is the base measure of this Pitman-Yor process. This is equation 8
     of Teh (2006), with one discount for each of three counts:
 
         p(i) = (1 - w) p_network(i) + (c_i - D(c_i)) / (N + theta),      w = sum over i of the second term
 
     Here c_i is how often i followed the last item, N how often any item did, and D the discounts. The concentration
-    theta is the number of observations that the network's estimate is worth. It depends on the history's n events,
+    theta is the number of observations that the network's estimate is worth. Theta depends on the number n of events of
+    the history,
 
         log theta = concentration[0] + concentration[1] (log n - TYPICAL_LOG_LENGTH)
 

@@ -54,7 +54,7 @@ def demo(
     threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
     quiet: Quiet = False,
 ) -> None:
-    """See it work: train on MovieLens 100K, measure it beside two baselines, and recommend.
+    """See it work: train on MovieLens 100K, compare the model with two baselines, and recommend.
 
     The target is each user's last movie, which the model never sees in training. A second table shows what two kinds of
     data add: times (of events and queries), and content (genres and years of the movies).

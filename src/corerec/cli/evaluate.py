@@ -136,7 +136,7 @@ def evaluate(
 ) -> None:
     """Measure how well models predict each user's next events, over the whole catalogue.
 
-    Several models are asked the same questions and compared with the first, with paired standard errors.
+    Several models are tested on the same events and compared with the first model, with paired standard errors.
 
     A model must come from `corerec fit --holdout` on the same log, or, for a period, from `corerec fit --until TIME`.
     Otherwise it was trained on the targets, and a warning says so.
@@ -251,7 +251,7 @@ def _check_split(
 
 
 def _moments(query_time: QueryTime, asked: Holdout) -> list[tuple[AskedAt, str]]:
-    """Return the times of the questions, and the words for each time in a table's title."""
+    """Return the settings of --query-time to evaluate, and the words for each in a table's title."""
     if asked.history.times is None and query_time is not QueryTime.unknown:
         raise DataError("the log has no times, so --query-time can only be unknown")
     moments: dict[QueryTime, list[tuple[AskedAt, str]]] = {
@@ -276,7 +276,10 @@ class _Table:
         return [column[-1] for column in self.columns]
 
     def records(self) -> list[dict[str, Any]]:
-        """Return the reports for JSON. Each measure, but for the first report's, has its difference to the first's."""
+        """Return the reports for JSON.
+
+        In each report but the first, a measure also has its difference to the first report's.
+        """
         records = [figures.to_dict() for column in self.columns for figures in column]
         later = [measure for record in records[1:] for measure in record["measures"]]
         for measure, found in zip(later, self.differences, strict=False):

@@ -105,8 +105,7 @@ def recommend(
     """Recommend the items most likely to come next, for a user, for any history, or for a table of users.
 
     A table has a row for each recommendation: user_id, item_id, rank and score. --user-column and --item-column name
-    the columns of the files; otherwise they are guessed. --at sets the time of the query for a model of a log with
-    times.
+    the columns of the files; otherwise they are guessed. --at sets the time of the query, if the model's log has times.
 
     \b
     Examples:

@@ -107,12 +107,14 @@ def serve(
     device: Device = "cpu",
     access_log: Annotated[bool, typer.Option("--access-log", help="A line on stdout for each request.")] = False,
 ) -> None:
-    """Answer over HTTP: recommendations, blanks, events as they happen, new items, metrics, and a page to try it all.
+    """Serve a model over HTTP: recommendations, blanks, events as they happen, new items, metrics, and a page to try
+    all of it.
 
-    The time of a query is now, for a model of a log with times. A model of `corerec fit --items` takes new items by
-    POST /v1/catalogue.
+    If the model's log has times, the time of a query is now. A model of `corerec fit --items` takes new items by POST
+    /v1/catalogue.
 
-    SIGTERM answers the accepted requests and ends. SIGHUP reads the model file again. GET /docs describes every route.
+    On SIGTERM, the server answers the accepted requests and ends. On SIGHUP, it reads the model file again. GET /docs
+    describes every route.
 
     \b
     Examples:

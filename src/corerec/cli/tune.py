@@ -153,7 +153,7 @@ def _figure_class() -> Any:
 
 
 def draw(tuned: Tuned, picture: Path) -> None:
-    """Draw each trial's figure, and the best so far."""
+    """Draw each trial's NDCG@10, and the best value so far."""
     trials = tuned.trials.dropna(subset="ndcg").sort_values("trial")
     figure = _figure_class()(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()

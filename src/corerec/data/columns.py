@@ -110,7 +110,7 @@ def rating_column(values: Any) -> np.ndarray:
 
 
 def unusable_ratings(count: int, first: str, row: int) -> str:
-    """Word the error about ratings that are not numbers: their count, and the first one with its row."""
+    """Return the error text for ratings that are not numbers: their count, and the first one with its row."""
     return (
         f"ratings has {count:,} values that are not finite numbers, the first ({first}) at row {row}; drop those rows, "
         "or fit without ratings"

@@ -62,7 +62,7 @@ class _Fields(NamedTuple):
 
 
 class _Reading(NamedTuple):
-    """The dates as read with one order of day, month and year."""
+    """The result of reading the dates with one order of day, month and year."""
 
     name: str
     days: np.ndarray  # datetime64[D]

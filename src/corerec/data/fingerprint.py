@@ -61,7 +61,7 @@ class HashSet:
         return cls(offsets.astype(np.int64), _remainder_of(hashes, bits))
 
     def contains(self, hashes: np.ndarray) -> np.ndarray:
-        """Return bool (questions,): whether the set has each hash of a uint64 (questions,)."""
+        """Look up hashes, uint64 (questions,). Return bool (questions,): whether the set has each of them."""
         bits = (len(self.offsets) - 1).bit_length() - 1
         buckets, remainders = _bucket_of(hashes, bits).astype(np.int64), _remainder_of(hashes, bits)
         found = np.zeros(len(hashes), bool)
@@ -165,8 +165,8 @@ class EventFingerprint:
 def seen_answers(fingerprint: EventFingerprint, holdout: Holdout) -> np.ndarray:
     """Count the targets of each question that were in the training data, int64 (questions,).
 
-    Suppose that a target is the user's n-th event of an item, counted from the start of the visible history. It was
-    seen if the training data has n or more such events. So the order of the rows does not matter.
+    Suppose that a target is the user's n-th event of an item, counted from the start of the visible history. The target
+    was seen if the training data has n or more events of this user and item. So the order of the rows does not matter.
 
     A user with a new id may be a training user under another id. So the window of the question's newest items and its
     first target is looked up too. Windows that are found count only if at least the share RENAMED of new users'

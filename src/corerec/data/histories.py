@@ -1,6 +1,6 @@
 """Users' histories: the fitted log, and the events observed since. Readers take no lock, and see whole histories.
 
-Fit leaves one immutable SequenceStore. A user with observed events gets a row of its own, which replaces the user's row
+Fit leaves one immutable SequenceStore. A user with observed events gets a separate row, which replaces the user's row
 in the store. When there are many such rows, all histories are written into a new store.
 """
 
@@ -273,7 +273,7 @@ class Histories:
         return _Row(len(store.items[here]), store.items[here], times, ratings)
 
     def _fold(self) -> None:
-        """Write all histories into a new store once the rows beside it are a quarter of it.
+        """Write all histories into a new store once a quarter of the users have separate rows.
 
         That happens seldom, so an observed event costs a few copies of its user's history, not of the store.
         """

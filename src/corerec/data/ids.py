@@ -152,7 +152,10 @@ def check_savable(ids: Any, name: str) -> None:
 
 
 def _whole_numbers(column: pd.Series) -> np.ndarray | None:
-    """Return int64 (rows,) where all values are whole numbers of a numeric type. None asks for a closer look."""
+    """Return int64 (rows,) where all values are whole numbers of a numeric type.
+
+    None means that each value must be checked.
+    """
     dtype = column.dtype
     if pd.api.types.is_bool_dtype(dtype) or not pd.api.types.is_numeric_dtype(dtype) or column.hasnans:
         return None
@@ -223,7 +226,7 @@ def _unsavable(an_id: Any) -> str:
 
 
 def missing_ids(name: str, count: int, row: Any, said: str = "") -> str:
-    """Word the error about missing ids: how many there are, the first one's row, and how they are written."""
+    """Return the error text for missing ids: how many there are, the first one's row, and how they are written."""
     return f"{name} has {count:,} missing ids, the first at row {row}{said}; drop those rows"
 
 

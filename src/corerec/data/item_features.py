@@ -48,7 +48,8 @@ class FeatureColumn:
     categories: tuple[Any, ...] = ()
     """For a "category" column: the categories with a code, in the order of their codes."""
     knots: tuple[float, ...] = ()
-    """For a "number" column: rising values. A number between two of them shares its weight between their codes."""
+    """For a "number" column: rising values. A number between two of these values divides its weight between their two
+    codes."""
     mean: tuple[float, ...] = ()
     """For a "vector" column: the mean vector, which has the length of the column's vectors."""
     scale: float = 1.0

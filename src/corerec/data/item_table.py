@@ -73,7 +73,7 @@ def read_groups(path: str | Path, item_column: str | None = None, group_column: 
 def item_place(source: Source, item_column: str | None) -> int:
     """Return the place of the ids' column in a table of items, from 0.
 
-    A name that the table does not have belongs to the log, so the column is guessed.
+    If the table has no column of this name, the name is one of the log's, and the column is guessed.
 
     Raises:
         DataError: the table has no column of ids.
@@ -84,7 +84,7 @@ def item_place(source: Source, item_column: str | None) -> int:
 
 
 def _typed(cells: pd.Series) -> pd.Series:
-    """Convert a column of texts to the type that all its texts read as."""
+    """Convert a column of texts to numbers, dates or lists, if all its texts can be read so."""
     given = cells.dropna()
     texts = given.astype(str).str.strip()
     texts = texts[texts != ""]

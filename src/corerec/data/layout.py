@@ -47,7 +47,8 @@ def plain(name: str) -> str:
 def has_header(path: Path, rows: Sequence[Sequence[str]], wanted: set[str | None], is_csv: bool) -> bool:
     """Return whether the first line names columns.
 
-    A line with a wanted or usual name does, and so does text above numbers. Another line that holds a number does not.
+    It does if it holds a wanted or usual name, or if it has no number but later lines do. It does not if it holds a
+    number.
 
     Raises:
         DataError: the CSV file holds text alone, so its first line could be either, and `header` was not given.

@@ -199,7 +199,10 @@ class _Progress:
 
     @contextmanager
     def stage(self, name: str, database: duckdb.DuckDBPyConnection | None) -> Iterator[Callable[[float], None]]:
-        """Yield a function to call with the share done, from 0 to 1. Before its first call, DuckDB gives the share."""
+        """Yield a function to call with the share done, from 0 to 1.
+
+        Until the function is first called, the share is that of DuckDB's query.
+        """
         started, done = time.perf_counter(), 0.0
         columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
         is_terminal = self._console.is_terminal and not self._console.quiet

@@ -187,7 +187,7 @@ def _expression(source: Source, fields: list[str], role: str, places: tuple[int,
 
 
 def _narrowed(database: duckdb.DuckDBPyConnection, source: Source, where: str) -> tuple[str, list[str]]:
-    """Apply the condition `where` to the table. Text columns compare as numbers where all values are numbers."""
+    """Apply the condition `where` to the table. A text column compares as numbers if all its values are numbers."""
     if not source.is_text:
         return f"(SELECT * FROM {source.sql} WHERE ({where}))", source.fields
     raw = [f'{field} AS "_{place}"' for place, field in enumerate(source.fields)]

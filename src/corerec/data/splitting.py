@@ -223,7 +223,7 @@ def hold_out_period(
     targets: Targets = "all",
     name: str = "evaluation",
 ) -> tuple[Log, Holdout]:
-    """Hold out a period of the log, as the question: what did each user do in it, given the history before it?
+    """Hold out a period of the log. The question is what each user did in the period, given the history before it.
 
     Args:
         start, end: the first moment of the period and the first after it, as in `by_time`. None as the end takes all
@@ -283,7 +283,7 @@ def before(log: Interactions, moment: Moment) -> Interactions:
 def as_time(moment: Moment, store: SequenceStore) -> float:
     """Convert a moment to the unit of a store's times. A number stays as it is; a date without a zone is UTC.
 
-    Text of four digits is a year, unless the store has such times.
+    Text of four digits is a year, unless the store's times are such numbers.
 
     Raises:
         DataError: the store has no times, the moment does not read as one, or it is a date and the times are not.

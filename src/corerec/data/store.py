@@ -150,7 +150,7 @@ class StoreWriter:
 
     @contextmanager
     def array(self, name: str, kind: str) -> Iterator[ArrayFile]:
-        """Write the array of this name and type, one of ARRAYS, piece by piece."""
+        """Open a file for the array of this name and type, one of ARRAYS, to write it in pieces."""
         path = self.folder / f"{name}.{self.generation}.bin"
         with path.open("wb") as file:
             array = ArrayFile(file, kind)

@@ -34,7 +34,8 @@ class Filters:
     """Which events of a log are read. `where` is applied first; `min_events` and `max_events` are applied last."""
 
     where: str | None = None
-    """An SQL condition on the file's columns, such as "event = 'buy'"; without a header they are c1, c2 ..."""
+    """An SQL condition on the file's columns, such as "event = 'buy'"; without a header, the columns are named c1, c2
+    ..."""
     since: Any = None
     """Events from this time on: a date, or a number in the log's unit."""
     until: Any = None
@@ -139,7 +140,8 @@ def described(name: str, num_events: int, used: dict[str, str], unused: Sequence
 def read_titles(
     path: str | Path, item_column: str | None = None, title_column: str | None = None, header: bool | None = None
 ) -> dict[str, str]:
-    """Read {item id as text: title} from a file. Without a header, these are the first column and the second.
+    """Read {item id as text: title} from a file. In a file without a header, the first column has the ids and the
+    second the titles.
 
     Raises:
         FileNotFoundError, DataError: for the reasons that `read_events` lists.

@@ -138,7 +138,7 @@ def _plain_numbers(values: Any, numbers: list[Any]) -> np.ndarray:
 
 
 def _one_clock(values: Any, times: np.ndarray) -> np.ndarray:
-    """Return the times. Refuse them if all (but zeros) count from 1970, in several units."""
+    """Return the times. Refuse times that, except for zeros, all count from 1970 but in several units."""
     if not len(times) or time_unit(times) in (None, "s"):
         return times
     rows = {unit: np.flatnonzero((times >= CLOCK_FROM * t) & (times < CLOCK_TO * t)) for unit, t in UNITS.items()}
@@ -183,7 +183,10 @@ def _dates(values: Any, dates: Any) -> np.ndarray:
 
 
 def _objects(values: Any, objects: np.ndarray, day_first: bool | None) -> np.ndarray:
-    """Read Python objects: numbers, dates or text. Text beside other types makes the whole column text."""
+    """Read Python objects: numbers, dates or text.
+
+    If a column has text and other types, all its values are read as text.
+    """
     types = set(map(type, objects)) - {type(None)}
     if not types <= {int, float, str, dt.datetime, dt.date, pd.Timestamp, Decimal}:
         objects = np.array([plain_value(value) for value in objects] + [None], object)[:-1]
@@ -237,7 +240,7 @@ def _unreadable(values: Any, bad: Any) -> str:
 
 
 def unreadable(count: int, first: str, row: int) -> str:
-    """Word the error about times that do not read: how many, the first as it was written, and its row."""
+    """Return the error text for times that cannot be read: how many, the first as it was written, and its row."""
     return (
         f"timestamps has {count:,} values that are missing or do not read as a time in the format of the others "
         f"(dates: 1678 to 2261), the first ({first}) at row {row}; drop those rows, or go without timestamps"

@@ -144,7 +144,7 @@ class Vocabulary:
         numbers.update(zip(added, range(first, first + len(added)), strict=True))
 
     def copy(self) -> Vocabulary:
-        """Return a vocabulary that can grow without changing this one. The ids so far are shared."""
+        """Return a vocabulary that can grow without changing this one. Both vocabularies share the ids so far."""
         twin = copy.copy(self)
         twin._added = list(self._added)
         twin.__dict__.pop("_numbers", None)

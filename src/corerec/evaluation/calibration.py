@@ -89,7 +89,7 @@ def reliability(
     """Bin the first recommendation of each question: its mean probability, and how often it came next.
 
     The item that came next is the question's first target. Items of the history are not recommended, which is the
-    default of `recommend`. A probability is over the whole catalogue all the same.
+    default of `recommend`. The probabilities are still those over the whole catalogue.
 
     Args:
         scorer: a fitted model, which ranks its own item numbers, or a scorer, which ranks the holdout's.
@@ -146,7 +146,10 @@ def _binned(said: np.ndarray, hits: np.ndarray, num_bins: int, by: Binning) -> t
 
 
 def reliability_table(reliabilities: Sequence[Reliability], title: str | None = None) -> Table:
-    """Return a table for a terminal, one scorer below another. Each row is a bin, and compares said with happened."""
+    """Return a table for a terminal, one scorer below another.
+
+    Each row compares a bin's probability with its true share.
+    """
     out = Table(title=title, caption="the first recommendation of each question; ± standard error")
     for column in ("", "questions", "said", "happened"):
         out.add_column(column, justify="left" if not column else "right")

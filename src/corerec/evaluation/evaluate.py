@@ -140,9 +140,9 @@ def by_history(
 ) -> list[Report]:
     """Evaluate with only the newest events of each history visible, to see how much history a good answer needs.
 
-    Every report has the same questions, so the reports compare. A history shorter than the length is visible whole. The
-    filter of seen items knows the visible events alone, like a server that has only those. So earlier items of the user
-    compete, which is the same for every scorer.
+    Every report has the same questions, so the reports are comparable. A history shorter than the length is visible
+    whole. The filter of seen items knows the visible events alone, like a server that has only those. So earlier items
+    of the user are ranked too, for every scorer.
 
     Args:
         newest: the numbers of visible events; 0 asks with empty histories.
@@ -207,7 +207,7 @@ def by_length(
 
 @dataclass(frozen=True)
 class _Exam:
-    """A scorer, the questions in its numbers, and how many targets of each it was trained on (None: not known)."""
+    """A scorer, the questions in its item numbers, and each question's number of targets that it was trained on."""
 
     scorer: Scorer
     holdout: Holdout

@@ -41,7 +41,8 @@ class Report:
     histories: str = "whole"
     """The histories that the scorer saw: "whole", the "newest 5" events of each, or only those of "length 3-5"."""
     seen_answers: int | None = None
-    """Targets that the model was trained on. With any, the figures are too good. None if the number is unknown."""
+    """Targets that the model was trained on. If there are any, the figures are too good. None if the number is
+    unknown."""
     unknown_answers: int = 0
     """Targets that the scorer has no number for, such as items that appeared after the training. They are misses."""
 
@@ -104,7 +105,10 @@ class Comparison:
         return json.dumps(self.to_dict(), indent=2, allow_nan=False)
 
     def to_frame(self) -> pd.DataFrame:
-        """Return one row for each scorer and measure. The reference has NaN as difference and difference_error."""
+        """Return one row for each scorer and measure.
+
+        In the rows of the reference, difference and difference_error are NaN.
+        """
         frame = pd.concat([report.to_frame() for report in self.reports], ignore_index=True)
         nothing = [math.nan] * len(self.reports[0].measures)
         return frame.assign(

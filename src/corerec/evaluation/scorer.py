@@ -28,8 +28,7 @@ class Scorer(Protocol):
 class VectorScorer(Scorer, Protocol):
     """A scorer whose scores are state @ vector + bias, with some scores shifted and a few boosted.
 
-    The items are ranked in blocks. So memory stays level whatever the size of the catalogue, and each block stays in
-    the cache.
+    The items are ranked in blocks. So memory does not grow with the catalogue, and each block fits into the cache.
 
     Attributes:
         vectors: float32 (V + 1, D), by item number; row 0 is padding.

@@ -67,7 +67,7 @@ class _Blocks:
         self._buffer = states.new_empty(len(states) * self.width)
 
     def score(self, first: int) -> Tensor:
-        """Score the items from `first` on, float32 (B, block). The result overwrites the last block."""
+        """Score the items from `first` on, float32 (B, block). The result overwrites the previous block."""
         end = min(first + self.width, self.columns)
         block = self._buffer[: len(self.states) * (end - first)].view(len(self.states), end - first)
         torch.addmm(self.biases[first:end], self.states, self.vectors[first:end].T, out=block)
@@ -110,8 +110,9 @@ def _count_lower(
 ) -> tuple[dict[Seen, Tensor], Tensor]:
     """Count the items that score lower than each target, with padding, int64 (T,); and find the k best, int64 (B, k).
 
-    There are two passes over the items. The first computes the targets' own scores, by the same products as the scores
-    that they are compared with, so that ties stay ties. It also computes the sums that boosts are shares of.
+    There are two passes over the items. The first pass computes the scores of the targets. It uses the same matrix
+    products as the second pass, so that equal scores stay equal. The first pass also computes the sums that boosts are
+    shares of.
     """
     target_rows = np.repeat(np.arange(len(targets)), targets.lengths)
     answers = _Cells.of(target_rows, targets.items)
@@ -156,7 +157,7 @@ def _count_lower(
 
 
 def _row_counts(block: Tensor, own: Tensor, rows: Tensor) -> Tensor:
-    """Count the scores of its row that are lower than each target's, int64 (T,)."""
+    """Count, for each target, the lower scores of its row, int64 (T,)."""
     if len(own) == len(block):  # one answer a row
         return (block < own[:, None]).sum(1)
     parts = zip(rows.split(ANSWERS_AT_ONCE), own.split(ANSWERS_AT_ONCE), strict=True)

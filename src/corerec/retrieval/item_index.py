@@ -13,8 +13,8 @@ groups with the highest bounds are scored in float32. If every other group's bou
 scores, no item of those groups can be among the k best. Otherwise the state is searched block by block. That happens if
 many groups nearly tie.
 
-Normalizers (the log of the sum of exponentiated scores) need every score. A few states are then searched block by
-block. Many states get their normalizers in one pass, and their items by bounds in another.
+Normalizers (the log of the sum of exponentiated scores) need every score. If they are asked for, a few states are
+searched block by block. For many states, one pass computes the normalizers and another finds the items by bounds.
 
 Items with edited scores (`score_edits.Boosts`, `Shifts`) are scored separately, and merged with the best of the others,
 unless all scores fit in one block.

@@ -1,7 +1,7 @@
 """Score edits: exclusions, shifts and boosts that change single scores before the top-k. B states, V items, P cells.
 
-A cell is one score of a (B, V + 1) matrix: a state and an item number. In a block of scores, the rows and columns of
-cells are counted from the block's first.
+A cell is one score of a (B, V + 1) matrix: a state and an item number. In a block of scores, rows and columns are
+counted from the first row and column of the block.
 """
 
 from __future__ import annotations
@@ -103,7 +103,8 @@ class Exclusions(Cells):
 
 @dataclass(frozen=True)
 class Shifts(Cells):
-    """Amounts to add to the scores of some items before the scores are summed. A repeated cell is shifted once.
+    """Amounts to add to the scores of some items before the scores are summed. A cell that occurs twice is shifted
+    once.
 
     Attributes:
         amounts: float32 (P,), equal for equal cells.
@@ -159,7 +160,7 @@ NO_BOOSTS = Boosts(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.
 class ScoreEdits:
     """The changes to the scores of B states before their items are ranked.
 
-    Shifts come first: the sums that probabilities and boosts are shares of are sums of shifted scores. Exclusions come
+    Shifts come first, so the sums for probabilities and boosts are sums of shifted scores. Exclusions come
     last: an excluded item is never ranked, even if boosted, but its score counts in the sums.
     """
 

@@ -56,7 +56,7 @@ def top_k(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 
 def _ties_by_number(scores: Tensor, more: Tensor, best: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
-    """Put ties in `best` and `at` in order of item numbers, as torch.topk does not. `more` is one place longer."""
+    """Sort ties in `best` and `at` by item number, since torch.topk does not. `more` has one more column."""
     k = best.shape[1]
     unsure = (more[:, k:] == more[:, k - 1 : k]).any(1) & (best[:, -1] > EXCLUDED)  # a tie crosses the k-th place
     if unsure.any():

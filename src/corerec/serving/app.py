@@ -230,9 +230,9 @@ async def predict(asked: schemas.PredictRequest, request: Request) -> schemas.Pr
 
 @router.post("/v1/events", tags=["events"], responses=problems(*BODY, 404, 409, 503, 507))
 async def observe(asked: schemas.EventsRequest, request: Request) -> schemas.Accepted:
-    """Add events of users. The answer comes once they are on disk, and the next recommendation uses them.
+    """Add events of users. The server answers once they are on disk, and the next recommendation uses them.
 
-    All events are added, or none. A new user appears with the first event. Events of items that the model does not
+    All events are added, or none. A new user is added with the first event. Events of items that the model does not
     know wait in the log for the next fit.
     """
     server = _server(request)
@@ -245,7 +245,7 @@ async def observe(asked: schemas.EventsRequest, request: Request) -> schemas.Acc
 
 @router.post("/v1/catalogue", tags=["catalogue"], responses=problems(*BODY, 404, 409, 503, 507))
 async def add_to_catalogue(asked: CatalogueRequest, request: Request) -> AddedItems:
-    """Add items that are recommended by their features, without training. The answer comes once they are on disk.
+    """Add items that are recommended by their features, without training. The server answers once they are on disk.
 
     All items are added, or none. An item that is sent again gets its new features, unless the model was fitted on
     events of it. The model must have been fitted with a table of items.
@@ -362,7 +362,7 @@ async def reload(request: Request) -> schemas.Reloaded:
 
 @router.get("/healthz", tags=["health"])
 async def healthz() -> schemas.Health:
-    """Answer that the process is alive."""
+    """Answer 200 as long as the process is alive."""
     return schemas.Health(status="ok")
 
 
@@ -387,7 +387,7 @@ async def metrics(request: Request) -> Response:
 
 
 def _moment(model: Bert4Rec, asked: schemas.RecommendRequest) -> Any:
-    """Return the time of a query about a user: the given one, else now. None if the log does not count from 1970."""
+    """Return the time of a query about a user: the given time, else now. None if the log does not count from 1970."""
     histories = model.fitted.histories
     if asked.at is not None or asked.user_id is None or histories is None or histories.time_unit is None:
         return asked.at

@@ -42,8 +42,8 @@ class _Waiting(Generic[Question, Reply]):
 class Batcher(Generic[Question, Reply]):
     """Collects questions on the event loop and hands them to `handle` in the executor's thread, a batch at a time.
 
-    While one batch is handled, the next one gathers. So batches grow with the load. An idle server answers after
-    `window_s`. All methods belong to the event loop that runs `run`.
+    While one batch is handled, the next one gathers. So batches grow with the load. On an idle server, a question waits
+    for at most `window_s`. All methods belong to the event loop that runs `run`.
     """
 
     def __init__(
@@ -126,7 +126,7 @@ class Batcher(Generic[Question, Reply]):
                 _settle(waiting.reply, reply)
 
     def close(self) -> None:
-        """Take no more questions. `run` returns when the last one is answered."""
+        """Take no more questions. `run` returns when the last question is answered."""
         self._closing = True
         self._arrived.set()
 

@@ -1,4 +1,7 @@
-"""Read request bodies with bounds on bytes, seconds and values. Only JSON with the content type of JSON is read."""
+"""Read request bodies with bounds on bytes, seconds and values.
+
+A body must be JSON, and must have the content type of JSON.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,8 @@ from starlette.requests import ClientDisconnect
 from corerec.serving.settings import ServerSettings
 
 MAX_SIGNS = 100_000
-"""Most colons, commas and opening brackets of a body. The largest valid request has 30,000, besides those in texts."""
+"""The most colons, commas and opening brackets in a body. The largest valid request has 30,000, not counting its
+texts."""
 READ_AT_ONCE = 2**14
 """Bodies of up to this many bytes are parsed on the event loop, in 0.1 ms. Larger ones are parsed in a thread."""
 # One thread: a parser holds the interpreter's lock, and several at once would keep the event loop from it for longer.

@@ -62,7 +62,7 @@ def features_frame(model: Bert4Rec, rows: Sequence[CatalogueRow], *, is_strict: 
 
 
 def apply_rows(model: Bert4Rec, rows: Sequence[CatalogueRow]) -> int:
-    """Add logged rows to a model, which may be newer than the rows. Return how many it took."""
+    """Add logged rows to a model, which may have been fitted after they were logged. Return how many it accepted."""
     if not rows:
         return 0
 

@@ -2,7 +2,8 @@
 settings.
 
 A connection is idle until the headers of its next request are complete. When a new connection exceeds the bound, the
-one that has been idle longest is closed, as in nginx. So clients that connect and stay silent keep nobody else out.
+one that has been idle longest is closed, as in nginx. So clients that connect and stay silent do not block other
+clients.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ log = logging.getLogger(__name__)
 RESERVED_FILES = 64
 """Files that a process needs besides its connections, for libraries, the model and the event log."""
 ACCEPTED_AT_ONCE = 64
-"""Connections that the event loop accepts before it looks at any of them."""
+"""The number of connections that the event loop accepts at once."""
 REFUSED = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 ACCEPT_ERRORS = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 

@@ -1,4 +1,4 @@
-"""The content of /docs and /openapi.json: problem documents, the token, and the one script of the page."""
+"""The content of /docs and /openapi.json: the error responses, the token, and a security policy for /docs."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def openapi(app: FastAPI, public: Collection[str], *, has_token: bool) -> dict[s
 
 
 def allow_own_script(app: FastAPI) -> None:
-    """Let /docs run the one script in its text, which is named by its hash, and Swagger's inline styles."""
+    """Allow /docs its only inline script, by the script's hash, and Swagger's inline styles."""
     route = next(route for route in app.router.routes if isinstance(route, Route) and route.path == "/docs")
     page = route.endpoint
 

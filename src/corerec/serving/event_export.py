@@ -19,7 +19,7 @@ from corerec.files import atomic_path
 from corerec.serving.events import COLUMNS, ROWS_AT_ONCE, EventColumns, check, read_columns
 
 SALVAGED_AT_ONCE = 50
-"""Most rows that are lost before and behind a damaged place."""
+"""The most rows that are lost before and after a damaged place."""
 FORMATS = {
     ".parquet": "FORMAT parquet",
     ".csv": "FORMAT csv, HEADER",
@@ -147,7 +147,7 @@ def _ids(ids: Sequence[Any]) -> pd.Series:
 
 
 def _times(times: Sequence[Any]) -> pd.Series:
-    """Return nanoseconds since 1970 as dates, as they were logged from dates. Return other times as numbers."""
+    """Return times as dates if they are nanoseconds since 1970, which is how dates are logged, else as numbers."""
     given = [time for time in times if time is not None]
     if not all(type(time) is int for time in given):
         return pd.Series(pd.array(list(times), "Float64"))

@@ -1,4 +1,5 @@
-"""The checks before every route: Host and Origin, the token, and the queue's bound. Timing and headers come after.
+"""The checks before every route: Host and Origin, the token, and the queue's bound. The gate also measures each
+answer's time and adds headers.
 
 The checks run before a body is read, so that refusing a flood of requests costs little time.
 """
@@ -101,7 +102,7 @@ class Gate:
 
 
 class AllowedHosts:
-    """The names that a Host header may have. A page that rebinds its own name to this server (DNS) has another name."""
+    """The names that a Host header may have. A DNS rebinding attack uses another name."""
 
     def __init__(self, names: Collection[str]) -> None:
         self._all = "*" in names

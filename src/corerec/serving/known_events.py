@@ -18,8 +18,9 @@ NEVER = -(2**63)  # the time of an event that has none, in a log that has times
 class KnownEvents:
     """Recognises the logged events that a model already holds in its histories.
 
-    Two events are the same if their user, item and time are. If the model holds three such events, the first three of
-    the log are known. Events are compared by 64-bit hashes, and events with equal hashes field by field.
+    Two events are the same if their user, item and time are equal. If the model holds three equal events, the first
+    three of these in the log are known. Events are compared by 64-bit hashes, and events with equal hashes field by
+    field.
     """
 
     def __init__(self, histories: Histories | None, items: Vocabulary, user_ids: Sequence[Any]) -> None:

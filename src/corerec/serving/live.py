@@ -60,7 +60,8 @@ class _Logged(NamedTuple):
 class EventBatch:
     """Events that the server takes all together or not at all.
 
-    With `on_unknown="raise"` an unknown item refuses the batch. Otherwise its events are only logged, for the next fit.
+    With `on_unknown="raise"` an unknown item refuses the batch. Otherwise, events of unknown items are only logged, for
+    the next fit.
     """
 
     events: Sequence[LoggedEvent]
@@ -84,11 +85,11 @@ class Added:
     added: int
     """The number of items that the model did not know."""
     known_items: list[Any]
-    """The items with fitted events. They keep what the model learned."""
+    """The items with fitted events. Their learned vectors are kept."""
 
 
 class LiveModel:
-    """The model `now` in service. One thread calls `observe` and `take_over`, so no event is lost at a reload."""
+    """The model `now` in service. `observe` and `take_over` run in one thread, so no event is lost at a reload."""
 
     def __init__(
         self,

@@ -55,7 +55,7 @@ def serve(
 ) -> None:
     """Serve a model file until SIGTERM or SIGINT. Then answer the accepted requests, for half a minute at most.
 
-    SIGHUP reads the file again, as POST /v1/reload does. During the start, that waits until the server is up.
+    SIGHUP reads the file again, as POST /v1/reload does. A SIGHUP during the start takes effect once the server is up.
 
     Args:
         host, port: the address to listen on; port 0 takes a free one.

@@ -74,7 +74,7 @@ def reasons_for(
     history: Sequence[Any] | None = None,
     at: Any = None,
 ) -> list[list[Reason]]:
-    """Explain each item by at most three events, the largest effect first. Of equal effects, the newer is first."""
+    """Explain each item by at most three events, the largest effect first. Ties go to the newer event."""
     times, asked_at = None, math.nan
     if history is None:
         known = model.fitted.known_histories()

@@ -28,9 +28,10 @@ class ServerSettings:
     body_timeout_s: float = 10.0
     """How long the body of a request may take to arrive. A slower body gets 408."""
     max_connections: int = 1000
-    """The most open connections, or fewer if the process may not open so many. A further one ends the longest idle."""
+    """The most open connections, or fewer if the process may not open so many. A new connection then ends the longest
+    idle one."""
     header_timeout_s: float = 10.0
-    """How long the headers of a request may take to arrive. After that the connection is closed."""
+    """How long the headers of a request may take to arrive, before the connection is closed."""
     idle_timeout_s: int = 30
     """How long a connection may stay open without a request, and how long a client may leave an answer unread."""
     max_new_users: int = 1_000_000

@@ -47,7 +47,7 @@ class Embeddings(NamedTuple):
 
 
 class Answering:
-    """Predictions, recommendations, blanks, explanations and vectors of `self.fitted`."""
+    """Methods that query the model `self.fitted`: predictions, recommendations, blanks, explanations and vectors."""
 
     _warned_of_unseen = False
 
@@ -283,8 +283,8 @@ class Answering:
     ) -> list[Ranked]:
         """Return the most likely items for each blank (None) of a history, from the events on both sides of it.
 
-        The network alone answers, for all blanks at once, each as if the others were unknown too. In a history longer
-        than max_seq_len, each blank is filled from the events around it.
+        The network alone fills all blanks at once, each as if the items at the other blanks were unknown. In a history
+        longer than max_seq_len, each blank is filled from the events around it.
 
         Args:
             history: item ids, oldest first, None at each blank.
@@ -315,8 +315,8 @@ class Answering:
     ) -> list[Reason]:
         """Return the events of a history that changed an item's probability most, by `explain.event_weights`.
 
-        It is the probability of `predict`, with the transitions from the last item. The reason with that item has
-        their count (`Reason.followed`).
+        The probability is that of `predict`, which includes the transitions from the last item. The reason for the last
+        event also has the count of transitions (`Reason.followed`).
 
         Args:
             user_id: a known user. Give this or `history`.

@@ -77,7 +77,7 @@ def answer(model: FittedModel, batch: QueryBatch, *, with_scores: bool = True) -
 
 
 def _reranked(model: FittedModel, batch: QueryBatch, reranking: Reranking) -> Answers:
-    """Pick from longer ranked lists. Where groups leave a query with too few items, its list grows."""
+    """Pick from longer ranked lists. If groups leave a query with too few items, its list is made longer."""
     answers = _no_answers(model, batch)
     rows, wanted = np.arange(len(batch)), answers.numbers.shape[1]
     pool = reranking.pool_size(wanted)
@@ -122,7 +122,7 @@ def _best(model: FittedModel, batch: QueryBatch, with_scores: bool) -> Answers:
 
 
 def _answer_by_model(model: FittedModel, batch: QueryBatch, with_scores: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Return numbers and probabilities (B, k). New states are kept for the users' next query."""
+    """Return numbers and probabilities (B, k). New states are cached for the users' next query."""
     states, normalizers = encode(model.network, model.states, batch.users, batch.histories)
     on_device = torch.from_numpy(states).to(model.network.device)
     best = rank_states(
@@ -144,7 +144,7 @@ def fill_blanks(
 ) -> Answers:
     """Find the best items of each blank of one sequence, from the events on both sides, by the network alone.
 
-    Neither the temperature nor `repeat_bias` applies, as both are fitted to next items.
+    The temperature and `repeat_bias` are not used, as both are fitted to next items.
 
     Args:
         numbers: int64 (L,), item numbers, MASK at each blank. In a sequence longer than max_seq_len, each blank is

@@ -160,7 +160,7 @@ def _badly_rated(
 
 
 def _side_by_side(some: SequenceStore, more: SequenceStore) -> SequenceStore:
-    """Return each row's events of both stores."""
+    """Join two stores row by row: each row has the events of both."""
     both = SequenceStore.concatenate([SequenceStore(part.items, part.offsets) for part in (some, more)])
     count = len(some)
     order = np.stack([np.arange(count), np.arange(count) + count], 1).ravel()

@@ -1,8 +1,8 @@
 """Calibration: fit a network's temperature, its repeat bias and the transitions, so that probabilities come true.
 
 A network is overconfident where it has memorised a log (Guo et al. 2017, arXiv:1706.04599). On a grocery's log, the
-first items of 1,468 users had a mean probability of .18, and .02 came true. So `fit` keeps the last events of a few
-users out of training, and fits five numbers to their likelihood:
+network's first recommendations for 1,468 users had a mean probability of .18, but only .02 of them came true. So `fit`
+keeps the last events of a few users out of training, and fits five numbers to their likelihood:
 
     b           the factor of the states, and so of the items' scores (an inverse temperature)
     theta       level and slope of the concentration of `TransitionModel`
@@ -15,10 +15,10 @@ biases, not near equal ones.
 Each question is asked twice: with the whole history, of n events, and with a random newest part of it. So short
 histories are calibrated even if all users have long histories.
 
-Repeats are not a matter of confidence. So the fit of the first four numbers compares each target only with the items of
-its kind: those in its history, or those not in it.
+Whether users repeat items does not depend on the temperature. So the fit of the first four numbers compares each target
+only with the items of its kind: those in its history, or those not in it.
 
-The fifth number, r, is fitted to the kinds of the targets, given the other four. Fitting these again with r was no
+The fifth number, r, is fitted to the kinds of the targets, given the other four. Fitting the four again with r was no
 better. Training hides random items of windows, which does not teach that nobody rates a film twice. On MovieLens-100K,
 where nobody does, the network gave .26 of its probability to items of the history.
 
@@ -55,7 +55,7 @@ PRIOR_DEVIATION = (1.0, 1.0, 0.3, 1.0)
 
 
 def hold_out_for_calibration(store: SequenceStore, num_items: int, seed: int) -> tuple[SequenceStore, Holdout]:
-    """Hold the last event of a tenth of the users, drawn at random, 1,000 at most, out of a log.
+    """Hold out the last events of a tenth of the users of a log, drawn at random, 1,000 users at most.
 
     Returns:
         the log without those events, and the questions: none if fewer than ten users have two events.
@@ -231,7 +231,7 @@ def _normalizers(
 
 
 def _interpolated(values: Tensor, slopes: Tensor, at: Tensor) -> Tensor:
-    """Interpolate on the grid (cubic Hermite): float64 (R, G) values and slopes, at the points `at`, (R,)."""
+    """Interpolate values and slopes on the grid, float64 (R, G), at the points `at`, (R,), by cubic Hermite splines."""
     step = _LOG_GRID[1] - _LOG_GRID[0]
     place = (at - _LOG_GRID[0]) / step
     left = place.detach().floor().long().clamp(0, GRID - 2)[:, None]
@@ -264,7 +264,7 @@ def _most_likely(evidence: _Evidence, mean: Tensor) -> Tensor:
 def _most_likely_repeat_bias(evidence: _Evidence, values: Tensor) -> Tensor:
     """Return r, float64 (), at the maximum of its posterior given the other four. Only whole histories are used.
 
-    Its prior is a standard logistic distribution, which adds one repeat and one other event to the data. After Q
+    The prior of r is a standard logistic distribution, which adds one repeat and one other event to the data. After Q
     questions without any repeat, r is about -log(2 + Q m). Here m is the mean of the total probability that the network
     gives to the items of the history.
     """

@@ -98,7 +98,7 @@ def contents(
 def load(path: AnyPath, device: torch.device | str = "cpu") -> FittedModel:
     """Read a file of `save`, or a folder for the Hub.
 
-    No random weight is drawn: the network is built without memory, and then filled.
+    The network is built on the meta device and then filled, so no random weights are drawn.
 
     Raises:
         FileNotFoundError: there is no such file.

@@ -107,8 +107,8 @@ class TrainConfig:
     """How the network is trained. A setting that is None is chosen from the log (`plan.py`)."""
 
     epochs: int | None = None
-    """Passes over all events; the learning rate's cosine ends with the last. None: 40 if users have 50 events or more
-    on average, else 20, as more would memorise a sparse log."""
+    """Passes over all events. The cosine schedule of the learning rate ends with the last pass. None: 40 if users have
+    50 events or more on average, else 20, as more would memorise a sparse log."""
     batch_size: int | None = None
     """Mean number of windows in a step: steps of short windows have more of them, steps of long ones fewer, so that all
     hold about as many events. A log too small for 200 steps an epoch takes fewer. None: as many as give about 4,096
@@ -132,10 +132,11 @@ class TrainConfig:
     bert_replacement: bool = False
     """Show 80% of the hidden places as the mask, 10% as a random item and 10% unchanged (BERT). False masks all."""
     next_item_share: float = 1.0
-    """The first steps' share that predict every next item from the left (causal attention), instead of a cloze."""
+    """At the start of the training, the share of steps that predict every next item (causal attention), not a cloze."""
     next_item_until: float | None = None
     """The part of the training after which `next_item_share` has fallen, linearly, to 0. The rest is pure cloze. None:
-    half if users have 50 events or more on average, else all, since a short history has few items to hide."""
+    half if users have 50 events or more on average, else all, since a cloze can hide only few items of a short
+    history."""
     whole_history: bool = True
     """Whether windows cover the whole of a longer history. False trains on its newest max_seq_len events only."""
     num_negatives: int | None = None
@@ -145,8 +146,8 @@ class TrainConfig:
     """Whether matrix products use bfloat16 if the hardware multiplies in it. False computes all of them in float32."""
     clock: bool | None = None
     """Whether the network reads the time between events, and from the last event to the query. None: yes if the log has
-    timestamps and held-out events are ranked as well or better with them. This holds up to 1,024 users' last events out
-    of the training."""
+    timestamps and held-out events are ranked as well or better with them. For this decision, up to 1,024 users' last
+    events are held out of the training."""
     patience: int | None = None
     """Stop after this many epochs without a better validation NDCG@10, with the best weights. None: no validation."""
     seed: int = 0

@@ -1,4 +1,4 @@
-"""CUDA graphs of training steps: one call replays a step of a known shape, instead of a thousand calls.
+"""CUDA graphs of training steps: one call replays all the operations of a step, which otherwise take a thousand calls.
 
 A step of this small network takes a GPU about a millisecond. Python takes ten times as long to launch the operations of
 a step one by one. Batches come in few shapes (`batches.rounded_length`). The first step of a shape runs as in

@@ -52,7 +52,7 @@ def timeout_s() -> float:
 
 
 class Ranks:
-    """The processes of one training, as one of them sees them. Without a group, there is only this process."""
+    """The ranks of one training, and the rank of this process. Without a process group, there is only this process."""
 
     def __init__(self, rank: int = 0, world_size: int = 1, group: dist.ProcessGroup | None = None) -> None:
         self.rank, self.world_size, self._group = rank, world_size, group
@@ -85,13 +85,13 @@ class Ranks:
         return total[0]
 
     def sum(self, tensor: Tensor) -> None:
-        """Sum a tensor over the ranks, in place. All ranks get the same bits."""
+        """Sum a tensor over the ranks, in place. All ranks get the same result, bit for bit."""
         if self._group is not None:
             with _typed_errors():
                 dist.all_reduce(tensor, group=self._group)
 
     def largest(self, *values: int) -> list[int]:
-        """Return the largest of each number over the ranks, so that all do what one of them wants."""
+        """Return the maximum of each number over the ranks. So if one rank sets a flag, all ranks know it."""
         if self._group is None:
             return list(values)
         tensor = torch.tensor(values, dtype=torch.int64)
@@ -130,7 +130,7 @@ ALONE = Ranks()
 
 @contextmanager
 def training_ranks(device: torch.device) -> Iterator[Ranks]:
-    """Yield the ranks of a training on this device, once all have come. There is one rank if no other process was
+    """Wait for all ranks of a training on this device, and yield them. There is one rank if no other process was
     started.
 
     Raises:

@@ -64,8 +64,9 @@ def next_states(network: Bert4RecNetwork, histories: SequenceStore) -> Tensor:
 def _keep_freed_memory() -> None:
     """Keep freed memory for the next pass, which glibc might otherwise give back to the system.
 
-    glibc gives back free memory at the heap's end beyond twice the largest block freed so far. Fetching the pages again
-    in each pass took half as long as the arithmetic. A block that is freed untouched costs nothing.
+    glibc returns free memory at the end of the heap to the system if it exceeds twice the largest block freed so far.
+    Fetching the pages again in each pass took half as long as the arithmetic. So one large block is allocated and freed
+    here, which costs nothing.
     """
     torch.empty(KEPT_BYTES, dtype=torch.uint8)
 

@@ -58,8 +58,8 @@ def event_weights(
 
     This is occlusion (Zeiler & Fergus 2014, arXiv:1311.2901; leave-one-out attribution): weight = log p(item | history)
     - log p(item | history with that event hidden). A hidden event is replaced by the mask, so the other events keep
-    their positions, and the network has learned to read such sequences. Removing the event would shift all older ones.
-    On MovieLens-100K, that doubled the mean weight of old events (.010 instead of .005 nats).
+    their positions, and the network has learned to read such sequences. Removing the event instead would shift all
+    older events. On MovieLens-100K, such shifts doubled the mean weight of old events (.010 instead of .005 nats).
 
     Transitions count as long as the newest event is visible. `repeat_bias` applies to an item as long as one of its
     events is visible. Weights do not add up to a total: of two events with the same information, each alone may weigh
@@ -119,7 +119,7 @@ def event_weights(
 
 
 def _shifts(known: np.ndarray, hidden: np.ndarray, repeat_bias: float) -> Shifts:
-    """Return the shifts for each variant of a history: those of all its items, except one whose only event is hidden.
+    """Return the shifts for each variant of a history. An item whose only event is hidden gets no shift.
 
     Args:
         known: item numbers of the history.
@@ -136,7 +136,8 @@ def _shifts(known: np.ndarray, hidden: np.ndarray, repeat_bias: float) -> Shifts
 
 
 def reasons(item_ids: Sequence[Any], weights: np.ndarray, followed: Followed | None = None) -> list[Reason]:
-    """Build one Reason for each event with a weight, the largest weight first. Of equals, the newer event is first.
+    """Build one Reason for each event with a weight, the largest weight first. Of equal weights, the newer event is
+    first.
 
     Args:
         item_ids: the item ids of the history, oldest first.

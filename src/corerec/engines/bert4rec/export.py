@@ -42,12 +42,12 @@ def export_onnx(model: Bert4Rec, folder: str | os.PathLike[str]) -> list[Path]:
     """Write a model for a server without torch: the graph, the ids of its item numbers, and a description.
 
     model.onnx takes `histories`, int64 (B, L), both axes free: item numbers 1..V, oldest first, left-padded with 0. The
-    graph cuts them to the newest max_seq_len - 1 events and appends the blank. The number of events also decides the
-    weight of the transitions from the last item (`TransitionModel`).
+    graph cuts each history to the newest max_seq_len - 1 events and appends the blank. The number of events also
+    decides the weight of the transitions from the last item (`TransitionModel`).
 
-    It returns `log_probabilities`, float32 (B, V + 1), the logarithms of the probabilities of `Bert4Rec.recommend`,
-    also for a history without items. Column n is the item number n, and column 0 is -inf. Padding changes no row's
-    answer.
+    The graph returns `log_probabilities`, float32 (B, V + 1), the logarithms of the probabilities of
+    `Bert4Rec.recommend`, also for a history without items. Column n is for item number n, and column 0 is -inf. Padding
+    changes no row's answer.
 
     The graph of a model that reads time also takes `gaps`, float32 (B, L): the time since the previous event. It takes
     `asked_gaps`, float32 (B,): the time from the last event to the query. A negative gap is unknown.
@@ -86,7 +86,10 @@ def export_onnx(model: Bert4Rec, folder: str | os.PathLike[str]) -> list[Path]:
 
 
 class NextItem(nn.Module):
-    """The graph: `encoding.next_states`, `score_states` and `TransitionModel.blend_`, without branches on data."""
+    """The module to export. It computes the log-probabilities of the next item, without branches on data.
+
+    It combines `encoding.next_states`, `score_states` and `TransitionModel.blend_`.
+    """
 
     item_bias: Tensor
     without_history: Tensor

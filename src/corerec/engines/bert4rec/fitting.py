@@ -1,4 +1,4 @@
-"""Fitting: train on a log with validation and early stopping, then fit transitions and ratings, to a FittedModel."""
+"""Fit a model to a log: train with validation and early stopping, then fit the transitions and the ratings."""
 
 from __future__ import annotations
 
@@ -224,8 +224,8 @@ def _hold_out_probe(store: SequenceStore, seed: int) -> tuple[SequenceStore, Hol
 def time_helps(network: Bert4RecNetwork, probe: Holdout) -> bool:
     """Return whether held-out events are ranked as well or better with time.
 
-    The mean NDCG@10 is compared, with the query's time known and unknown. The network can also rank without time, as
-    training drops times at random (`time_encoding.training_gaps`).
+    The mean NDCG@10 is compared between three cases: the query's time known, unknown, and no times at all. The network
+    can also rank without time, as training drops times at random (`time_encoding.training_gaps`).
     """
     known, unknown, without = (
         evaluate(NetworkScorer(network), holdout, names=["NDCG"]).value("NDCG")

@@ -191,7 +191,8 @@ def _train(
 def _interpolate(network: Bert4RecNetwork, start: dict[str, Tensor], is_first: np.ndarray) -> None:
     """Interpolate between the weights before and after the training, as WiSE-FT does (arXiv:2109.01903).
 
-    This undoes a part of what the short training forgot. The rows of items without earlier events stay as trained.
+    The interpolation recovers a part of what the short training forgot. Rows of items without earlier events keep their
+    trained values.
     """
     new = torch.from_numpy(np.flatnonzero(is_first)).to(network.device)
     for name, parameter in network.named_parameters():
@@ -211,7 +212,7 @@ def _ndcg(scorer: NetworkScorer, queries: Holdout) -> np.ndarray:
 def _figures(
     queries: Holdout, before: np.ndarray, after: np.ndarray, known_users: int, is_first: np.ndarray
 ) -> dict[str, tuple[int, float, float]]:
-    """Return the `figures` of a GrowthReport. A query's groups depend on its user and its answer."""
+    """Return the `figures` of a GrowthReport. A query belongs to groups by its user and its target."""
     groups = {
         "newest events": np.ones(len(queries), bool),
         "of old users": queries.users <= known_users,

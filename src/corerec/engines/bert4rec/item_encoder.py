@@ -125,7 +125,10 @@ class ItemContent:
 
     @torch.no_grad()
     def rows(self, item_ids: Sequence[Any], features: ItemFeatures) -> tuple[Tensor, Tensor]:
-        """Return vectors, float32 (n, D), and biases, float32 (n,), of new items. Items do not affect each other."""
+        """Return vectors, float32 (n, D), and biases, float32 (n,), of new items.
+
+        Each item's values depend only on its features and id.
+        """
         encoder = ItemEncoder(self.encoder.code_embedding.shape[1], self.table.num_codes, self.table.dense_dim)
         encoder.load_state_dict(self.encoder.state_dict(), assign=True)
         encoder.attach(features, np.zeros(len(features) + 1, np.int64))

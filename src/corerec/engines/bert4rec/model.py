@@ -273,8 +273,9 @@ class Block(nn.Module):
         """Compute `_attend` for one query a sequence, float (B, D), without keys and values of all places (B, L, D).
 
         As q . (W n) = (W^T q) . n, the query is multiplied by the transposed key matrix. The value matrix is applied
-        once, to the weighted mean of the places. DeepSeek-V2 (arXiv:2405.04434, 2.1) absorbs projections in this way.
-        The keys' bias adds the same to each score. The values' bias is added whole, as the weights sum to 1.
+        only once, to the weighted mean of `normed` over the places. DeepSeek-V2 (arXiv:2405.04434, 2.1) absorbs
+        projections in this way. The keys' bias adds the same number to all scores, so it is left out. The values' bias
+        is added whole, as the weights sum to 1.
         """
         _, to_keys, to_values = self.query_key_value.weight.unflatten(0, (3, self.num_heads, -1))  # (H, D / H, D)
         by_head = query.unflatten(1, (self.num_heads, -1)).transpose(0, 1)  # (H, B, D / H)
@@ -320,8 +321,8 @@ class Dropout(nn.Module):
     """Dropout that multiplies by a random part of noise that was drawn in advance.
 
     A Bernoulli draw for each value takes a CPU as long as a block's matrix products. So the noise is drawn once an
-    epoch, in blocks, and each call reads it from a random start. `seed_epoch` and `seed_step` set all of this, so a
-    training that resumes at a step drops the same values.
+    epoch, in blocks, and each call reads it from a random start. `seed_epoch` and `seed_step` set the noise and the
+    starts, so a training that resumes at a step drops the same values.
     """
 
     BLOCK = 2**22  # values of noise
@@ -392,7 +393,10 @@ class Dropout(nn.Module):
         return noise
 
     def _drawn(self, length: int) -> Tensor:
-        """Draw bool (length or more,). Each block has a seed of its own, so that longer noise begins with the same."""
+        """Draw bool (length or more,).
+
+        Each block of noise has its own seed, so that a longer draw begins with the same values.
+        """
         while len(self._blocks) * self.BLOCK < length:
             generator = torch.Generator().manual_seed(self._noise_seed + len(self._blocks))
             self._blocks.append(torch.rand(self.BLOCK, generator=generator) >= self.p)

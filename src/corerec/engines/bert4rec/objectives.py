@@ -1,4 +1,5 @@
-"""The two training objectives: cloze (masked items) and next items. Pure functions; randomness is passed in.
+"""The two training objectives: cloze (masked items) and next items. Both are pure functions, which take the random
+generator as an argument.
 
 B batch, L sequence length.
 """
@@ -21,7 +22,7 @@ def cloze_mask(
 ) -> tuple[Tensor, Tensor]:
     """Hide random items for the model to recover (BERT4Rec, arXiv:1904.06690, section 3.6).
 
-    In each row, round(mask_prob * items) items are hidden, and at least one, as in the authors' own code. So every row
+    In a row of n items, round(mask_prob * n) are hidden, and at least one, as in the authors' own code. So every row
     contributes a similar number of targets.
 
         items   [[0, 5, 6, 7, 8]]  ->  inputs [[0, 5, M, 7, 8]], targets [[-, -, 6, -, -]]

@@ -24,7 +24,7 @@ NEGATIVES = 2048
 
 @dataclass(frozen=True)
 class TrainPlan:
-    """The settings of one training, with nothing left open. `TrainConfig` explains each field."""
+    """The settings of one training, without any None to be chosen. `TrainConfig` explains each field."""
 
     epochs: int
     batch_size: int
@@ -97,8 +97,8 @@ def batch_size_for(num_windows: int, num_events: int, batch_size: int | None) ->
     """Mean windows in a step: `batch_size`, but fewer in a small log, whose epoch would otherwise have too few steps.
 
     The cloze loss leaves its plateau after hundreds of steps, however many windows each has. Without a `batch_size`,
-    it is the power of two that puts about EVENTS_A_STEP events into a step. So batches are small for long histories,
-    and large for short ones.
+    the result is the power of two that puts about EVENTS_A_STEP events into a step. So batches are small for long
+    histories, and large for short ones.
     >>> batch_size_for(num_windows=100_000, num_events=10**7, batch_size=256)
     256
     >>> batch_size_for(num_windows=22_000, num_events=10**6, batch_size=256)

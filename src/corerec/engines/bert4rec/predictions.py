@@ -25,7 +25,7 @@ UNSEEN = "predict gives them the add-one probability of an item never met, 1 / (
 
 
 def rating_model(model: FittedModel, kind: Kind | None) -> RatingModel | None:
-    """Return the model that answers predictions of this kind; None for probabilities.
+    """Return the rating model if predictions of this kind need it; None for probabilities.
 
     Raises:
         DataError: `kind` is unknown, or ratings are wanted and `fit` got none.

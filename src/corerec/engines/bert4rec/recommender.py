@@ -64,7 +64,7 @@ class Bert4Rec(Settings, Answering):
         """Train on a log of events, one row each, and forget what was learned before.
 
         Processes that torchrun started, or that are in one torch.distributed group, share the training if all of them
-        make this call with the same log. All end with the same model.
+        make this call with the same log. All processes end with the same model.
 
         Args:
             user_ids, item_ids: any hashable ids: lists, NumPy, pandas, polars or Arrow columns of one length.

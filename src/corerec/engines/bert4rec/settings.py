@@ -15,7 +15,7 @@ from corerec.errors import ConfigError
 
 
 class Settings:
-    """The settings that a model is constructed with, and the model that was fitted with them."""
+    """The settings of a model, which its constructor checks, and the model that was fitted with them."""
 
     def __init__(
         self,

@@ -15,13 +15,13 @@ from numpy.typing import DTypeLike
 class StateCache:
     """A cache of at most `capacity` states, one a user. The least recently used goes first. Thread-safe.
 
-    A state is the hidden state after one history, from which any item is scored in a microsecond. Its log total is the
-    logarithm of the sum of the exponentiated scores over the catalogue, with the repeat bias. It is NaN until a
-    probability is asked for.
+    A state is the hidden state after one history, from which any item is scored in a microsecond. The state's log total
+    is the logarithm of the sum of the exponentiated scores over the catalogue, with the repeat bias. The log total is
+    NaN until a probability is asked for.
 
     The caller says how many events the user's history has now. Histories only grow, so a state of fewer events is stale
     and is not returned. A slow thread cannot replace a newer state by a stale one. A state that depends on the time of
-    the query is kept with that time, a number. Only one time of a user is kept.
+    the query is kept with that time, a number. The cache keeps only one such time for each user.
 
     States are rows of arrays, as Python's garbage collector would visit many small objects again and again.
     """
@@ -42,7 +42,7 @@ class StateCache:
         self._lock = threading.Lock()
 
     def __getstate__(self) -> tuple[int, DTypeLike, int]:
-        """Return the settings alone: a copy starts empty."""
+        """Pickle the settings of the cache only: a copy starts without states."""
         return self._states.shape[1], self._states.dtype, self.capacity
 
     def __setstate__(self, state: tuple[int, DTypeLike, int]) -> None:

@@ -8,7 +8,7 @@ the log's own smallest gap, so that seconds, days and nanoseconds need no settin
     bucket   0        1      2          3           4            ...
     gap      unknown  0      up to u    up to 2 u   up to 4 u    ...
 
-A gap of more than twice the longest bucket's is taken as unknown, since training had no such gap.
+Much longer gaps than any in training (`GapScale.longest`) count as unknown.
 
 HSTU (Zhai et al. 2024, arXiv:2402.17152) adds log-bucketed gaps to its attention scores. Here the gaps are inputs of
 the network. This costs almost no time, and on MovieLens-100K it gained as much (`benchmarks/LAB.md`).
@@ -96,7 +96,8 @@ def gaps_between(times: Tensor, is_known: Tensor) -> Tensor:
 def training_gaps(
     times: Tensor, is_item: Tensor, hidden: Tensor | None, generator: torch.Generator
 ) -> tuple[Tensor, bool]:
-    """Return the gaps of one training step. Some are set to unknown, so that the network also learns to answer without.
+    """Return the gaps of one training step. Some gaps are set to unknown, so that the network also learns to answer
+    without gaps.
 
     Args:
         times: float64 (B, L).

@@ -79,9 +79,9 @@ def train_epochs(
 ) -> Iterator[TrainPlan | StepResult | EpochResult]:
     """Train in place. Yield the plan first, a StepResult after each step, and an EpochResult after each epoch.
 
-    At each EpochResult the network has the averaged weights, to be validated, kept or copied. Training continues from
-    the plain weights. A caller that stops in the middle of an epoch calls `state.ema.use_average()`. The network is in
-    training mode while this runs; between epochs the caller may switch it to evaluation mode.
+    At each EpochResult, the network has the averaged weights, so that the caller can validate or copy them. Training
+    continues from the plain weights. A caller that stops in the middle of an epoch calls `state.ema.use_average()`. The
+    network is in training mode while this runs; between epochs the caller may switch it to evaluation mode.
 
     Args:
         state: the state to begin with: a fresh `TrainingState.start`, or one that was saved after any step.

@@ -141,7 +141,7 @@ def deferred_interrupts(is_on: bool) -> Iterator[Interruption]:
 
 
 def identity(state: TrainingState) -> dict[str, Any]:
-    """Return the values that must be equal for a training to continue, and on all of its ranks."""
+    """Return the values that must be equal on all ranks, and in the checkpoint from which a training continues."""
     return {
         "log_digest": state.log_digest,
         "items_digest": state.items_digest,

@@ -127,8 +127,8 @@ class TrainingState:
 class EmaWeights:
     """An exponential moving average of a network's weights (Polyak & Juditsky 1992; Morales-Brotons et al. 2024).
 
-    The average approximates where the weights settle once the learning rate has decayed. In the middle of a training it
-    ranks as well as plain weights do much later (`benchmarks/LAB.md`), and no worse at the end.
+    The average approximates where the weights settle once the learning rate has decayed. In the middle of a training,
+    the average ranks as well as plain weights do much later (`benchmarks/LAB.md`). At the end it ranks no worse.
     """
 
     def __init__(self, network: Bert4RecNetwork, num_steps: int) -> None:
