@@ -1,4 +1,4 @@
-"""Windows over histories -> batches of item numbers: windows of similar length, about as many padded events in each.
+"""Cut histories into windows, and batch windows of similar length, with about as many padded events in each batch.
 
 B windows of the batch, L its longest window.
 """
@@ -52,16 +52,16 @@ def window_counts(lengths: np.ndarray, max_seq_len: int, whole_history: bool) ->
 
 
 def batch_order(lengths: np.ndarray, num_batches: int, random: np.random.Generator) -> list[np.ndarray]:
-    """Which windows go together: near equals in length, about as many padded events a batch, in random order.
+    """Group windows of nearly equal length into batches of about as many padded events, in random order.
 
-    A batch of short windows has many of them, and one of long windows few. So no batch takes much more memory than the
-    mean, however long the longest windows are.
+    A batch has many windows if they are short, and few if they are long. So no batch needs much more memory than the
+    mean batch, even if a few windows are very long.
 
     Args:
         lengths: int64 (windows,), from 1.
-        num_batches: how many; fewer where there are fewer windows.
+        num_batches: the number of batches. There are fewer if there are fewer windows.
     Returns:
-        int64 arrays of window indices, each window in exactly one, none empty.
+        int64 arrays of window indices, none empty, with each window in exactly one.
     """
     num_batches = min(num_batches, len(lengths))
     if not num_batches:
@@ -116,7 +116,7 @@ def epoch_batches(
     random: np.random.Generator,
     first: int = 0,
 ) -> Iterator[Batch]:
-    """One pass over the store in so many batches.
+    """Yield one pass over the store in `num_batches` batches.
 
     Args:
         first: the number of batches to skip at the start, as they were trained on before.

@@ -110,9 +110,8 @@ class TrainConfig:
     """Passes over all events. The cosine schedule of the learning rate ends with the last pass. None: 40 if users have
     50 events or more on average, else 20, as more would memorise a sparse log."""
     batch_size: int | None = None
-    """Mean number of windows in a step: steps of short windows have more of them, steps of long ones fewer, so that all
-    hold about as many events. A log too small for 200 steps an epoch takes fewer. None: as many as give about 4,096
-    events a step."""
+    """The mean number of windows in a step. A step has more windows if they are short, so that all steps have about as
+    many events. A log too small for 200 steps an epoch takes fewer windows. None: about 4,096 events a step."""
     learning_rate: float = 0.001
     """Peak of AdamW's learning rate."""
     warmup_steps: int | None = None

@@ -66,6 +66,7 @@ class Ranks:
         """Return this rank's share of the rows of a batch; empty if there are fewer rows than ranks.
 
         All rows of a batch are padded to one width, so equal numbers of rows are equal work.
+
         >>> [Ranks(rank, 3).rows(8) for rank in range(3)]
         [slice(0, 2, None), slice(2, 5, None), slice(5, 8, None)]
         """

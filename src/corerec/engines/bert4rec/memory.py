@@ -1,4 +1,4 @@
-"""How much memory a training takes, estimated before it begins, and how much is free."""
+"""Estimate the memory that a training takes before it begins, and find how much is free."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ MEMORY_FILES = (("memory.max", "memory.current"), ("memory/memory.limit_in_bytes
 
 
 def training_bytes(config: ModelConfig, padded_events: int, num_competing: int) -> int:
-    """Bytes that a training takes beside its log, at most: an estimate, fitted to measurements on a CPU.
+    """Estimate the most bytes that a training takes beside its log. The formula is fitted to measurements on a CPU.
 
     Args:
         padded_events: windows times padded length of the largest step.
-        num_competing: items in the loss.
+        num_competing: the number of items that compete in the loss.
     """
     dim, length = config.hidden_dim, min(config.max_seq_len, padded_events)
     feedforward = config.feedforward_dim or 4 * dim
@@ -37,7 +37,7 @@ def training_bytes(config: ModelConfig, padded_events: int, num_competing: int) 
 
 
 def free_bytes(device: torch.device) -> int | None:
-    """Memory that this process may still take on a device; None where the system does not say."""
+    """Return the bytes that this process may still use on a device, or None where the system does not say."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     if device.type != "cpu":
@@ -57,7 +57,7 @@ def free_bytes(device: torch.device) -> int | None:
 
 
 def warn_if_too_little(wanted: int, device: torch.device, stacklevel: int = 2) -> None:
-    """Say so where a training will not fit, before it begins."""
+    """Warn before a training begins if it will not fit into memory."""
     free = free_bytes(device)
     if free is not None and wanted > free:
         warnings.warn(
@@ -69,7 +69,7 @@ def warn_if_too_little(wanted: int, device: torch.device, stacklevel: int = 2) -
 
 
 def as_text(num_bytes: int) -> str:
-    """Bytes for people.
+    """Return a number of bytes as text for people.
 
     >>> as_text(340_000_000), as_text(2_140_000_000)
     ('340 MB', '2.1 GB')

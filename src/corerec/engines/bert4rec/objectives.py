@@ -58,6 +58,7 @@ def cloze_mask(
 
 def next_item_targets(items: Tensor) -> tuple[Tensor, Tensor]:
     """Set the target of every place but the last to the next item. The network needs causal attention.
+
         items   [[0, 5, 6, 7]]  ->  inputs [[0, 5, 6, 7]], targets [[-, 6, 7, -]]
 
     Args:

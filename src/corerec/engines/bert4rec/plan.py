@@ -33,15 +33,15 @@ class TrainPlan:
     dropout: float
     next_item_until: float
     num_negatives: int | None
-    """None: every item competes."""
+    """The number of sampled negatives. None: every item competes."""
     padded_events: int
-    """Of the largest step: windows times padded length. Other epochs' differ by some percent."""
+    """The size of the largest step, windows times padded length. It differs between epochs by some percent."""
     memory_bytes: int
-    """What training takes beside the log, at most; an estimate."""
+    """An estimate of the most memory that the training takes beside the log."""
 
     @property
     def num_batches(self) -> int:
-        """Steps of an epoch."""
+        """The number of steps of an epoch."""
         return self.num_steps // self.epochs
 
     @classmethod
@@ -84,7 +84,7 @@ class TrainPlan:
 
 
 def _largest_step(store: SequenceStore, max_seq_len: int, whole_history: bool, num_batches: int) -> int:
-    """Padded events of the largest batch of an epoch."""
+    """Return the number of padded events of the largest batch of an epoch."""
     random = np.random.default_rng(0)
     starts, ends = windows(store.offsets, max_seq_len, whole_history, random)
     lengths = ends - starts
@@ -94,11 +94,13 @@ def _largest_step(store: SequenceStore, max_seq_len: int, whole_history: bool, n
 
 
 def batch_size_for(num_windows: int, num_events: int, batch_size: int | None) -> int:
-    """Mean windows in a step: `batch_size`, but fewer in a small log, whose epoch would otherwise have too few steps.
+    """Return the mean number of windows in a step: `batch_size`, but fewer in a small log, to give an epoch enough
+    steps.
 
     The cloze loss leaves its plateau after hundreds of steps, however many windows each has. Without a `batch_size`,
     the result is the power of two that puts about EVENTS_A_STEP events into a step. So batches are small for long
     histories, and large for short ones.
+
     >>> batch_size_for(num_windows=100_000, num_events=10**7, batch_size=256)
     256
     >>> batch_size_for(num_windows=22_000, num_events=10**6, batch_size=256)
