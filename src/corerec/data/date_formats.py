@@ -1,7 +1,7 @@
 """Read dates as people write them (31/01/2023 5:06 PM, Jan 31, 2023) as nanoseconds UTC, one format for a whole column.
 
-Texts of one shape ("00/00/0000 00:00") are read together. A regular expression finds the fields of the first text, and
-all texts of that shape are cut at the same byte positions.
+Texts of one shape ("00/00/0000 00:00") are read together. A regular expression finds the fields of the first text of a
+shape. All texts of this shape have their fields at the same byte positions.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Ids, normalised by value. This module alone decides which ids of columns, files and requests are the same.
+"""Normalise ids by value. This module alone decides which ids of columns, files and requests are the same.
 
 10, 10.0, Decimal("10.00") and NumPy's or a tensor's 10 are one id; "10" is another, and "007" is text.
 """

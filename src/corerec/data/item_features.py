@@ -23,7 +23,7 @@ ITEM_ID = "item_id"
 
 @dataclass(frozen=True)
 class ItemFeatures:
-    """The features of n items, in numbers.
+    """The features of n items as arrays of numbers.
 
     Attributes:
         codes: int32 (n, K), each item's codes, 0 where an item has fewer than K.

@@ -1,4 +1,4 @@
-"""The events of a log as a DuckDB table: checked, filtered, their ids numbered, and sorted into a store's files.
+"""Check, filter and number the events of a log in a DuckDB table, and write them to a store's files, sorted.
 
 This module applies the rules of `ids.py`, `times.py`, `columns.py` and `tables.py` in SQL, or to a chunk of rows at a
 time.

@@ -76,7 +76,7 @@ class SequenceStore:
 
     @property
     def lengths(self) -> np.ndarray:
-        """Events in each row, int64 (rows,)."""
+        """The number of events in each row, int64 (rows,)."""
         return self.offsets[1:] - self.offsets[:-1]
 
     def row(self, row: int) -> np.ndarray:

@@ -39,7 +39,7 @@ MAGIC = {b"PAR1": "parquet", b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b
 
 @dataclass(frozen=True)
 class TextFormat:
-    """How a text file is written. None means that the first lines decide."""
+    """The format of a text file. None means that the first lines decide."""
 
     header: bool | None = None
     """Whether the first line names the columns."""
@@ -77,7 +77,7 @@ def open_source(
     wanted: Iterable[str | None],
     query: str | None = None,
 ) -> Source:
-    """Look at the files, and decide how DuckDB reads them.
+    """Inspect the files, and decide how DuckDB reads them.
 
     Args:
         stack: closes temporary files once all is read.

@@ -1,4 +1,4 @@
-"""Read interaction files as people have them into checked columns: an EventTable, and from it Interactions.
+"""Read files of interactions into checked columns, an EventTable, from which Interactions are made.
 
     ratings.csv, events.parquet, days/*.jsonl, log.sqlite, - ...  ->  EventTable  ->  Interactions
 
@@ -31,7 +31,7 @@ from corerec.errors import DataError
 
 @dataclass(frozen=True)
 class Filters:
-    """Which events of a log are read. `where` is applied first; `min_events` and `max_events` are applied last."""
+    """Filters for the events of a log. `where` is applied first; `min_events` and `max_events` are applied last."""
 
     where: str | None = None
     """An SQL condition on the file's columns, such as "event = 'buy'"; without a header, the columns are named c1, c2

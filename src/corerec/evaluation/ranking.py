@@ -1,4 +1,4 @@
-"""The rank of every target in the whole catalogue, and how often each item is recommended, in one pass.
+"""Rank every target in the whole catalogue, and count how often each item is recommended, in one pass.
 
 B histories, V items. Results are kept in arrays that are allocated once. Small arrays between large blocks of scores
 would fragment the heap, which had grown to 8.7 GB for 872,000 users.

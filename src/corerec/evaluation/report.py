@@ -29,7 +29,7 @@ class Measure:
 
 @dataclass(frozen=True)
 class Report:
-    """The measures of one scorer: for machines (`to_dict`, `to_frame`, `to_json`) and for people (`table`)."""
+    """The measures of one scorer, as values (`to_dict`, `to_frame`, `to_json`) and as a table for people (`table`)."""
 
     scorer: str
     num_questions: int

@@ -1,4 +1,4 @@
-"""Read the event log as a table, beside a running server. If the log is damaged, all readable events are read."""
+"""Read the event log as a table, even while a server runs. If the log is damaged, all readable events are read."""
 
 from __future__ import annotations
 

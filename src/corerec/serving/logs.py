@@ -1,4 +1,4 @@
-"""Log lines that no name, id or path can forge, as control characters are escaped."""
+"""Escape control characters in log lines, so that no name, id or path can forge a line."""
 
 from __future__ import annotations
 

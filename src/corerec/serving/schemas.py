@@ -358,7 +358,7 @@ class UserHistory(Answer):
 
 
 class SimilarRequest(Request):
-    """Asks for the items that are most similar to one item."""
+    """The request for the items that are most similar to one item."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"item_id": 50, "top_k": 5}]})
 

@@ -37,7 +37,7 @@ RATINGS_AT_ONCE = 2**22  # expected ratings in memory: 32 MB, and as many exclus
 
 
 class RuleOptions(TypedDict, total=False):
-    """The keywords for which items may be recommended, and in which order."""
+    """The keywords that say which items may be recommended, and in which order."""
 
     exclude_seen: ExcludeSeen
     exclude: Iterable[ItemId]

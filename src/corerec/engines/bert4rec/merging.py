@@ -125,5 +125,5 @@ def _known_again(rows: np.ndarray, items: np.ndarray, times: np.ndarray, is_new:
 
 
 def alone(log: Interactions) -> MergedLog:
-    """Return a log as a MergedLog of new events, without the model's own."""
+    """Return a log as a MergedLog in which all events are new, without the model's events."""
     return MergedLog(log, np.ones(log.sequences.num_events, bool))

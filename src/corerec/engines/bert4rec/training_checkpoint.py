@@ -1,4 +1,4 @@
-"""A training's checkpoint: the training's state in one file, written whole or not at all, to continue from."""
+"""The checkpoint of a training: one file with the training's state, from which the training can continue."""
 
 from __future__ import annotations
 
