@@ -326,7 +326,7 @@ class TransitionModel:
 
     @cached_property
     def masses(self) -> np.ndarray:
-        """The sum of all discounted counts of each last item, float64 (V + 1,); never above its total."""
+        """The sum of all discounted counts of each last item, float64 (V + 1,); at most the item's total count."""
         rows = np.repeat(np.arange(self._columns), np.diff(self.offsets))
         return np.bincount(rows, self.counts - self.discounts[np.minimum(self.counts, 3) - 1], self._columns)
 
