@@ -1,4 +1,4 @@
-"""Give a model as many rows as it accepts, where one bad row makes it refuse a whole block."""
+"""Give a model as many rows as it accepts, although one bad row makes it refuse a whole block."""
 
 from __future__ import annotations
 

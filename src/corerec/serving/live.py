@@ -60,8 +60,8 @@ class _Logged(NamedTuple):
 class EventBatch:
     """Events that the server takes all together or not at all.
 
-    With `on_unknown="raise"` an unknown item refuses the batch. Otherwise, events of unknown items are only logged, for
-    the next fit.
+    With `on_unknown="raise"`, the server refuses a batch with an unknown item. Otherwise, events of unknown items are
+    only logged, for the next fit.
     """
 
     events: Sequence[LoggedEvent]

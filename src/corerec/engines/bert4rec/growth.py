@@ -1,6 +1,6 @@
 """Growth: train a fitted model on new events, users and items, so that it keeps what it had learned.
 
-V items before, W items after; D hidden_dim.
+V items before the update, W items after it; D hidden_dim.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """New items: grow a network's item table. New rows start from the items' content, or from their neighbours' vectors.
 
-V items before, W items after; D hidden_dim.
+V items before the table grows, W items after; D hidden_dim.
 """
 
 from __future__ import annotations
