@@ -3,10 +3,10 @@
     with atomic_file("shop.model") as file:
         file.write(data)
 
-The data goes to a hidden folder `.corerec-<16 hex digits>.partial` beside the file, is flushed to the disk and renamed
-into place. A process that is killed leaves that folder behind. The folder holds a lock, which the system releases when
-its process dies. So the next write in the same folder removes abandoned folders, and never a folder in use, even by
-another machine.
+The data goes to a hidden folder `.corerec-<16 hex digits>.partial` in the same folder, is flushed to the disk and
+renamed into place. A process that is killed leaves that folder behind. The folder holds a lock, which the system
+releases when its process dies. So the next write in the same folder removes abandoned folders, and never a folder in
+use, even by another machine.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ def prepare(
     """Sort a log of any size into a store: a folder that fit, tune, update, evaluate and recommend take as a log.
 
     A log is read once and sorted once, and its store is then mapped into memory. So a log may be larger than the
-    memory. During the work, temporary files lie beside the store.
+    memory. During the work, temporary files are in the folder of the store.
 
     \b
     Examples:

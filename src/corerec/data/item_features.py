@@ -27,7 +27,7 @@ class ItemFeatures:
 
     Attributes:
         codes: int32 (n, K), each item's codes, 0 where an item has fewer than K.
-        weights: float32 (n, K), the weight of each code; 0 beside code 0.
+        weights: float32 (n, K), the weight of each code; 0 for code 0.
         dense: float32 (n, T), the values of all vector columns.
     """
 
@@ -249,7 +249,7 @@ def _category_codes(column: FeatureColumn, values: pd.Series) -> tuple[np.ndarra
 
 
 def _number_codes(column: FeatureColumn, values: pd.Series) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the row, code and weight of the two knots beside each number (linear, and constant beyond the ends)."""
+    """Return the row, code and weight of the two knots around each number (linear, and constant beyond the ends)."""
     numbers, knots = _numbers(values), np.array(column.knots)
     known = np.flatnonzero(np.isfinite(numbers))
     inside = np.clip(numbers[known], knots[0], knots[-1])

@@ -64,7 +64,7 @@ def serve(
         forwarded_allow_ips: proxies whose X-Forwarded-For and -Proto headers are trusted; none when empty.
         titles: item id as text -> title.
         candidate_files: tables of item ids. Each is a list that requests can name. A reload reads them again.
-        events_file: SQLite log of observed events. None puts it beside the model, as MODEL.events.sqlite.
+        events_file: SQLite log of observed events. None puts it in the model's folder, as MODEL.events.sqlite.
         settings: the server's bounds. `host` is added to its allowed hosts.
         threads: CPU threads of torch. The event loop has a thread of its own.
     Raises:

@@ -96,7 +96,7 @@ def contents(
 
 
 def load(path: AnyPath, device: torch.device | str = "cpu") -> FittedModel:
-    """Read a file of `save`, or a folder for the Hub.
+    """Read a file that `save` wrote, or a folder for the Hugging Face Hub.
 
     The network is built on the meta device and then filled, so no random weights are drawn.
 

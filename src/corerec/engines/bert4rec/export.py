@@ -53,7 +53,7 @@ def export_onnx(model: Bert4Rec, folder: str | os.PathLike[str]) -> list[Path]:
     `asked_gaps`, float32 (B,): the time from the last event to the query. A negative gap is unknown.
 
     items.json lists the ids of the numbers 1..V in their order, whole numbers and texts as they are. metadata.json
-    describes these inputs and outputs. Weights of more than 1.5 GB are beside the graph in model.onnx.data.
+    describes these inputs and outputs. Weights of more than 1.5 GB are in a separate file, model.onnx.data.
 
     Args:
         folder: made if absent, and appears whole. Files of an earlier export in it are replaced once all new ones are

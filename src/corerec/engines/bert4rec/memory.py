@@ -20,7 +20,8 @@ MEMORY_FILES = (("memory.max", "memory.current"), ("memory/memory.limit_in_bytes
 
 
 def training_bytes(config: ModelConfig, padded_events: int, num_competing: int) -> int:
-    """Estimate the most bytes that a training takes beside its log. The formula is fitted to measurements on a CPU.
+    """Estimate the most bytes that a training takes in addition to its log. The formula is fitted to measurements on a
+    CPU.
 
     Args:
         padded_events: windows times padded length of the largest step.

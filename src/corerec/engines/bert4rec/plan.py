@@ -37,7 +37,7 @@ class TrainPlan:
     padded_events: int
     """The size of the largest step, windows times padded length. It differs between epochs by some percent."""
     memory_bytes: int
-    """An estimate of the most memory that the training takes beside the log."""
+    """An estimate of the most memory that the training takes in addition to the log."""
 
     @property
     def num_batches(self) -> int:

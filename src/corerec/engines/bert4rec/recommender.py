@@ -1,4 +1,4 @@
-"""Bert4Rec: the facade of the library, which takes and returns ids. The modules beside it do the work."""
+"""Bert4Rec: the facade of the library, which takes and returns ids. The other modules of the package do the work."""
 
 from __future__ import annotations
 

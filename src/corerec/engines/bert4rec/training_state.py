@@ -164,7 +164,7 @@ class EmaWeights:
             self._swap()
 
     def load(self, means: dict[str, Tensor], num_updates: int) -> None:
-        """Load an average that was saved beside plain weights."""
+        """Load an average that was saved together with the plain weights."""
         for name, mean in self.means.items():
             mean.copy_(means[name])
         self.num_updates = num_updates
