@@ -94,7 +94,7 @@ class SequenceStore:
         return newest if self.asked_at is None else replace(newest, asked_at=self.asked_at)
 
     def ranges(self, starts: np.ndarray, ends: np.ndarray) -> SequenceStore:
-        """Return one row for each range starts[i] .. ends[i] of events. It uses little memory besides that of the result."""
+        """Return one row for each range starts[i] .. ends[i] of events. It uses little memory besides the result's."""
         if int((ends - starts).sum()) <= EVENTS_AT_ONCE:
             at, offsets = flat_ranges(starts, ends)
             taken = {name: column[at] for name, column in self._columns().items()}

@@ -10,8 +10,8 @@ A score is state @ vector + bias. There are three exact ways to find the items w
 
 The bounds come from an int8 copy of the table (the quantized table): each limits the scores of a group of items. The
 groups with the highest bounds are scored in float32. If every other group's bound is below the k-th best of these
-scores, no item of those groups can be among the k best. Otherwise the state is searched block by block. That happens if
-many groups nearly tie.
+scores, no item of those groups can be among the k best. Otherwise, all items are scored for this state, block by block.
+That happens if many groups nearly tie.
 
 Normalizers (the log of the sum of exponentiated scores) need every score. If they are asked for, a few states are
 searched block by block. For many states, one pass computes the normalizers and another finds the items by bounds.

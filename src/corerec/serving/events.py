@@ -2,8 +2,9 @@
 
     append(events) -> on disk -> the model observes them -> the client is told
 
-The log is observed again at the start, and by every model that is loaded later. Events that the model's file already
-holds are skipped. A second table of the database holds the items of /v1/catalogue (`catalogue.py`).
+At the start, the model observes the logged events again, and so does every model that is loaded later. Events that the
+model's file already holds are skipped. A second table of the database holds the items of /v1/catalogue
+(`catalogue.py`).
 
 Other processes may read and copy the log while a server writes: `corerec events export`, or
 `sqlite3 LOG ".backup COPY"`. A plain copy of the file lacks the events that are still in LOG-wal.

@@ -118,7 +118,7 @@ class LiveModel:
         self.now, _ = self._prepared(model)
 
     def load(self) -> tuple[Served, _Logged]:
-        """Load the model file, and let the model observe the log's events. The result is for `take_over`.
+        """Load the model file, and let the model observe the logged events. The result is for `take_over`.
 
         Raises:
             FileNotFoundError, CheckpointError: there is no such file, or it is damaged.
