@@ -111,7 +111,7 @@ def merge(model: FittedModel, log: Interactions) -> MergedLog:
 
 
 def _known_again(rows: np.ndarray, items: np.ndarray, times: np.ndarray, is_new: np.ndarray) -> np.ndarray:
-    """Return bool (events,): new events that repeat an old one. n equal old events match n equal new ones."""
+    """Return bool (events,): true for a new event that repeats an old one. An old event is repeated at most once."""
     order = np.lexsort((is_new, times, items, rows))
     keys = np.stack([rows[order], items[order], times[order]])
     starts = np.flatnonzero(np.r_[True, (keys[:, 1:] != keys[:, :-1]).any(0)])
