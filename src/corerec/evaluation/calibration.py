@@ -86,7 +86,8 @@ class Reliability:
 def reliability(
     scorer: ProbabilityScorer | Model, holdout: Holdout, *, num_bins: int = 10, by: Binning = "count", k: int = 1
 ) -> Reliability:
-    """Bin the first recommendation of each question: its mean probability, and how often it came next.
+    """Group the first recommendations of all questions into bins, and compare each bin's mean probability with its
+    hits.
 
     The item that came next is the question's first target. Items of the history are not recommended, which is the
     default of `recommend`. The probabilities are still those over the whole catalogue.

@@ -65,7 +65,7 @@ class Report:
         return json.dumps(self.to_dict(), indent=2, allow_nan=False)
 
     def to_frame(self) -> pd.DataFrame:
-        """Return one row for each measure, with the report's other fields repeated. `pd.concat` joins several reports."""
+        """Return one row for each measure, with the report's other fields repeated. `pd.concat` stacks reports."""
         about = {name: value for name, value in vars(self).items() if name != "measures"}
         return pd.DataFrame([about | vars(measure) for measure in self.measures])
 
