@@ -39,8 +39,10 @@ class CapturedSteps(StepRunner):
     def __init__(
         self, network: Bert4RecNetwork, optimizer: torch.optim.Optimizer, config: TrainConfig, padded_events: int
     ) -> None:
-        """Args:
-        padded_events: of the largest step; one that is twice as large still is captured.
+        """Prepare the graphs.
+
+        Args:
+            padded_events: the padded events of the largest step. A step of up to twice this size is captured, too.
         """
         super().__init__(network, optimizer, config)
         device = network.device
@@ -92,7 +94,7 @@ class CapturedSteps(StepRunner):
             self._updates[graded] = self._recorded(self._clip_and_step)
 
     def _reserve(self, most_events: int) -> None:
-        """Have noise for steps of so many padded events. It may move, so that no graph would find it any more."""
+        """Draw noise for steps of up to `most_events` padded events. The noise may move in memory, so all graphs are dropped."""
         torch.cuda.synchronize(self.network.device)
         self._steps.clear()
         self._seen.clear()
