@@ -94,7 +94,7 @@ class CapturedSteps(StepRunner):
             self._updates[graded] = self._recorded(self._clip_and_step)
 
     def _reserve(self, most_events: int) -> None:
-        """Draw noise for steps of up to `most_events` padded events. The noise may move in memory, so all graphs are dropped."""
+        """Draw noise for steps of up to `most_events` padded events, and drop all graphs, as the noise may move."""
         torch.cuda.synchronize(self.network.device)
         self._steps.clear()
         self._seen.clear()
