@@ -356,6 +356,20 @@ def speed() -> str:
     return markdown(["", "ours", "RecTools 0.19", "RecTools / ours"], cells)
 
 
+def quality_gpu() -> str:
+    """Test figures and seconds of training of `Bert4Rec()` on a GPU, beside those of two cores of a CPU."""
+    rows = []
+    for data, name in (("ml-1m", "MovieLens-1M"), ("beauty", "Beauty")):
+        for file, machine in ((f"quality_{data}_h100", "one H100"), (f"quality_{data}", "2 cores, first edition")):
+            runs = result(file)["runs"]
+            ndcg = [run["test"]["NDCG@10"]["mean"] for run in runs]
+            spread = f"{figure(mean(ndcg))} ({figure(min(ndcg))} to {figure(max(ndcg))})"
+            seconds = median(run["train_seconds"] for run in runs)
+            hits = figure(mean(run["test"]["HR@10"]["mean"] for run in runs))
+            rows.append([name, machine, spread, hits, f"{seconds:,.0f}"])
+    return markdown(["log", "trained on", "NDCG@10", "HR@10", "training s"], rows)
+
+
 # ---------------------------------------------------------------------------------------------------- large logs
 
 
@@ -398,6 +412,7 @@ def scale_log() -> str:
 TABLES: dict[str, Callable[[], str]] = {
     "quality-ml-1m": lambda: quality("ml-1m"),
     "quality-beauty": lambda: quality("beauty"),
+    "quality-gpu": quality_gpu,
     "summary-ml-1m": lambda: quality("ml-1m", SUMMARY["ml-1m"]),
     "summary-beauty": lambda: quality("beauty", SUMMARY["beauty"]),
     "summary-speed": speed,

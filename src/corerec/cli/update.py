@@ -35,13 +35,13 @@ def update(
     *,
     output: Annotated[Path, typer.Option("--output", "-o", metavar="MODEL2", help="Where the grown model is written.")],
     epochs: Annotated[
-        int | None, typer.Option(min=1, help="Passes over the new events, each with other old ones.", show_default="5")
+        int | None, typer.Option(min=1, help="Passes over the new events, each with other old ones.", show_default="15")
     ] = None,
     replay: Annotated[
         float, typer.Option(min=0, max=1, help="Share of the old events that each pass trains on again.")
     ] = 0.3,
     learning_rate: Annotated[
-        float | None, typer.Option(help="Peak of AdamW's rate.", show_default="a fifth of the first training's")
+        float | None, typer.Option(help="Peak of AdamW's rate.", show_default=".7 of the first training's")
     ] = None,
     items: ItemsFile = None,
     retire: Annotated[str, typer.Option(metavar="ID,ID,...", help="Items that are never to be named again.")] = "",

@@ -32,6 +32,8 @@ from corerec.files import atomic_folder
 
 FORMAT = "corerec.bert4rec.onnx"
 FORMAT_VERSION = 1
+EXPORTS_FROM = (2, 13)  # of torch: 2.9 and 2.11 write graphs that fail, or answer wrongly, at other lengths
+TORCH_RELEASE = tuple(int(part) for part in torch.__version__.split(".")[:2])
 OPSET = 18  # the oldest that torch's exporter writes without a converter, and so the widest read
 GRAPH, WEIGHTS, ITEMS, ABOUT = "model.onnx", "model.onnx.data", "items.json", "metadata.json"
 INPUT, OUTPUT = "histories", "log_probabilities"
@@ -217,6 +219,11 @@ def _onnx() -> ModuleType:
         raise MissingPackageError(
             f"exporting needs the package {error.name}, which is not installed: pip install 'corerec-bert4rec[export]'"
         ) from None
+    if TORCH_RELEASE < EXPORTS_FROM:
+        raise MissingPackageError(
+            f"exporting needs torch {'.'.join(map(str, EXPORTS_FROM))} or newer, and this is torch {torch.__version__}: "
+            "earlier ones write a graph for histories of one length; install 'corerec-bert4rec[export]' in a new environment"
+        )
     return onnx
 
 

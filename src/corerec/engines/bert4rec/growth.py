@@ -39,9 +39,9 @@ from corerec.evaluation.ranking import rank_answers
 
 Catalogue = Literal["grow", "replace"]
 Freeze = Literal["blocks", "items"] | None
-EPOCHS = 5
-RATES: dict[Catalogue, float] = {"grow": 0.2, "replace": 0.5}  # of the first training's learning rate
-TRAINED_SHARE = 0.5  # of the way from the old weights to the trained ones, where old events stay (see `_interpolate`)
+EPOCHS = 15
+RATES: dict[Catalogue, float] = {"grow": 0.7, "replace": 0.5}  # of the first training's learning rate
+TRAINED_SHARE = 0.7  # of the way from the old weights to the trained ones, where old events stay (see `_interpolate`)
 
 
 @dataclass(frozen=True)
@@ -83,10 +83,10 @@ def grow(
     Args:
         log: events of old and new users and items. An event whose user, item and time the model knows already is
             skipped. Without times, all events are new.
-        epochs: passes over the new events, each with other replayed events. None means 5. All passes are in memory
+        epochs: passes over the new events, each with other replayed events. None means 15. All passes are in memory
             together, at 16 bytes an event.
         replay: share in [0, 1] of the old log's events that each pass trains on again, against forgetting.
-        learning_rate: the peak. None means a fifth of the first training's, or half of it for "replace".
+        learning_rate: the peak. None means .7 of the first training's, or half of it for "replace".
         freeze: "blocks" trains only the items, and "items" trains all but the vectors of old items.
         catalogue: "grow" adds to the model's users and items. "replace" takes the log's users and items instead, where
             items of the same id keep their vectors.

@@ -19,6 +19,7 @@ EXTRA = "needs onnx, onnxscript and onnxruntime: pip install 'corerec-bert4rec[e
 onnx = pytest.importorskip("onnx", reason=EXTRA)
 onnxruntime = pytest.importorskip("onnxruntime", reason=EXTRA)
 pytest.importorskip("onnxscript", reason=EXTRA)
+pytestmark = pytest.mark.skipif(export.TORCH_RELEASE < export.EXPORTS_FROM, reason="this torch is too old to export")
 
 LONGEST = 11  # events that a model of max_seq_len 12 reads
 LENGTHS = (0, 1, 2, 5, LONGEST - 1, LONGEST, LONGEST + 1, 30)
@@ -239,6 +240,13 @@ def test_a_failed_export_leaves_the_earlier_one_or_no_folder(model, tmp_path, mo
 def test_a_missing_package_says_what_to_install(model, package, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(MissingPackageError, match=rf"{package}, .*pip install 'corerec-bert4rec\[export\]'"):
+        export_onnx(model, tmp_path / "onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_torch_that_writes_wrong_graphs_is_refused(model, tmp_path, monkeypatch):
+    monkeypatch.setattr(export, "TORCH_RELEASE", (2, 11))
+    with pytest.raises(MissingPackageError, match=r"exporting needs torch 2\.13 or newer, and this is torch"):
         export_onnx(model, tmp_path / "onnx")
     assert list(tmp_path.iterdir()) == []
 
