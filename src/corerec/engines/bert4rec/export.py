@@ -221,8 +221,9 @@ def _onnx() -> ModuleType:
         ) from None
     if TORCH_RELEASE < EXPORTS_FROM:
         raise MissingPackageError(
-            f"exporting needs torch {'.'.join(map(str, EXPORTS_FROM))} or newer, and this is torch {torch.__version__}: "
-            "earlier ones write a graph for histories of one length; install 'corerec-bert4rec[export]' in a new environment"
+            f"exporting needs torch {'.'.join(map(str, EXPORTS_FROM))} or newer, and this is torch "
+            f"{torch.__version__}, whose graphs are wrong for other lengths; install "
+            "'corerec-bert4rec[export]' in a new environment"
         )
     return onnx
 
