@@ -6,6 +6,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the programs that tests star
 import pytest
 import torch
 
+import corerec
+import fork_server
 from corerec.data.interactions import Interactions
 from corerec.data.sequences import SequenceStore
 
@@ -44,6 +46,13 @@ def data_file():
         return DATA / name
 
     return find
+
+
+@pytest.fixture(scope="session")
+def python():
+    """The words of a command that runs programs as `python` does, on this source, without the time of its imports."""
+    with fork_server.started(str(Path(corerec.__file__).parents[1])) as command:
+        yield command
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ Blocks that cannot run here (systemctl, docker) are written as `console`, and ar
 
 import os
 import re
+import shlex
 import shutil
 import signal
 import socket
@@ -62,15 +63,16 @@ def free_port() -> int:
         return listener.getsockname()[1]
 
 
-def run_bash(block: Block, page: Path, folder: Path, port: int) -> None:
+def run_bash(block: Block, page: Path, folder: Path, port: int, python: list[str]) -> None:
     programs = folder / "bin"  # of this interpreter and this source, whatever is installed
     programs.mkdir(exist_ok=True)
-    for name, module in (("corerec", "corerec"), ("torchrun", "torch.distributed.run")):
-        (programs / name).write_text(f'#!/bin/sh\nexec "{sys.executable}" -m {module} "$@"\n')
+    for name, options in (("corerec", "-m corerec"), ("torchrun", "-m torch.distributed.run"), ("python", "")):
+        (programs / name).write_text(f'#!/bin/sh\nexec {shlex.join(python)} {options} "$@"\n')
         (programs / name).chmod(0o755)
     environment = os.environ | {
         "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}",
         "PYTHONPATH": str(Path(corerec.__file__).parents[1]),
+        "PYTHON_EXEC": str(programs / "python"),  # what torchrun starts its processes with
         "OMP_NUM_THREADS": "1",
         "COLUMNS": "120",
     }
@@ -96,7 +98,7 @@ def run_bash(block: Block, page: Path, folder: Path, port: int) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("page", GUIDES, ids=lambda page: page.stem)
-def test_every_block_of_the_guide_runs(page, guide_folder, tmp_path, monkeypatch):
+def test_every_block_of_the_guide_runs(page, guide_folder, tmp_path, monkeypatch, python):
     folder = tmp_path / page.stem
     shutil.copytree(guide_folder, folder)
     monkeypatch.chdir(folder)
@@ -108,7 +110,7 @@ def test_every_block_of_the_guide_runs(page, guide_folder, tmp_path, monkeypatch
         elif block.language == "bash":
             if shutil.which("bash") is None:
                 pytest.skip("this system has no bash")
-            run_bash(block, page, folder, port)
+            run_bash(block, page, folder, port, python)
 
 
 def test_every_guide_shows_something_that_runs():
@@ -120,7 +122,7 @@ def test_every_guide_shows_something_that_runs():
 def test_a_block_that_fails_is_noticed(tmp_path):
     (failing,) = blocks_of("text\n\n```bash\nfalse\n```\n")
     with pytest.raises(AssertionError, match=r"page\.md, line 4"):
-        run_bash(failing, Path("page.md"), tmp_path, 8000)
+        run_bash(failing, Path("page.md"), tmp_path, 8000, [sys.executable])
 
 
 def test_blocks_keep_their_language_code_and_line():

@@ -18,14 +18,14 @@ pytestmark = pytest.mark.skipif(
 
 
 @pytest.mark.slow
-def test_every_event_counts_once_over_a_day(tmp_path):
+def test_every_event_counts_once_over_a_day(tmp_path, python):
     log = tmp_path / "log.csv"
     base = [(n % 120, n * 7 % 50, 1_000_000 + n) for n in range(1200)]
     log.write_text("user_id,item_id,timestamp\n" + "".join(f"{u},{i},{t}\n" for u, i, t in base))
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     environment = os.environ | {
-        "COREREC": f"{sys.executable} -m corerec",
+        "COREREC": f"{' '.join(python)} -m corerec",
         "PORT": str(port),
         "FIT": "--epochs 1 --hidden-dim 8 --max-seq-len 8",
     }

@@ -169,10 +169,10 @@ def test_lists_are_exploded_in_their_order_when_asked_for_else_refused_by_name(t
         read_events(path)
 
 
-def test_a_shell_pipe_is_read_by_the_command_line(tmp_path):
+def test_a_shell_pipe_is_read_by_the_command_line(tmp_path, python):
     model = tmp_path / "m"
     settings = ["--epochs", "1", "--hidden-dim", "8", "--max-seq-len", "4", "--quiet"]
-    command = [sys.executable, "-m", "corerec", "fit", "-", "-o", str(model), *settings]
+    command = [*python, "-m", "corerec", "fit", "-", "-o", str(model), *settings]
     done = subprocess.run(command, input=TEXT, text=True, capture_output=True)
     assert (done.returncode, done.stderr) == (0, "")
     assert model.exists()

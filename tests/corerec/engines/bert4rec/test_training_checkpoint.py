@@ -87,12 +87,12 @@ def test_a_signal_writes_the_state_and_says_how_to_go_on(tmp_path, number):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_the_command_can_be_interrupted_and_run_again(tmp_path, number, status):
+def test_the_command_can_be_interrupted_and_run_again(tmp_path, number, status, python):
     log, model = tmp_path / "log.csv", tmp_path / "model"
     rows = [f"{user},{item},{time}" for time, (user, item) in enumerate(zip(USERS, ITEMS, strict=True))]
     log.write_text("\n".join(["user_id,item_id,timestamp", *rows]))
     options = ["--epochs", "400", "--hidden-dim", "8", "--num-heads", "2", "--checkpoint", str(tmp_path / "kept")]
-    command = [sys.executable, "-m", "corerec", "fit", str(log), "-o", str(model), "--threads", "1", *options]
+    command = [*python, "-m", "corerec", "fit", str(log), "-o", str(model), "--threads", "1", *options]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         for line in process.stderr:
