@@ -23,17 +23,6 @@ def needs(module: str) -> None:
         pytest.skip(f"needs {module}: {EXTRA}")
 
 
-def run(folder, *command, code=None):
-    """Run an example, or code, in a folder; what it printed."""
-    source = str(Path(corerec.__file__).parents[1])  # of this checkout, whatever is installed
-    offline = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_ALLOW_FILE_STORE": "true"}
-    environment = os.environ | {"PYTHONPATH": source, "OMP_NUM_THREADS": "1"} | offline
-    script = [str(EXAMPLES / command[0]), *map(str, command[1:])] if code is None else ["-c", code]
-    ran = subprocess.run([sys.executable, *script], cwd=folder, env=environment, capture_output=True, text=True)
-    assert ran.returncode == 0, ran.stderr
-    return ran.stdout
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, cycle_log):
     """log.csv, and ring.model fitted on it."""
@@ -48,10 +37,26 @@ def folder(tmp_path_factory, cycle_log):
     return folder
 
 
+@pytest.fixture
+def run(python, folder):
+    """Run an example, or code, in the folder; what it printed."""
+
+    def run_in_folder(*command, code=None):
+        source = str(Path(corerec.__file__).parents[1])  # of this checkout, whatever is installed
+        offline = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_ALLOW_FILE_STORE": "true"}
+        environment = os.environ | {"PYTHONPATH": source, "OMP_NUM_THREADS": "1"} | offline
+        program = [*python, EXAMPLES / command[0], *command[1:]] if code is None else [sys.executable, "-c", code]
+        ran = subprocess.run(program, cwd=folder, env=environment, capture_output=True, text=True)
+        assert ran.returncode == 0, ran.stderr
+        return ran.stdout
+
+    return run_in_folder
+
+
 @pytest.mark.slow
-def test_mlflow_has_a_point_an_epoch_the_settings_and_the_model(folder):
+def test_mlflow_has_a_point_an_epoch_the_settings_and_the_model(folder, run):
     needs("mlflow")
-    shown = run(folder, "mlflow_tracking.py", "log.csv", (folder / "mlruns").as_uri(), *SMALL)
+    shown = run("mlflow_tracking.py", "log.csv", (folder / "mlruns").as_uri(), *SMALL)
     assert "72 users, test NDCG@10 " in shown
 
     (run_folder,) = (path.parent for path in folder.glob("mlruns/*/*/metrics"))
@@ -62,9 +67,9 @@ def test_mlflow_has_a_point_an_epoch_the_settings_and_the_model(folder):
 
 
 @pytest.mark.slow
-def test_tensorboard_has_the_curves(folder):
+def test_tensorboard_has_the_curves(folder, run):
     needs("tensorboard")
-    shown = run(folder, "tensorboard_tracking.py", "log.csv", "runs/first", *SMALL)
+    shown = run("tensorboard_tracking.py", "log.csv", "runs/first", *SMALL)
     assert "runs/first: 3 epochs, validation NDCG@10 " in shown
 
     code = (
@@ -73,14 +78,14 @@ def test_tensorboard_has_the_curves(folder):
         "print(sorted(events.Tags()['scalars']), [point.step for point in events.Scalars('epoch/loss')])\n"
     )
     tags = ["epoch/learning_rate", "epoch/loss", "epoch/validation_ndcg_at_10", "step/loss"]
-    assert run(folder, code=code).strip() == f"{tags} [1, 2, 3]"
+    assert run(code=code).strip() == f"{tags} [1, 2, 3]"
     assert Bert4Rec.load(folder / "runs" / "first" / "corerec.model").num_events > 0
 
 
 @pytest.mark.slow
-def test_a_pyfunc_answers_as_the_model(folder):
+def test_a_pyfunc_answers_as_the_model(folder, run):
     needs("mlflow")
-    run(folder, "mlflow_pyfunc.py", "ring.model", "ring-mlflow")
+    run("mlflow_pyfunc.py", "ring.model", "ring-mlflow")
 
     code = (
         "import mlflow, pandas as pd\n"
@@ -90,7 +95,7 @@ def test_a_pyfunc_answers_as_the_model(folder):
         "print(users.to_json(orient='values'))\n"
         "print(histories['item_id'].tolist())\n"
     )
-    users, histories = run(folder, code=code).strip().splitlines()
+    users, histories = run(code=code).strip().splitlines()
     model = Bert4Rec.load(folder / "ring.model")
     assert users == model.batch_recommend(["user 3", "user 0"], 2, as_frame=True).to_json(orient="values")
     expected = model.batch_recommend(histories=[["a", "b"], ["c"]], top_k=3)

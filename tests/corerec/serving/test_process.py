@@ -20,8 +20,8 @@ from corerec.engines.bert4rec import Bert4Rec
 class Process:
     """`corerec serve` on a free port, and a client of it."""
 
-    def __init__(self, model, *options, prepare=None, on_start=lambda process: None):
-        command = [sys.executable, "-m", "corerec", "serve", str(model), "--port", "0", *map(str, options)]
+    def __init__(self, model, *options, python=(sys.executable,), prepare=None, on_start=lambda process: None):
+        command = [*python, "-m", "corerec", "serve", str(model), "--port", "0", *map(str, options)]
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=prepare)
         on_start(self.process)
         self.lines = []
@@ -186,12 +186,12 @@ def test_hangups_during_the_start_do_not_end_it(model_file, tmp_path, started):
 
 
 @posix
-def test_a_unix_socket_is_listened_on_and_cleared_away(model_file, tmp_path, started):
+def test_a_unix_socket_is_listened_on_and_cleared_away(model_file, tmp_path, started, python):
     path = tmp_path / "server.sock"
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(str(path))  # as a server that was killed leaves it
 
-    server = started(model_file, "--events", tmp_path / "log", "--uds", path)
+    server = started(model_file, "--events", tmp_path / "log", "--uds", path, python=python)
     with socket.socket(socket.AF_UNIX) as connection:
         connection.connect(str(path))
         connection.sendall(b"GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
@@ -203,12 +203,12 @@ def test_a_unix_socket_is_listened_on_and_cleared_away(model_file, tmp_path, sta
 
 
 @posix
-def test_ipv6(model_file, tmp_path, started):
+def test_ipv6(model_file, tmp_path, started, python):
     try:
         socket.create_server(("::1", 0), family=socket.AF_INET6).close()
     except OSError:
         pytest.skip("this machine has no IPv6")
-    server = started(model_file, "--events", tmp_path / "log", "--host", "::1")
+    server = started(model_file, "--events", tmp_path / "log", "--host", "::1", python=python)
     connection = http.client.HTTPConnection("::1", server.port, timeout=20)
     with contextlib.closing(connection):
         connection.request("GET", "/readyz")
