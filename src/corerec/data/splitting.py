@@ -348,7 +348,10 @@ def _with_rows(log: Log, starts: np.ndarray, ends: np.ndarray) -> Log:
 def _questions(
     log: SequenceStore | Interactions, rows: np.ndarray, starts: np.ndarray, firsts: np.ndarray, ends: np.ndarray
 ) -> Holdout:
-    """Build a question for each row: starts[i] .. firsts[i] are its history, firsts[i] .. ends[i] its targets."""
+    """Return a holdout with one question per entry of `rows`, int64 (Q,).
+
+    The events [starts[i], firsts[i]) are the history of question i, and [firsts[i], ends[i]) are its targets.
+    """
     store = _sequences(log)
     users, items = (log.users, log.items) if isinstance(log, Interactions) else (None, None)
     return Holdout(store.ranges(starts, firsts), store.ranges(firsts, ends), rows + 1, users, items)

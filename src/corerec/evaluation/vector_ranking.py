@@ -157,7 +157,7 @@ def _count_lower(
 
 
 def _row_counts(block: Tensor, own: Tensor, rows: Tensor) -> Tensor:
-    """Count, for each target, the lower scores of its row, int64 (T,)."""
+    """Count, for each target, the scores of its row that are below its own score, int64 (T,)."""
     if len(own) == len(block):  # one answer a row
         return (block < own[:, None]).sum(1)
     parts = zip(rows.split(ANSWERS_AT_ONCE), own.split(ANSWERS_AT_ONCE), strict=True)

@@ -52,7 +52,7 @@ class Cells:
 
     @property
     def keys(self) -> np.ndarray:
-        """A key for each cell, int64 (P,), which rises with the row, then with the column."""
+        """Return one key per cell, int64 (P,). Sorting by it sorts the cells by row, then by column."""
         return self.rows << 32 | self.columns
 
     def index(self, device: torch.device) -> tuple[Tensor, Tensor]:
