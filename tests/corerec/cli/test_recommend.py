@@ -16,7 +16,7 @@ def folder(tmp_path_factory, ring_model):
     shutil.copy(ring_model, folder)
     (folder / "stock.csv").write_text("item_id\n10\n11\n12\n13\n")
     (folder / "users.txt").write_text("3\n1\n")
-    (folder / "today.csv").write_text("user_id,item_id,timestamp\nann,10,1\nann,11,2\nbob,15,1\n")
+    (folder / "today.csv").write_text("user_id,item_id\nann,10\nann,11\nbob,15\n")
     groups = pd.DataFrame({"item_id": range(10, 20), "category": ["a", "b"] * 5})
     groups.to_parquet(folder / "products.parquet")
     return folder

@@ -11,7 +11,7 @@ from corerec.engines.bert4rec import Bert4Rec
 @pytest.fixture(scope="session")
 def model(cycle_log):
     """A model that has learned the ring of `cycle_log`; user 0 has seen "a" to "h"."""
-    settings = {"hidden_dim": 16, "max_seq_len": 8, "dropout": 0.0, "batch_size": 8, "learning_rate": 1e-2}
+    settings = {"hidden_dim": 16, "max_seq_len": 8, "dropout": 0.0, "batch_size": 8, "learning_rate": 5e-3}
     return Bert4Rec(epochs=60, seed=1, **settings).fit_interactions(cycle_log)
 
 
