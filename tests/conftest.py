@@ -3,10 +3,6 @@ import signal
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the programs that tests start, too: see below
-for number in (signal.SIGHUP, signal.SIGINT) if os.name == "posix" else ():
-    # Ignored where the tests run behind nohup or "&"; the programs that they start would inherit that.
-    if signal.getsignal(number) == signal.SIG_IGN:
-        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 
 import pytest
 import torch
@@ -15,6 +11,11 @@ import corerec
 import fork_server
 from corerec.data.interactions import Interactions
 from corerec.data.sequences import SequenceStore
+
+for number in (signal.SIGHUP, signal.SIGINT) if os.name == "posix" else ():
+    # Ignored where the tests run behind nohup or "&"; the programs that they start would inherit that.
+    if signal.getsignal(number) == signal.SIG_IGN:
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 
 DATA = Path(os.environ.get("COREREC_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
