@@ -145,9 +145,9 @@ def apart(model: Bert4Rec, asked: Holdout) -> dict[str, dict[str, dict[str, floa
     targets = posed.targets.items[posed.targets.offsets[:-1]]
     is_cold = model.fitted.is_new(targets)
     groups = {"all": np.ones(len(targets), bool), "warm": ~is_cold, "cold": is_cold}
-    moments: dict[str, AskedAt] = {"unknown": "unknown"}
+    moments: dict[str, AskedAt] = {"unknown": "newest"}
     if posed.history.times is not None:
-        moments |= {"known": "target", "newest": "newest"}
+        moments["known"] = "target"
     found = {}
     for name, moment in moments.items():
         counts = np.ones(len(model.items) + 1, np.int64)

@@ -88,7 +88,8 @@ def score(
         histories: a log (`read_events(path).interactions()`) to score instead of users: each of its users' events are a
             history. `on_unknown` says how items that the model never saw are treated. A log takes about 60 bytes an
             event.
-        at: the time of all queries: a number in the unit of the log's times, or a date. None means not known.
+        at: the time of all queries: a number in the unit of the log's times, or a date. None means the time of
+            each user's last event.
         shard: (i, n): score part i, from 0, of the users split in their order into n parts. The rows of all n parts,
             in order, equal those of a single run, bit for bit.
         device: the device to load a model file to.
@@ -239,7 +240,8 @@ class _Log:
         offsets = np.concatenate([[0], np.cumsum(numbers > 0)])[rows.offsets]
         ratings = None if rows.ratings is None else rows.ratings[numbers > 0]
         times = None if rows.times is None else rows.times[numbers > 0]
-        return self.ids[first:end], SequenceStore(numbers[numbers > 0].astype(np.int32), offsets, times, ratings)
+        known = SequenceStore(numbers[numbers > 0].astype(np.int32), offsets, times, ratings)
+        return self.ids[first:end], known.asked_at_newest()
 
 
 class _RowTable:

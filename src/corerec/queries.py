@@ -53,7 +53,7 @@ class Query:
     on_unknown: OnUnknown = "warn"
     """How unknown items of the history, of `exclude`, of `candidates` and of `repeatable` are treated."""
     at: Any = None
-    """The time of the query, for a user: a number in the log's unit, or a date. None means not known."""
+    """The time of the query, for a user: a number in the log's unit, or a date. None means the user's last event's."""
     diversity: float = 0.0
     """The weight in [0, 1] of dissimilarity between the items against relevance (`retrieval.reranking`)."""
     max_per_group: int | None = None

@@ -104,7 +104,8 @@ def resolve(
         warn_of_unknown(named, items, SKIPPED, stacklevel=5)
     rows = _rows(np.array(users, np.int64), given, histories)
     if not all(map(math.isnan, moments)):
-        rows = replace(rows, asked_at=np.array(moments))
+        assert rows.asked_at is not None  # a log without times has no moments
+        rows = replace(rows, asked_at=np.where(np.isnan(moments), rows.asked_at, moments))
     if not all(rule.is_plain for rule in seen_rules) or any(map(len, excluded)):
         seen = (
             rows.row(at) if rule.is_plain else rule.excluded(rows.select(np.array([at]))).items
@@ -205,7 +206,7 @@ def resolve_subject(
 
 
 def resolve_moment(query: Query, histories: Histories | None) -> float:
-    """Return the time of a query in the log's unit; NaN if the query has none, or the log has no times.
+    """Return the `at` of a query in the log's unit; NaN if the query has none, or the log has no times.
 
     Raises:
         DataError: the value is not a time in the log's unit, or the query has a history, whose times are not known.

@@ -110,8 +110,8 @@ def evaluate(
     query_time: Annotated[
         QueryTime,
         typer.Option(
-            help="Whether models are told when a target happened, as a live server knows the time. "
-            "both: one table each."
+            help="Whether models are told when a target happened, as a live server knows the time. If not, the query "
+            "has the time of the user's last event, as in `corerec recommend`. both: one table each."
         ),
     ] = QueryTime.unknown,
     baselines: Annotated[
@@ -255,9 +255,9 @@ def _moments(query_time: QueryTime, asked: Holdout) -> list[tuple[AskedAt, str]]
     if asked.history.times is None and query_time is not QueryTime.unknown:
         raise DataError("the log has no times, so --query-time can only be unknown")
     moments: dict[QueryTime, list[tuple[AskedAt, str]]] = {
-        QueryTime.unknown: [("unknown", "")],
+        QueryTime.unknown: [("newest", "")],
         QueryTime.known: [("target", ", query time known")],
-        QueryTime.both: [("unknown", ", query time not known"), ("target", ", query time known")],
+        QueryTime.both: [("newest", ", query time not known"), ("target", ", query time known")],
     }
     return moments[query_time]
 

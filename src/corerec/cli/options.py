@@ -66,7 +66,7 @@ AtTime = Annotated[
     typer.Option(
         "--at",
         metavar="TIME",
-        help="The moment to recommend for: a date, or a number as in the log. Unknown when left out.",
+        help="The moment to recommend for: a date, or a number as in the log. The last event's when left out.",
     ),
 ]
 

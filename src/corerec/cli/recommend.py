@@ -106,6 +106,7 @@ def recommend(
 
     A table has a row for each recommendation: user_id, item_id, rank and score. --user-column and --item-column name
     the columns of the files; otherwise they are guessed. --at sets the time of the query, if the model's log has times.
+    Without --at, the time of the query is that of the user's last event.
 
     \b
     Examples:

@@ -124,8 +124,8 @@ class Histories:
         return store.row(user - 1) if row is None else row.items[: row.length]
 
     def select(self, users: np.ndarray) -> SequenceStore:
-        """Return the histories of the given user numbers, in their order."""
-        return self._view.select(np.asarray(users, np.int64) - 1)
+        """Return the histories of the given user numbers, in their order, asked at the time of their newest event."""
+        return self._view.select(np.asarray(users, np.int64) - 1).asked_at_newest()
 
     def snapshot(self) -> tuple[Vocabulary, SequenceStore]:
         """Return the users so far and their histories, one row each. Of an `append`, it has all events or none."""

@@ -62,7 +62,7 @@ class Interactions:
         Args:
             user_ids, item_ids: ids, text or numbers: lists, NumPy, pandas, polars or Arrow columns of one length.
             ratings: finite numbers, or None.
-            timestamps: whole or broken numbers in any unit, dates, or text that parses as either; or None.
+            timestamps: numbers in any unit, dates, or text that parses as either; or None.
             day_first: whether 05/03/2023 is the fifth of March. None decides by the column, and warns where it cannot.
         Raises:
             DataError: there are no rows, or lengths differ. Or an id is missing or cannot be saved. Or a rating or time

@@ -93,6 +93,14 @@ class SequenceStore:
         newest = self.ranges(np.maximum(self.offsets[:-1], self.offsets[1:] - count), self.offsets[1:])
         return newest if self.asked_at is None else replace(newest, asked_at=self.asked_at)
 
+    def asked_at_newest(self) -> SequenceStore:
+        """Return the rows with each query asked at the time of its newest event. A log without times is unchanged."""
+        if self.times is None:
+            return self
+        asked_at, known = np.full(len(self), np.nan), self.lengths > 0
+        asked_at[known] = self.times[self.offsets[1:][known] - 1]
+        return replace(self, asked_at=asked_at)
+
     def ranges(self, starts: np.ndarray, ends: np.ndarray) -> SequenceStore:
         """Return one row for each range starts[i] .. ends[i] of events. It uses little memory besides the result's."""
         if int((ends - starts).sum()) <= EVENTS_AT_ONCE:

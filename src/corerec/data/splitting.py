@@ -23,7 +23,7 @@ Targets = Literal["next", "last", "all"]
 Moment = float | str | datetime.date | np.datetime64
 """A time: a number in the log's own unit, or a date (a datetime, a Timestamp, or text such as "2024-05-01 12:30")."""
 
-AskedAt = Literal["unknown", "newest", "target"]
+AskedAt = Literal["newest", "target"]
 
 
 def sampled(size: int, count: int, seed: int = 0) -> np.ndarray:
@@ -109,20 +109,17 @@ class Holdout:
         """Return the same questions with a time for each query, which the scorer may use.
 
         Args:
-            moment: "target" is the time of the first target, which a live server would know. "newest" is the time of
-                the history's newest event. "unknown", the default of a Holdout, gives no time.
+            moment: "target" is the time of the first target, which a live server would know. "newest", the default of
+                a Holdout, is the time of the history's newest event, as `recommend` takes it without `at`.
         Raises:
-            DataError: the log has no times.
+            DataError: the log has no times, and "target" needs them.
         """
-        if moment == "unknown":
-            return replace(self, history=replace(self.history, asked_at=None))
+        if moment == "newest":
+            return replace(self, history=self.history.asked_at_newest())
         if self.history.times is None or self.targets.times is None:
             raise DataError("questions can be asked at a moment only where the log has timestamps")
         firsts = self.targets.times[self.targets.offsets[:-1]].astype(np.float64)
-        newest = np.full(len(self), np.nan)
-        known = self.history.lengths > 0
-        newest[known] = self.history.times[self.history.offsets[1:][known] - 1]
-        return replace(self, history=replace(self.history, asked_at=firsts if moment == "target" else newest))
+        return replace(self, history=replace(self.history, asked_at=firsts))
 
 
 class Split(Generic[Log]):
@@ -354,4 +351,4 @@ def _questions(
     """
     store = _sequences(log)
     users, items = (log.users, log.items) if isinstance(log, Interactions) else (None, None)
-    return Holdout(store.ranges(starts, firsts), store.ranges(firsts, ends), rows + 1, users, items)
+    return Holdout(store.ranges(starts, firsts).asked_at_newest(), store.ranges(firsts, ends), rows + 1, users, items)

@@ -131,8 +131,8 @@ def _plain_numbers(values: Any, numbers: list[Any]) -> np.ndarray:
     lost = [at for at, number in enumerate(exact) if type(number) is int and int(times[at]) != number]
     if lost:
         raise DataError(
-            f"timestamps mixes broken numbers with whole ones too long to stand beside them ({exact[lost[0]]} at row "
-            f"{lost[0]}); bring all to one unit"
+            "timestamps mixes numbers with a fraction and whole numbers too large for a float "
+            f"({exact[lost[0]]} at row {lost[0]}); bring all to one unit"
         )
     return times
 

@@ -103,7 +103,8 @@ def compare(
     the same users differ by far less than the two errors of their means suggest.
 
     Args:
-        scorers: scorers or models, as in `evaluate`, the reference first. Models may have different vocabularies.
+        scorers: scorers or models, as in `evaluate`. The others are compared with the first. Models may have different
+            vocabularies.
         settings: the other keywords of `evaluate`. Scorers with the same items are given the same negatives.
     Raises:
         ConfigError, DataError: `evaluate` would raise them, or there is no scorer.

@@ -72,7 +72,10 @@ class Report:
 
 @dataclass(frozen=True)
 class Difference:
-    """How much higher a scorer's metric is than the reference's on the same questions. `error` is of the difference."""
+    """The metric of one scorer minus that of another, `reference`, on the same questions.
+
+    `mean` is the difference, and `error` its standard error.
+    """
 
     scorer: str
     reference: str
@@ -91,7 +94,7 @@ class Comparison:
     differences: tuple[Difference, ...]
 
     def difference(self, scorer: str, metric: str, k: int = 10, seen: Seen | None = None) -> Difference:
-        """Return one metric's difference to the reference. If two protocols were measured, `seen` chooses."""
+        """Return a scorer's metric minus the first scorer's. If two protocols were measured, `seen` chooses one."""
         for found in self.differences:
             if (found.scorer, found.metric, found.k) == (scorer, metric, k) and seen in (None, found.seen):
                 return found
@@ -107,7 +110,7 @@ class Comparison:
     def to_frame(self) -> pd.DataFrame:
         """Return one row for each scorer and measure.
 
-        In the rows of the reference, difference and difference_error are NaN.
+        In the rows of the first scorer, difference and difference_error are NaN.
         """
         frame = pd.concat([report.to_frame() for report in self.reports], ignore_index=True)
         nothing = [math.nan] * len(self.reports[0].measures)

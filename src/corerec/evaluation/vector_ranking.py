@@ -56,7 +56,7 @@ def rank_histories(
 
 
 class _Blocks:
-    """The scores of all items, shifted but not boosted, in blocks of items. Padding is EXCLUDED."""
+    """The scores of all items, shifted but not boosted, in blocks of items. The score of padding is -inf."""
 
     def __init__(self, scorer: VectorScorer, states: Tensor, shifts: Shifts) -> None:
         self.vectors, self.biases, self.states = scorer.vectors, scorer.biases, states

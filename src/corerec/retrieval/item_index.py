@@ -268,7 +268,7 @@ class ItemIndex:
         return numbers, scores, sums.logsumexp(1)
 
     def _score_block(self, states: Tensor, first: int = 0, end: int | None = None, out: Tensor | None = None) -> Tensor:
-        """Score the item numbers `first` to `end`: float32 (B, block), with padding EXCLUDED."""
+        """Score the items first .. end - 1: float32 (B, end - first). The score of padding is -inf."""
         block = torch.addmm(self.biases[first:end], states, self.vectors[first:end].T, out=out)
         if first == 0:
             block[:, 0] = EXCLUDED
@@ -366,7 +366,8 @@ class ItemIndex:
         """Merge the best unedited items, (B, k) best first, with the shifted and boosted items.
 
         Args:
-            numbers, scores: the unedited items, with 0 and EXCLUDED from the place on where a row has no item left.
+            numbers, scores: the unedited items. Where a row has fewer than k items, the last numbers are 0, and their
+                scores -inf.
         """
         host_states = states.cpu().numpy()
         rows, columns, values = edits.competing(

@@ -42,7 +42,7 @@ def top_k(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """Return the k best columns of each row, best first. Of equal scores, the lower item number comes first.
 
     Args:
-        scores: (B, V + 1), EXCLUDED where an item may not be recommended.
+        scores: (B, V + 1); -inf (EXCLUDED) where an item may not be recommended.
     Returns:
         item numbers, int64 (B, min(k, V + 1)): 0 from the place on where a row has no item left.
         their scores, same shape.
@@ -74,7 +74,7 @@ def rank_of(scores: Tensor, targets: SequenceStore, target_scores: Tensor | None
     Ties count against the answer. So a model that scores everything alike, or NaN, ranks last, not first.
 
     Args:
-        scores: (B, V + 1), EXCLUDED where an item does not compete.
+        scores: (B, V + 1); -inf (EXCLUDED) where an item does not compete.
         targets: B rows of item numbers.
         target_scores: (targets,), the answers' scores before exclusion. With them all answers of a row compete, even
             those that its history excludes.

@@ -168,7 +168,8 @@ class Answering:
             max_per_group: the most items of one group.
             groups: item id -> its group, such as a category. Items without a group are not limited.
             repeatable: item ids, or groups, that may be recommended again although they are in the history.
-            at: the time of the query, with user_id: a number in the log's time unit, or a date. None means not known.
+            at: the time of the query, with user_id: a number in the log's time unit, or a date. None means the time of
+                the user's last event.
                 It matters if the model reads time (`TrainConfig.clock`).
             with_scores: return (item id, probability) pairs, with the probabilities of `predict`.
             as_frame: return a DataFrame with the columns user_id, item_id, rank and score.
@@ -264,7 +265,8 @@ class Answering:
                 if len(moments) not in (1, len(users)):
                     raise DataError(f"at has {len(moments):,} values for {len(users):,} users; give one, or one each")
                 asked_at = np.array([model.known_histories().moment(moment) for moment in moments])
-                store = replace(store, asked_at=np.broadcast_to(asked_at, len(users)))
+                if store.asked_at is not None:
+                    store = replace(store, asked_at=np.where(np.isnan(asked_at), store.asked_at, asked_at))
             user_ids = model.known_histories().users.decode(users)
         else:
             store = self._numbered(histories, rules.get("on_unknown", "warn"))
@@ -340,6 +342,8 @@ class Answering:
         if user:
             row = model.known_histories().select(np.array([user]))
             numbers, times = row.items, row.times
+            if at is None and row.asked_at is not None:
+                moment = float(row.asked_at[0])
         given = model.items.decode(numbers) if query.history is None else query.history
         weights = np.full(len(given), np.nan, np.float32)
         known = model.items.encode(given) > 0

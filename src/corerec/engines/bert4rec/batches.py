@@ -46,7 +46,7 @@ def windows(
 
 
 def window_counts(lengths: np.ndarray, max_seq_len: int, whole_history: bool) -> np.ndarray:
-    """Return how many windows rows of these lengths get, int64 (rows,)."""
+    """Return the number of windows of each row, given the lengths of the rows: int64 (rows,)."""
     counts = -(-lengths // max_seq_len)
     return counts if whole_history else np.minimum(counts, 1)
 

@@ -135,7 +135,8 @@ class _Evidence:
         whole, random = questions.history, np.random.default_rng([seed, 2])
         newest = np.exp(random.random(len(whole)) * np.log(whole.lengths)).astype(np.int64)  # 1 to n, short ones often
         parts = whole.ranges(whole.offsets[1:] - newest, whole.offsets[1:])
-        asked, seen = SequenceStore.concatenate([whole, parts]), SequenceStore.concatenate([whole, whole])
+        asked = SequenceStore.concatenate([whole, parts]).asked_at_newest()
+        seen = SequenceStore.concatenate([whole, whole])
         targets, num_items = np.tile(targets, 2), network.config.num_items
         columns = num_items + 1
         keys = np.unique(np.repeat(np.arange(len(seen)), seen.lengths) * columns + seen.items)

@@ -224,14 +224,15 @@ def _hold_out_probe(store: SequenceStore, seed: int) -> tuple[SequenceStore, Hol
 def time_helps(network: Bert4RecNetwork, probe: Holdout) -> bool:
     """Return whether held-out events are ranked as well or better with time.
 
-    The mean NDCG@10 is compared between three cases: the query's time known, unknown, and no times at all. The network
-    can also rank without time, as training drops times at random (`time_encoding.training_gaps`).
+    The mean NDCG@10 is compared between three cases: queries at the time of the target, queries at the time of the
+    newest event, and no times at all. The network can also rank without time, as training drops times at random
+    (`time_encoding.training_gaps`).
     """
-    known, unknown, without = (
+    known, newest, without = (
         evaluate(NetworkScorer(network), holdout, names=["NDCG"]).value("NDCG")
         for holdout in (probe.asked_at("target"), probe, replace(probe, history=replace(probe.history, times=None)))
     )
-    return known + unknown >= 2 * without
+    return known + newest >= 2 * without
 
 
 def run_training(

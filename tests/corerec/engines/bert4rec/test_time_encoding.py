@@ -1,9 +1,11 @@
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
+from corerec.batch import score
 from corerec.data.interactions import Interactions
 from corerec.data.sequences import SequenceStore
 from corerec.data.splitting import leave_one_out
@@ -284,8 +286,28 @@ def test_a_moment_before_the_last_event_is_that_of_the_event():
 
 
 def test_a_moment_long_after_any_gap_of_the_log_is_as_if_it_were_not_known(model):
+    _, _, times = pauses()
+    store = model.fitted.known_histories().select(np.array([5, 5]))
+    answers = scores_of(model, replace(store, asked_at=np.array([times.max() + 10.0**7, np.nan])))
+    assert np.array_equal(answers[0], answers[1])
+
+
+def scores_of(model, store):
+    return NetworkScorer(model.fitted.network).score(store).numpy()
+
+
+def test_without_a_moment_each_way_to_ask_takes_the_time_of_the_last_event(model, tmp_path):
     users, items, times = pauses()
-    unknown = model.recommend(5, with_scores=True)
-    assert model.recommend(5, with_scores=True, at=times.max() + 10**7) == unknown
-    assert model.recommend(5, with_scores=True, at=times[users == 5].max() + 1) != unknown
-    assert len(items) == len(users)
+    newest = int(times[users == 5].max())
+    expected = model.recommend(5, with_scores=True, at=newest)
+    assert model.recommend(5, with_scores=True) == expected
+    assert model.recommend(5, with_scores=True, at=newest + 1) != expected
+    assert model.batch_recommend([5], with_scores=True) == [expected]
+    (answer,) = model.answer([Query(5)])
+    assert answer.pairs() == expected
+    assert model.predict(5, expected[0][0]) == pytest.approx(expected[0][1], rel=1e-5)
+    assert model.explain(expected[0][0], user_id=5) == model.explain(expected[0][0], user_id=5, at=newest)
+    for histories in (None, Interactions.from_columns(users, items, timestamps=times)):
+        score(model, tmp_path / "recs.parquet", users=[5] if histories is None else None, histories=histories)
+        table = pd.read_parquet(tmp_path / "recs.parquet").query("user_id == 5")
+        assert table["score"].tolist() == pytest.approx([probability for _, probability in expected], rel=1e-5)
