@@ -46,26 +46,39 @@ def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 # ---------------------------------------------------------------------------------------------------------- quality
 
 
+MINE = {
+    "ml-1m": (("quality_ml-1m_h100", "", "on a GPU", ""), ("quality_ml-1m", ", first edition", "", "")),
+    "beauty": (
+        ("quality_beauty_h100", "", "on a GPU", ""),
+        ("quality_beauty_2048", ", trained as RecTools", "", "holds back validation events of 2,048 users only"),
+        ("quality_beauty", ", first edition", "", ""),
+    ),
+}
+"""Log -> results of quality.py: the file, and what to add to the name, to the seconds and to the last column."""
+
+
 def quality(data: str, only: Sequence[str] = ()) -> str:
     """Test NDCG@10 and HR@10 of `Bert4Rec()`, means over seeds with their range, among published figures.
 
     Args:
         only: beginnings of the names of the models to show; all where it is empty.
     """
-    measured = result(f"quality_{data}")
-    runs, rows = measured["runs"], []
-    for label, of, seconds in (
-        ("**`Bert4Rec()`**", lambda run: run["test"], lambda run: run["train_seconds"]),
-        ("`Bert4Rec()`, stopped by 300 s", lambda run: run["within budget"]["test"], _budget_seconds),
-        ("`Bert4Rec()`, the network alone", lambda run: run["network alone"], lambda run: run["train_seconds"]),
-    ):
-        if "within budget" not in runs[0] and seconds is _budget_seconds:
-            continue
-        ndcg = [of(run)["NDCG@10"]["mean"] for run in runs]
-        hits = mean(of(run)["HR@10"]["mean"] for run in runs)
-        spread = f"{figure(mean(ndcg))} ({figure(min(ndcg))} to {figure(max(ndcg))})"
-        rows.append((mean(ndcg), [label, spread, figure(hits), "no", f"{median(map(seconds, runs)):,.0f}", ""]))
-    for name, metrics in measured["baselines"].items():
+    rows: list[tuple[float, list[str]]] = []
+    for file, which, where, differs in MINE[data]:
+        runs = result(file)["runs"]
+        for label, of, seconds in (
+            (f"**`Bert4Rec()`**{which}", lambda run: run["test"], lambda run: run["train_seconds"]),
+            (f"`Bert4Rec()`{which}, 300 s", lambda run: run["within budget"]["test"], _budget_seconds),
+            (f"`Bert4Rec()`{which}, network alone", lambda run: run["network alone"], lambda run: run["train_seconds"]),
+        ):
+            if seconds is _budget_seconds and (where or "within budget" not in runs[0]):
+                continue
+            ndcg = [of(run)["NDCG@10"]["mean"] for run in runs]
+            hits = mean(of(run)["HR@10"]["mean"] for run in runs)
+            spread = f" ({figure(min(ndcg))} to {figure(max(ndcg))})" if len(runs) > 1 else ""
+            took = f"{median(map(seconds, runs)):,.0f} {where}".strip()
+            rows.append((mean(ndcg), [label, f"{figure(mean(ndcg))}{spread}", figure(hits), "no", took, differs]))
+    for name, metrics in result(f"quality_{data}")["baselines"].items():
         rows.append((metrics["NDCG"], [name, figure(metrics["NDCG"]), figure(metrics["HR"]), "no", "", ""]))
     for row in result("published")[data]:
         seconds = f"{row['seconds']:,}" if "seconds" in row else ""
@@ -81,7 +94,7 @@ SUMMARY = {
         "RecTools HSTU-large",
         "LRURec",
         "**",
-        "`Bert4Rec()`, stopped",
+        "`Bert4Rec()`, first edition, 300",
         "SASRec + full cross-entropy, monkey0head",
         "SASRec + 3,000",
         "CBiT",
