@@ -42,8 +42,8 @@ from corerec.engines.bert4rec.encoding import next_states
 from corerec.engines.bert4rec.model import Bert4RecNetwork
 
 ONE_USER_IN = 10  # asked at most
-MOST_QUESTIONS, FEWEST_QUESTIONS = 1000, 200
-SCORES_IN_ALL = 10**8  # of all questions: fewer are asked in a large catalogue
+MOST_QUESTIONS, FEWEST_QUESTIONS = 4000, 200
+SCORES_IN_ALL = 25 * 10**7  # of all questions: fewer are asked in a large catalogue
 SCORES_AT_ONCE = 2**20
 LOWEST, HIGHEST, GRID = 0.05, 1.5, 9  # of b
 _LOG_GRID = torch.linspace(math.log(LOWEST), math.log(HIGHEST), GRID, dtype=torch.float64)
@@ -55,7 +55,7 @@ PRIOR_DEVIATION = (1.0, 1.0, 0.3, 1.0)
 
 
 def hold_out_for_calibration(store: SequenceStore, num_items: int, seed: int) -> tuple[SequenceStore, Holdout]:
-    """Hold out the last events of a tenth of the users of a log, drawn at random, 1,000 users at most.
+    """Hold out the last events of a tenth of the users of a log, drawn at random, 4,000 users at most.
 
     Returns:
         the log without those events, and the questions: none if fewer than ten users have two events.

@@ -26,7 +26,7 @@ V = 60
 @pytest.fixture(scope="module")
 def histories():
     random = np.random.default_rng(0)
-    return SequenceStore.from_lists([random.integers(1, V + 1, random.integers(1, 30)) for _ in range(MOST_QUESTIONS)])
+    return SequenceStore.from_lists([random.integers(1, V + 1, random.integers(1, 30)) for _ in range(1000)])
 
 
 @pytest.fixture(scope="module")
@@ -65,10 +65,11 @@ def test_the_last_events_of_a_tenth_of_the_users_are_held_out():
     assert again == questions.users.tolist() != other
 
 
-def test_no_more_than_a_thousand_are_asked_and_fewer_of_a_large_catalogue():
-    store = SequenceStore.from_lists([[1, 2]] * 20_000)
-    assert len(hold_out_for_calibration(store, 100, 0)[1]) == 1000
-    assert len(hold_out_for_calibration(store, 10**6, 0)[1]) == 200
+def test_no_more_than_four_thousand_are_asked_and_fewer_of_a_large_catalogue():
+    store = SequenceStore.from_lists([[1, 2]] * 50_000)
+    assert len(hold_out_for_calibration(store, 100, 0)[1]) == MOST_QUESTIONS == 4000
+    assert len(hold_out_for_calibration(store, 10**5, 0)[1]) == 2500
+    assert len(hold_out_for_calibration(store, 10**7, 0)[1]) == 200
     assert len(hold_out_for_calibration(store.select(np.arange(9)), 100, 0)[1]) == 0
 
 
