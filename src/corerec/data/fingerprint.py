@@ -49,16 +49,26 @@ class HashSet:
 
     @classmethod
     def of(cls, hashes: np.ndarray) -> HashSet:
-        """Build the set of some hashes.
+        """Build the set of some hashes, almost without memory of its own.
 
         Args:
-            hashes: uint64 (hashes,). This array is sorted in place.
+            hashes: uint64 (hashes,), an array that owns its memory. The set takes over the memory, and keeps half of
+                it. So nobody may use the array, or a view of it, afterwards.
         """
         hashes.sort()
         bits = max(0, len(hashes) // HASHES_A_BUCKET).bit_length()
-        buckets = _bucket_of(hashes, bits)
-        offsets = np.searchsorted(buckets, np.arange(2**bits + 1, dtype=np.uint64))
-        return cls(offsets.astype(np.int64), _remainder_of(hashes, bits))
+        offsets = np.empty(2**bits + 1, np.int64)
+        for first in range(0, len(offsets) - 1, EVENTS_AT_ONCE):
+            buckets = np.arange(first, min(first + EVENTS_AT_ONCE, len(offsets) - 1), dtype=np.uint64)
+            offsets[first : first + len(buckets)] = np.searchsorted(hashes, _first_hash_of(buckets, bits))
+        offsets[-1] = count = len(hashes)
+        remainders = hashes.view(np.uint32)
+        for first in range(0, count, EVENTS_AT_ONCE):  # always behind the hashes that are still to be read
+            block = slice(first, min(first + EVENTS_AT_ONCE, count))
+            remainders[block] = _remainder_of(hashes[block], bits)
+        del remainders
+        hashes.resize((count + 1) // 2, refcheck=False)
+        return cls(offsets, hashes.view(np.uint32)[:count])
 
     def contains(self, hashes: np.ndarray) -> np.ndarray:
         """Look up hashes, uint64 (questions,). Return bool (questions,): whether the set has each of them."""
@@ -114,19 +124,12 @@ class EventFingerprint:
 
     @classmethod
     def of(cls, log: Interactions) -> EventFingerprint:
-        """Compute the fingerprint of a log, with 16 bytes of memory an event."""
-        users, items, store = id_hashes(log.users), id_hashes(log.items), log.sequences
-        hashes = np.empty(store.num_events, np.uint64)
-        windows = []
-        for first, end in row_blocks(store, EVENTS_AT_ONCE):
-            events = slice(store.offsets[first], store.offsets[end])
-            rows = np.repeat(np.arange(first + 1, end + 1), store.lengths[first:end])
-            of_items = items[store.items[events]]
-            pairs = _pair_hashes(users[rows], of_items)
-            pairs.sort()
-            hashes[events] = _event_hashes(pairs, _places_in_runs(pairs))
-            windows.append(_window_hashes(of_items)[rows[WINDOW - 1 :] == rows[: max(0, len(rows) - WINDOW + 1)]])
-        return cls(HashSet.of(hashes), HashSet.of(np.concatenate([np.zeros(0, np.uint64), *windows])))
+        """Compute the fingerprint of a log, with at most 12 bytes of memory an event, of which 9 stay."""
+        items = id_hashes(log.items)
+        return cls(
+            HashSet.of(_all_event_hashes(log.sequences, id_hashes(log.users), items)),
+            HashSet.of(_all_window_hashes(log.sequences, items)),
+        )
 
     @property
     def num_events(self) -> int:
@@ -160,6 +163,31 @@ class EventFingerprint:
                 for part in PARTS
             )
         )
+
+
+def _all_event_hashes(store: SequenceStore, users: np.ndarray, items: np.ndarray) -> np.ndarray:
+    """Return the hash of each event, uint64 (events,), given the hashes of ids."""
+    hashes = np.empty(store.num_events, np.uint64)
+    for first, end in row_blocks(store, EVENTS_AT_ONCE):
+        events = slice(store.offsets[first], store.offsets[end])
+        rows = np.repeat(np.arange(first + 1, end + 1), np.diff(store.offsets[first : end + 1]))
+        pairs = _pair_hashes(users[rows], items[store.items[events]])
+        pairs.sort()
+        hashes[events] = _event_hashes(pairs, _places_in_runs(pairs))
+    return hashes
+
+
+def _all_window_hashes(store: SequenceStore, items: np.ndarray) -> np.ndarray:
+    """Return the hash of every WINDOW consecutive items of a row, uint64 (windows,), given the hashes of item ids."""
+    counts = np.maximum(store.lengths - (WINDOW - 1), 0)
+    hashes, filled = np.empty(counts.sum(), np.uint64), 0
+    for first, end in row_blocks(store, EVENTS_AT_ONCE):
+        start, count = store.offsets[first], counts[first:end].sum()
+        of_items = items[store.items[start : store.offsets[end]]]
+        at, _ = flat_ranges(store.starts[first:end] - start, store.starts[first:end] - start + counts[first:end])
+        hashes[filled : filled + count] = _window_hashes(of_items)[at]
+        filled += count
+    return hashes
 
 
 def seen_answers(fingerprint: EventFingerprint, holdout: Holdout) -> np.ndarray:
@@ -262,6 +290,10 @@ def _places_in_runs(rising: np.ndarray) -> np.ndarray:
 
 def _bucket_of(hashes: np.ndarray, bits: int) -> np.ndarray:
     return hashes >> np.uint64(64 - bits) if bits else np.zeros_like(hashes)  # a shift by 64 is undefined
+
+
+def _first_hash_of(buckets: np.ndarray, bits: int) -> np.ndarray:
+    return buckets << np.uint64(64 - bits) if bits else np.zeros_like(buckets)
 
 
 def _remainder_of(hashes: np.ndarray, bits: int) -> np.ndarray:

@@ -1,5 +1,6 @@
 """What a fingerprint recognises: every trained event, in any order and among other rows, and nothing else."""
 
+import tracemalloc
 from collections import Counter
 
 import numpy as np
@@ -70,6 +71,18 @@ def test_an_event_takes_less_than_ten_bytes():
     log = log_of(random_rows(50_000, users=3000, items=900))
     tensors = EventFingerprint.of(log).tensors()
     assert sum(tensor.numel() * tensor.element_size() for tensor in tensors.values()) < 10 * log.sequences.num_events
+
+
+def test_it_is_computed_with_fourteen_bytes_an_event(monkeypatch):
+    log = log_of(random_rows(100_000, users=3000, items=900))
+    monkeypatch.setattr(fingerprint, "EVENTS_AT_ONCE", 2**10)
+    tracemalloc.start()
+    try:
+        EventFingerprint.of(log)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 14 * log.sequences.num_events
 
 
 def test_no_stranger_is_known():
