@@ -102,6 +102,23 @@ def read_tensors(
     return texts, tensors
 
 
+def shared_tensor(array: np.ndarray) -> Tensor:
+    """Return a tensor for `write_tensors` that shares the memory of an array, even if the memory is read-only.
+
+    PyTorch has no read-only tensors: to write into this one would end the process.
+    """
+    return torch.from_numpy(np.asarray(_Exported(np.ascontiguousarray(array))))
+
+
+class _Exported:
+    """An array that says of itself that it can be written to, as `torch.from_numpy` warns of others."""
+
+    def __init__(self, array: np.ndarray) -> None:
+        address, _ = array.__array_interface__["data"]
+        self.__array_interface__ = {**array.__array_interface__, "data": (address, False)}
+        self._array = array  # keeps the memory
+
+
 def begins_as_one(path: AnyPath) -> bool:
     """Return whether a file begins like one that `write_tensors` wrote, even if it was cut short."""
     with Path(path).open("rb") as file:

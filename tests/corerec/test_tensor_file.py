@@ -1,3 +1,4 @@
+import gc
 import json
 import os
 import random
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 
 from corerec.errors import CheckpointError, DataError
-from corerec.tensor_file import LEAF_BYTES, digest, read_tensors, write_tensors
+from corerec.tensor_file import LEAF_BYTES, digest, read_tensors, shared_tensor, write_tensors
 
 TEXTS = {"name": "ä model", "settings": "{}"}
 
@@ -38,6 +39,21 @@ def any_texts(_):
 def path(tmp_path):
     write_tensors(tmp_path / "file", tensors(), TEXTS)
     return tmp_path / "file"
+
+
+def test_a_read_only_array_is_written_without_a_copy(tmp_path):
+    array = np.arange(6)
+    array.flags.writeable = False
+    tensor = shared_tensor(array)
+    assert tensor.data_ptr() == array.ctypes.data
+    write_tensors(tmp_path / "file", {"numbers": tensor}, TEXTS)
+    assert read_tensors(tmp_path / "file", any_texts)[1]["numbers"].tolist() == [0, 1, 2, 3, 4, 5]
+
+
+def test_a_tensor_keeps_the_memory_of_its_array():
+    tensor = shared_tensor(np.arange(10**6))
+    gc.collect()
+    assert tensor.sum() == 499_999_500_000
 
 
 def same(one, other):

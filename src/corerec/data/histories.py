@@ -38,6 +38,12 @@ class _View(NamedTuple):
     changed: np.ndarray  # bool, at least as many as there are users
     rows: dict[int, _Row]
 
+    def whole(self, num_users: int) -> SequenceStore:
+        """Return the rows of all users: `store` itself, not a copy, where no row changed."""
+        if not self.rows and num_users == len(self.store):
+            return self.store
+        return self.select(np.arange(num_users))
+
     def select(self, at: np.ndarray) -> SequenceStore:
         """Return the given rows, int64 (rows,), in their order. The rows of the store need no Python loop."""
         store, changed, rows = self
@@ -128,11 +134,14 @@ class Histories:
         return self._view.select(np.asarray(users, np.int64) - 1).asked_at_newest()
 
     def snapshot(self) -> tuple[Vocabulary, SequenceStore]:
-        """Return the users so far and their histories, one row each. Of an `append`, it has all events or none."""
+        """Return the users so far and their histories, one row each. Of an `append`, it has all events or none.
+
+        A fitted log without observed events is not copied.
+        """
         with self._lock:
             users, (store, changed, rows) = self.users.copy(), self._view
             view = _View(store, changed.copy(), dict(rows))
-        return users, view.select(np.arange(len(users)))
+        return users, view.whole(len(users))
 
     def append(self, user_ids: Any, items: np.ndarray, timestamps: Any = None, ratings: Any = None) -> int:
         """Add events, all or none. Each event goes behind its user's events of the same or an earlier time.
@@ -247,7 +256,7 @@ class Histories:
 
     def _merge(self, rows: np.ndarray, items: np.ndarray, times: np.ndarray | None, ratings: np.ndarray | None) -> None:
         """Write checked events and all histories into a new store, without a loop over users."""
-        stored = self._view.select(np.arange(len(self.users)))
+        stored = self._view.whole(len(self.users))
         every_row = np.concatenate([np.repeat(np.arange(len(stored)), stored.lengths), rows])
         every_time = None if times is None else np.concatenate([np.asarray(stored.times), times])
         # The old events stand first, and the sort is stable: a new one goes behind those of the same time.

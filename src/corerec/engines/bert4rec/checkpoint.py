@@ -24,7 +24,7 @@ from corerec.engines.bert4rec.item_encoder import ItemContent, ItemEncoder
 from corerec.engines.bert4rec.training import EpochResult, build_network
 from corerec.errors import CheckpointError, DataError
 from corerec.files import AnyPath
-from corerec.tensor_file import read_tensors, write_tensors
+from corerec.tensor_file import read_tensors, shared_tensor, write_tensors
 
 FORMAT = "corerec.bert4rec"
 FORMAT_VERSION = 4
@@ -59,7 +59,10 @@ def save(model: FittedModel, path: AnyPath, *, name: str, histories: bool = True
 def contents(
     model: FittedModel, *, name: str, histories: bool = True, training_state: bool = False
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Return the tensors and the texts of a model's file. `save` explains the arguments and errors."""
+    """Return the tensors and the texts of a model's file. `save` explains the arguments and errors.
+
+    The tensors share the model's memory. Those of histories may be mapped from the files of a store, read-only.
+    """
     tensors = {f"network.{key}": tensor for key, tensor in model.network.state_dict().items()}
     tensors |= _vocabulary_tensors(model.items)
     tensors["item_counts"] = torch.from_numpy(model.transitions.item_counts)
@@ -70,7 +73,7 @@ def contents(
         tensors |= _vocabulary_tensors(users)
         for field, array in vars(store).items():
             if array is not None:
-                tensors[f"histories.{field}"] = torch.from_numpy(np.ascontiguousarray(array))
+                tensors[f"histories.{field}"] = shared_tensor(array)
     if model.ratings is not None:
         tensors |= {f"ratings.{field}": array for field, array in model.ratings.tensors().items()}
     if len(model.retired):

@@ -1,5 +1,6 @@
 import json
 import pickle
+import shutil
 import subprocess
 import sys
 import uuid
@@ -11,6 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from corerec.data.interactions import Interactions
+from corerec.data.store import write_store
 from corerec.engines.bert4rec import Bert4Rec
 from corerec.errors import CheckpointError, DataError, UnknownIdError
 from corerec.tensor_file import read_tensors, write_tensors
@@ -388,6 +390,30 @@ def test_a_failed_save_leaves_the_old_file(model, saved, monkeypatch):
         model.save(saved)
     assert saved.read_bytes() == before
     assert [path.name for path in saved.parent.iterdir()] == ["model.pkl"]
+
+
+def test_a_model_of_a_store_reads_histories_from_it_until_it_is_saved_though_the_store_is_gone(cycle_log, tmp_path):
+    with write_store(tmp_path / "store") as writer:
+        for name in ("items", "offsets", "times"):
+            column = getattr(cycle_log.sequences, name)
+            if column is not None:
+                with writer.array(name, column.dtype.name) as file:
+                    file.write(column)
+        for vocabulary in (cycle_log.users, cycle_log.items):
+            with writer.array(f"{vocabulary.kind}_ids", "json") as file:
+                file.write(vocabulary.ids.tolist())
+        writer.finish(len(cycle_log.users), len(cycle_log.items), cycle_log.sequences.num_events, "a test")
+    settings = {"epochs": 1, "hidden_dim": 8, "max_seq_len": 8}
+    log = Interactions.open(tmp_path / "store")
+    model = Bert4Rec("ring", **settings).fit_interactions(log)
+    assert model.fitted.known_histories().snapshot()[1].items is log.sequences.items
+    shutil.rmtree(tmp_path / "store")
+    model.save(tmp_path / "of store")
+    Bert4Rec("ring", **settings).fit_interactions(cycle_log).save(tmp_path / "of log")
+    (texts, mapped), (_, read) = (read_tensors(tmp_path / name, lambda _: None) for name in ("of store", "of log"))
+    assert texts["name"] == "ring"
+    assert mapped.keys() == read.keys()
+    assert all(torch.equal(mapped[name], read[name]) for name in mapped)
 
 
 def test_others_may_read_the_file_as_any_other_file(saved):
