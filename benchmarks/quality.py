@@ -60,8 +60,8 @@ def few_validated(store: SequenceStore, num_users: int) -> Split[SequenceStore]:
     without_test, _ = hold_out_last(store, np.flatnonzero(store.lengths >= 3))
     rows = np.flatnonzero(store.lengths >= 3)
     chosen = np.sort(np.random.default_rng(0).permutation(rows)[:num_users])
-    train, valid = hold_out_last(without_test, chosen)
-    return Split(lambda: train, lambda: valid, lambda: everyone.test)
+    train, valid = hold_out_last(without_test.compact(), chosen)
+    return Split(train.compact, lambda: valid, lambda: everyone.test)
 
 
 def measure(

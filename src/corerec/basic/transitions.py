@@ -5,6 +5,7 @@ B histories, V items, P pairs of an item and an item that followed it.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -14,11 +15,13 @@ import torch
 from torch import Tensor
 
 from corerec.basic.popularity import Popularity
-from corerec.data.sequences import SequenceStore, flat_ranges, last_items, row_blocks
+from corerec.data.cut_store import CutStore
+from corerec.data.sequences import SequenceStore, blocks_of, flat_ranges, last_items, row_blocks
 from corerec.retrieval.item_index import log_sum
 from corerec.retrieval.score_edits import Boosts
 
-EVENTS_AT_ONCE = 2**23  # counted at once: bounds the working memory
+EVENTS_AT_ONCE = 2**22  # read at once, and
+TRANSITIONS_AT_ONCE = 2**23  # sorted at once: they bound the working memory
 MAX_SUCCESSORS = 64  # kept of one item: memory stays small, and an ONNX graph can hold them
 TYPICAL_LOG_LENGTH = 2.0  # log of the 7 events that a concentration is stated for; see `TransitionModel`
 MOST_LEFT_OUT = 2**18  # pairs that discounts are fitted to: more would not change their second digit
@@ -34,41 +37,53 @@ STORED = {
 }  # what a file has of them
 
 
-def count_transitions(store: SequenceStore, num_items: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def count_transitions(store: SequenceStore | CutStore, num_items: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Count how often each item directly followed each other one, in compressed sparse rows by the earlier item.
 
+    The log is read once for about every TRANSITIONS_AT_ONCE transitions: each pass sorts those of some earlier items.
+    So the memory beside the result depends neither on the log nor on the number of pairs.
+
     Returns:
-        offsets int64 (V + 2,), items int32 (P,) rising within a row, counts int64 (P,).
+        offsets int64 (V + 2,), items int32 (P,) rising within a row, counts int32 (P,).
     """
     columns = num_items + 1
-    pairs, counts = np.zeros(0, np.int64), np.zeros(0, np.int64)
-    for first, end in row_blocks(store, EVENTS_AT_ONCE):
-        start, stop = store.offsets[first], store.offsets[end]
-        follows = np.ones(stop - start, dtype=bool)
-        begins = store.offsets[first:end] - start
-        follows[begins[store.lengths[first:end] > 0]] = False  # a row's first event follows nothing
-        items = store.items[start:stop].astype(np.int64)
-        at = np.flatnonzero(follows)
-        found, times = np.unique(items[at - 1] * columns + items[at], return_counts=True)
-        pairs, counts = _added(pairs, counts, found, times) if len(pairs) else (found, times)
-    offsets = np.searchsorted(pairs // columns, np.arange(num_items + 2))
-    return offsets, (pairs % columns).astype(np.int32), counts
+    last = np.maximum(store.ends - 1, 0)[store.lengths > 0]
+    totals = store.item_counts(num_items) - np.bincount(store.items[last], minlength=columns)
+    ends = np.concatenate([[0], np.cumsum(totals)])
+    items, counts = (np.empty(ends[-1], np.int32) for _ in range(2))  # unused memory at the end is never touched
+    num_pairs = np.zeros(columns, np.int64)
+    filled = 0
+    for first, end in blocks_of(ends, TRANSITIONS_AT_ONCE):
+        keys = np.empty(ends[end] - ends[first], np.int64)
+        place = 0
+        for before, after in _transitions(store, first, end):
+            keys[place : place + len(before)] = (before - first) * columns + after
+            place += len(before)
+        keys.sort()
+        starts = np.flatnonzero(np.append(True, keys[1:] != keys[:-1])[: len(keys)])
+        found = slice(filled, filled + len(starts))
+        counts[found] = np.diff(starts, append=len(keys))
+        rows, items[found] = np.divmod(keys[starts], columns)
+        num_pairs[first:end] = np.bincount(rows, minlength=end - first)
+        filled = found.stop
+    return np.concatenate([[0], np.cumsum(num_pairs)]), items[:filled], counts[:filled]
 
 
-def _added(
-    pairs: np.ndarray, counts: np.ndarray, more: np.ndarray, more_counts: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Merge two lists of distinct rising pairs and their counts."""
-    place = np.searchsorted(pairs, more)
-    known = pairs[np.minimum(place, len(pairs) - 1)] == more
-    counts[place[known]] += more_counts[known]
-    new = ~known
-    return np.insert(pairs, place[new], more[new]), np.insert(counts, place[new], more_counts[new])
+def _transitions(store: SequenceStore | CutStore, first: int, end: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield the transitions from the items first .. end - 1: two int64 arrays, items and those that followed them."""
+    whole = store.whole if isinstance(store, CutStore) else store
+    for row, stop in row_blocks(whole, EVENTS_AT_ONCE):
+        start = whole.offsets[row]
+        items = whole.items[start : whole.offsets[stop]]
+        chosen = (items >= first) & (items < end)
+        # Nothing follows a row's last event. Nor does what is cut off behind it.
+        at, _ = flat_ranges(np.maximum(store.ends[row:stop] - 1, store.starts[row:stop]), whole.ends[row:stop])
+        chosen[at - start] = False
+        before = np.flatnonzero(chosen)
+        yield items[before].astype(np.int64), items[before + 1].astype(np.int64)
 
 
-def leave_one_out_fit(
-    last: np.ndarray, items: np.ndarray, counts: np.ndarray, num_items: int
-) -> tuple[np.ndarray, float]:
+def leave_one_out_fit(offsets: np.ndarray, items: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, float]:
     """Fit the discounts and a concentration, by how well a log's transitions predict each other.
 
     Each transition is left out in turn, and predicted from the other transitions of its item by the formula of
@@ -81,24 +96,30 @@ def leave_one_out_fit(
     probability.
 
     Args:
-        last, items, counts: int (P,), each pair of an item and one that followed it, and how often it did.
+        offsets, items, counts: the result of `count_transitions`.
     Returns:
         the discounts of the counts 1, 2, and 3 or more, float64 (3,); and the logarithm of the concentration.
     """
-    totals = np.bincount(last, counts, num_items + 1)
-    kinds = np.minimum(counts, 3) - 1
-    per_kind = np.bincount(last * 3 + kinds, minlength=3 * (num_items + 1)).reshape(-1, 3)
-    shares = (np.bincount(items, counts, num_items + 1) + 1) / (counts.sum() + num_items)
-    told = np.flatnonzero(totals[last] > 1)  # an only transition leaves nothing to foresee it by
-    told = told[:: 1 + len(told) // MOST_LEFT_OUT]
+    columns = len(offsets) - 1
+    totals, followed, per_kind = np.zeros(columns), np.zeros(columns), np.zeros((columns, 3), np.int64)
+    for first, end in blocks_of(offsets, TRANSITIONS_AT_ONCE):
+        part = slice(offsets[first], offsets[end])
+        rows = np.repeat(np.arange(end - first), np.diff(offsets[first : end + 1]))
+        totals[first:end] = np.bincount(rows, counts[part], end - first)
+        followed += np.bincount(items[part], counts[part], columns)
+        kinds = rows * 3 + np.minimum(counts[part], 3) - 1
+        per_kind[first:end] = np.bincount(kinds, minlength=3 * (end - first)).reshape(-1, 3)
+    shares = (followed + 1) / (totals.sum() + columns - 1)
+    last, told = _predictable(offsets, totals)
+    kinds = np.minimum(counts[told], 3) - 1
     rest = counts[told] - 1  # what is left of the pair's own count
-    others = per_kind[last[told]].astype(np.float64)
-    np.subtract.at(others, (np.arange(len(told)), kinds[told]), 1)
+    others = per_kind[last].astype(np.float64)
+    np.subtract.at(others, (np.arange(len(told)), kinds), 1)
     again = np.flatnonzero(rest)
     np.add.at(others, (again, np.minimum(rest[again], 3) - 1), 1)
     weights, rest, others, left_totals, base = (
         torch.from_numpy(np.asarray(values, np.float64))
-        for values in (counts[told], rest, others, totals[last[told]] - 1, shares[items[told]])
+        for values in (counts[told], rest, others, totals[last] - 1, shares[items[told]])
     )
     kind = rest.clamp(1, 3).long() - 1
 
@@ -120,6 +141,18 @@ def leave_one_out_fit(
     optimizer.step(loss)  # pyright: ignore[reportArgumentType]
     discounts, theta = unpacked(values.detach())
     return discounts.numpy(), float(theta.log())
+
+
+def _predictable(offsets: np.ndarray, totals: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return pairs whose item has other transitions, every n-th where they are many: the items, and places of pairs.
+
+    An only transition leaves nothing to predict it by.
+    """
+    counts = np.where(totals > 1, np.diff(offsets), 0)
+    ends = np.cumsum(counts)
+    chosen = np.arange(0, ends[-1], 1 + ends[-1] // MOST_LEFT_OUT)
+    last = np.searchsorted(ends, chosen, side="right")
+    return last, offsets[last] + chosen - (ends - counts)[last]
 
 
 @dataclass(frozen=True)
@@ -165,7 +198,9 @@ class TransitionModel:
     concentration: np.ndarray
 
     @classmethod
-    def of(cls, store: SequenceStore, num_items: int, like: TransitionModel | None = None) -> TransitionModel:
+    def of(
+        cls, store: SequenceStore | CutStore, num_items: int, like: TransitionModel | None = None
+    ) -> TransitionModel:
         """Count the transitions of a log, without a loop over events.
 
         Args:
@@ -173,21 +208,27 @@ class TransitionModel:
                 concentration of that fit is too low for a network, which predicts better than popularity does.
         """
         starts, successors, counts = count_transitions(store, num_items)
-        last = np.repeat(np.arange(num_items + 1), np.diff(starts))
-        # Stable: of equally frequent successors the lower number comes first.
-        by_count = np.lexsort((-counts, last))
-        kept = np.sort(by_count[np.arange(len(last)) - starts[last] < MAX_SUCCESSORS])
         if like is None:
-            discounts, log_theta = leave_one_out_fit(last, successors, counts, num_items)
+            discounts, log_theta = leave_one_out_fit(starts, successors, counts)
             concentration = np.array([log_theta, 0.0])
         else:
             discounts, concentration = like.discounts, like.concentration
+        totals, kept = np.zeros(num_items + 1, np.int64), []
+        for first, end in blocks_of(starts, TRANSITIONS_AT_ONCE):
+            part = slice(starts[first], starts[end])
+            rows = np.repeat(np.arange(first, end), np.diff(starts[first : end + 1]))
+            totals[first:end] = np.bincount(rows - first, counts[part], end - first)
+            # Stable: of equally frequent successors the lower number comes first.
+            by_count = np.lexsort((-counts[part], rows))
+            is_frequent = np.arange(part.start, part.stop) - starts[rows] < MAX_SUCCESSORS
+            kept.append(part.start + np.sort(by_count[is_frequent]))
+        chosen = np.concatenate(kept)
         return cls(
             store.item_counts(num_items),
             np.concatenate([[0], np.cumsum(np.minimum(np.diff(starts), MAX_SUCCESSORS))]),
-            successors[kept],
-            counts[kept].astype(np.int32),
-            np.bincount(last, counts, num_items + 1).astype(np.int64),
+            successors[chosen],
+            counts[chosen],
+            totals,
             discounts,
             concentration,
         )

@@ -85,6 +85,7 @@ def fit(
     from corerec.data.splitting import leave_one_out
     from corerec.engines.bert4rec import Bert4Rec
     from corerec.engines.bert4rec.distributed import rank, world_size
+    from corerec.engines.bert4rec.early_stopping import MOST_USERS
     from corerec.tensor_file import begins_as_one
 
     use_threads(threads)
@@ -116,7 +117,7 @@ def fit(
     kept["items"] = read_features(items, log_options, log.items, quiet)
     started = time.perf_counter()
     if holdout:
-        split = leave_one_out(log)
+        split = leave_one_out(log, max_users=MOST_USERS)  # as many as `fit` validates on
         model.fit_interactions(split.train, split.valid, **kept)
     else:
         model.fit_interactions(log, **kept)

@@ -75,9 +75,19 @@ class SequenceStore:
         return time_unit(self.times)
 
     @property
+    def starts(self) -> np.ndarray:
+        """Where each row's events begin, int64 (rows,)."""
+        return self.offsets[:-1]
+
+    @property
+    def ends(self) -> np.ndarray:
+        """Where each row's events end, int64 (rows,)."""
+        return self.offsets[1:]
+
+    @property
     def lengths(self) -> np.ndarray:
         """The number of events in each row, int64 (rows,)."""
-        return self.offsets[1:] - self.offsets[:-1]
+        return self.ends - self.starts
 
     def row(self, row: int) -> np.ndarray:
         """Return the items of one row, int32 (length,), oldest first. The array is a view, not a copy."""
@@ -151,7 +161,10 @@ class SequenceStore:
 
     def item_counts(self, num_items: int) -> np.ndarray:
         """Count the events of each item number, int64 (num_items + 1,); 0 for padding."""
-        return np.bincount(self.items, minlength=num_items + 1)
+        counts = np.zeros(num_items + 1, np.int64)
+        for first in range(0, len(self.items), EVENTS_AT_ONCE):  # bincount copies its input to int64
+            counts += np.bincount(self.items[first : first + EVENTS_AT_ONCE], minlength=num_items + 1)
+        return counts
 
 
 def _joined(columns: Sequence[np.ndarray | None], lengths: Sequence[int], dtype: type) -> np.ndarray | None:
@@ -183,8 +196,13 @@ def row_blocks(store: SequenceStore, events_at_once: int) -> list[tuple[int, int
     >>> row_blocks(SequenceStore.from_lists([[1, 2], [3], [4, 5, 6], []]), 3)
     [(0, 2), (2, 4)]
     """
-    block = np.maximum(store.offsets[1:] - 1, 0) // events_at_once
-    bounds = [0, *(np.flatnonzero(np.diff(block)) + 1).tolist(), len(store)]
+    return blocks_of(store.offsets, events_at_once)
+
+
+def blocks_of(offsets: np.ndarray, at_once: int) -> list[tuple[int, int]]:
+    """Return ranges of the rows offsets[r] .. offsets[r + 1] with about `at_once` values each, and at least one row."""
+    block = np.maximum(offsets[1:] - 1, 0) // at_once
+    bounds = [0, *(np.flatnonzero(np.diff(block)) + 1).tolist(), len(offsets) - 1]
     return [(first, end) for first, end in pairwise(bounds) if first < end]
 
 

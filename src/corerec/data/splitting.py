@@ -7,11 +7,12 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Generic, Literal, TypeVar
+from typing import Generic, Literal, TypeVar, overload
 
 import numpy as np
 import pandas as pd
 
+from corerec.data.cut_store import CutStore
 from corerec.data.interactions import Interactions
 from corerec.data.sequences import SequenceStore
 from corerec.data.times import UNITS, time_in
@@ -173,17 +174,30 @@ def leave_one_out(log: Log, *, max_users: int | None = None) -> Split[Log]:
     )
 
 
-def hold_out_last(log: Log, rows: np.ndarray) -> tuple[Log, Holdout]:
+@overload
+def hold_out_last(
+    log: SequenceStore, rows: np.ndarray, asked: np.ndarray | None = None
+) -> tuple[CutStore, Holdout]: ...
+@overload
+def hold_out_last(
+    log: Interactions, rows: np.ndarray, asked: np.ndarray | None = None
+) -> tuple[Interactions, Holdout]: ...
+def hold_out_last(
+    log: SequenceStore | Interactions, rows: np.ndarray, asked: np.ndarray | None = None
+) -> tuple[CutStore | Interactions, Holdout]:
     """Take the last event of the given rows (each of two events or more) out of a log, as questions.
 
+    Args:
+        asked: those of `rows` that become questions, int64 (questions,). None means all.
     Returns:
-        the log without those events, and one question for each of `rows`, int64 (questions,), in that order.
+        the log without those events, which is not copied if it is a store; and the questions, in the order of `asked`.
     """
     store = _sequences(log)
-    starts, ends = store.offsets[:-1], store.offsets[1:]
-    kept = ends.copy()
+    kept, asked = store.ends.copy(), rows if asked is None else asked
     kept[rows] -= 1
-    return _with_rows(log, starts, kept), _questions(log, rows, starts[rows], kept[rows], ends[rows])
+    cut = CutStore(store, kept)
+    rest = replace(log, sequences=cut.compact()) if isinstance(log, Interactions) else cut
+    return rest, _questions(log, asked, store.starts[asked], kept[asked], store.ends[asked])
 
 
 def by_time(

@@ -87,11 +87,24 @@ def test_the_last_event_of_one_user_is_not_followed_by_the_first_of_the_next():
 def test_counts_of_a_log_in_parts_are_those_of_it_all(monkeypatch):
     random = np.random.default_rng(0)
     store = SequenceStore.from_lists([random.integers(1, 20, n) for n in random.integers(0, 30, 60)])
-    at_once = count_transitions(store, 19)
+    at_once, whole = count_transitions(store, 19), TransitionModel.of(store, 19)
     monkeypatch.setattr("corerec.basic.transitions.EVENTS_AT_ONCE", 50)
+    monkeypatch.setattr("corerec.basic.transitions.TRANSITIONS_AT_ONCE", 70)
     for ours, theirs in zip(count_transitions(store, 19), at_once, strict=True):
         assert ours.dtype == theirs.dtype
         assert np.array_equal(ours, theirs)
+    for name, values in vars(TransitionModel.of(store, 19)).items():
+        assert np.array_equal(values, getattr(whole, name)), name
+
+
+def test_counts_are_those_of_a_loop_over_the_events():
+    random = np.random.default_rng(0)
+    sequences = [random.integers(1, 6, n).tolist() for n in random.integers(0, 9, 50)]
+    looped = Counter(pair for sequence in sequences for pair in pairwise(sequence))
+    offsets, items, counts = count_transitions(SequenceStore.from_lists(sequences), 6)
+    last = np.repeat(np.arange(7), np.diff(offsets))
+    assert dict(zip(zip(last.tolist(), items.tolist(), strict=True), counts.tolist(), strict=True)) == looped
+    assert [*zip(last.tolist(), items.tolist(), strict=True)] == sorted(looped)
 
 
 def test_only_the_most_frequent_followers_are_kept_and_of_equals_the_lower():
@@ -129,7 +142,8 @@ def test_smoothed_counts_come_true_in_another_part_of_the_log(share, error):
 @settings(max_examples=20, deadline=None)
 def test_what_is_left_of_a_count_is_never_negative_and_never_falls_as_it_rises(counts):
     pairs = np.array(counts, int)
-    discounts, log_theta = leave_one_out_fit(np.ones_like(pairs), np.arange(len(pairs)) + 1, pairs, len(pairs))
+    offsets = np.array([0, 0] + [len(pairs)] * len(pairs))  # all follow item 1
+    discounts, log_theta = leave_one_out_fit(offsets, np.arange(len(pairs)) + 1, pairs)
     left = np.arange(1, 4) - discounts
     assert 0 <= left[0] <= left[1] <= left[2] <= 3
     assert np.isfinite(log_theta)

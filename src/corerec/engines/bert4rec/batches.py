@@ -13,13 +13,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from corerec.data.cut_store import CutStore
 from corerec.data.sequences import SequenceStore
 
 LENGTH_NOISE = 8  # events: windows this close in length are shuffled among each other
 
 
 def windows(
-    offsets: np.ndarray, max_seq_len: int, whole_history: bool, random: np.random.Generator
+    store: SequenceStore | CutStore, max_seq_len: int, whole_history: bool, random: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
     """Cut each row into windows of at most `max_seq_len` events that together cover it.
 
@@ -30,13 +31,11 @@ def windows(
         10 events, max_seq_len 4, overlap 1  ->  [6, 10) [3, 7) [0, 3)
 
     Args:
-        offsets: int64 (rows + 1,) of a SequenceStore.
         whole_history: whether to cover the whole row. False keeps only the newest window of each row.
     Returns:
         starts, ends: int64 (windows,) into the store's events.
     """
-    first, end = offsets[:-1], offsets[1:]
-    lengths = end - first
+    first, end, lengths = store.starts, store.ends, store.lengths
     counts = window_counts(lengths, max_seq_len, whole_history)
     overlap = np.floor(random.random(len(lengths)) * (counts * max_seq_len - lengths + 1)).astype(np.int64)
     row = np.repeat(np.arange(len(lengths)), counts)
@@ -109,7 +108,7 @@ def pad(
 
 
 def epoch_batches(
-    store: SequenceStore,
+    store: SequenceStore | CutStore,
     max_seq_len: int,
     num_batches: int,
     whole_history: bool,
@@ -121,7 +120,7 @@ def epoch_batches(
     Args:
         first: the number of batches to skip at the start, as they were trained on before.
     """
-    starts, ends = windows(store.offsets, max_seq_len, whole_history, random)
+    starts, ends = windows(store, max_seq_len, whole_history, random)
     lengths = ends - starts
     for chosen in batch_order(lengths, num_batches, random)[first:]:
         width = rounded_length(int(lengths[chosen].max()), max_seq_len)

@@ -36,6 +36,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from corerec.basic.transitions import MAX_CONCENTRATION, MIN_CONCENTRATION, TYPICAL_LOG_LENGTH, TransitionModel
+from corerec.data.cut_store import CutStore
 from corerec.data.sequences import SequenceStore, flat_ranges, last_items
 from corerec.data.splitting import Holdout, hold_out_last
 from corerec.engines.bert4rec.encoding import next_states
@@ -54,7 +55,7 @@ PRIOR_MEAN = (-0.3, 0.8, 0.0, 0.0)
 PRIOR_DEVIATION = (1.0, 1.0, 0.3, 1.0)
 
 
-def hold_out_for_calibration(store: SequenceStore, num_items: int, seed: int) -> tuple[SequenceStore, Holdout]:
+def hold_out_for_calibration(store: SequenceStore, num_items: int, seed: int) -> tuple[CutStore, Holdout]:
     """Hold out the last events of a tenth of the users of a log, drawn at random, 4,000 users at most.
 
     Returns:

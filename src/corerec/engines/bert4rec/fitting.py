@@ -14,17 +14,18 @@ import torch.nn.functional as F
 
 from corerec.basic.rating_model import fit_ratings, is_a_scale
 from corerec.basic.transitions import TransitionModel
+from corerec.data.cut_store import CutStore
 from corerec.data.fingerprint import EventFingerprint
 from corerec.data.histories import Histories
 from corerec.data.interactions import Interactions
 from corerec.data.item_features import ITEM_ID, FeatureTable
 from corerec.data.sequences import SequenceStore
-from corerec.data.splitting import Holdout, hold_out_last
+from corerec.data.splitting import Holdout, hold_out_last, sampled
 from corerec.data.vocabulary import Vocabulary
 from corerec.engines.bert4rec.calibration import calibrate, hold_out_for_calibration
 from corerec.engines.bert4rec.config import ModelConfig, TrainConfig
 from corerec.engines.bert4rec.distributed import Ranks, rank, training_ranks
-from corerec.engines.bert4rec.early_stopping import train_with_early_stopping
+from corerec.engines.bert4rec.early_stopping import MOST_USERS, train_with_early_stopping
 from corerec.engines.bert4rec.encoding import NetworkScorer, next_states, score_states
 from corerec.engines.bert4rec.fitted import FittedModel
 from corerec.engines.bert4rec.item_encoder import ItemContent, new_item_rate, validated_rate
@@ -84,12 +85,12 @@ def fit_model(
         DivergedError: the loss or the gradients are not finite.
         DistributedError: one of several processes ended, or was started with another log or other settings.
     """
-    train = log.sequences
+    train: SequenceStore | CutStore = log.sequences
     if train_config.patience is not None and valid is None:
         rows = np.flatnonzero(train.lengths >= 2)
         if not len(rows):
             raise DataError("patience needs users with two events or more to validate on; fit without it")
-        train, valid = hold_out_last(train, rows)
+        train, valid = hold_out_last(log.sequences, rows, rows[sampled(len(rows), MOST_USERS)])
     config, probe = replace(model_config, num_items=len(log.items)), None
     table, features = None, None
     if items is not None:
@@ -104,12 +105,12 @@ def fit_model(
         config = replace(config, content_codes=table.num_codes, content_dim=table.dense_dim)
     scale = None if train_config.clock is False else GapScale.of(train)
     if scale is not None and train_config.clock is None:
-        train, probe = _hold_out_probe(train, train_config.seed) if valid is None else (train, valid)
+        train, probe = _hold_out_probe(log.sequences, train_config.seed) if valid is None else (train, valid)
     if scale is not None and (train_config.clock or probe is not None):
         config = replace(config, gap_unit=scale.unit, gap_buckets=scale.num_buckets)
     questions = probe if valid is None else valid
     if questions is None:
-        train, questions = hold_out_for_calibration(train, len(log.items), train_config.seed)
+        train, questions = hold_out_for_calibration(log.sequences, len(log.items), train_config.seed)
     network = build_network(config, train_config.seed).to(device)
     if network.item_encoder is not None and features is not None:
         network.item_encoder.attach(features, train.item_counts(len(log.items)))
@@ -211,7 +212,7 @@ def _content(
     return content
 
 
-def _hold_out_probe(store: SequenceStore, seed: int) -> tuple[SequenceStore, Holdout | None]:
+def _hold_out_probe(store: SequenceStore, seed: int) -> tuple[SequenceStore | CutStore, Holdout | None]:
     """Hold out the last events of some users, to decide whether time is read. None if the log is too small."""
     rows = np.flatnonzero(store.lengths >= 3)
     count = min(MOST_PROBES, len(rows) // 2)
@@ -237,7 +238,7 @@ def time_helps(network: Bert4RecNetwork, probe: Holdout) -> bool:
 
 def run_training(
     state: TrainingState,
-    train: SequenceStore,
+    train: SequenceStore | CutStore,
     valid: Holdout | None,
     *,
     name: str,

@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from corerec.data.cut_store import CutStore
 from corerec.data.item_features import FeatureTable, ItemFeatures
 from corerec.data.sequences import SequenceStore
 from corerec.data.splitting import Holdout
@@ -174,7 +175,9 @@ def distinctness(features: ItemFeatures) -> float:
     return float(1 - ((counts / max(1, len(rows))) ** 2).sum())
 
 
-def validated_rate(train: SequenceStore, valid: Holdout | None, num_items: int, num_others: int) -> float | None:
+def validated_rate(
+    train: SequenceStore | CutStore, valid: Holdout | None, num_items: int, num_others: int
+) -> float | None:
     """Return the mean share of validation targets that one new item gets. None if the data is too small.
 
     Args:

@@ -62,7 +62,7 @@ class MergedLog:
         old_ends = ends.copy()
         old_ends[rows] = np.maximum(starts[rows], news[first] - (max_seq_len - 1))
         old = store.ranges(starts, old_ends)
-        window_starts, window_ends = windows(old.offsets, max_seq_len, True, random)
+        window_starts, window_ends = windows(old, max_seq_len, True, random)
         order = random.permutation(len(window_starts))
         sizes = np.cumsum((window_ends - window_starts)[order])
         chosen = order[: int(np.searchsorted(sizes, replay * (~self.is_new).sum(), side="right"))]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from corerec.data.cut_store import CutStore
 from corerec.data.sequences import SequenceStore
 from corerec.engines.bert4rec.batches import batch_order, rounded_length, window_counts, windows
 from corerec.engines.bert4rec.config import ModelConfig, TrainConfig
@@ -45,7 +46,7 @@ class TrainPlan:
         return self.num_steps // self.epochs
 
     @classmethod
-    def of(cls, config: TrainConfig, model: ModelConfig, store: SequenceStore) -> TrainPlan:
+    def of(cls, config: TrainConfig, model: ModelConfig, store: SequenceStore | CutStore) -> TrainPlan:
         """Choose the open settings. Given settings stay, except for a batch size that is too large for the log."""
         num_windows = int(window_counts(store.lengths, model.max_seq_len, config.whole_history).sum())
         batch_size = batch_size_for(num_windows, store.num_events, config.batch_size)
@@ -83,10 +84,10 @@ class TrainPlan:
         )
 
 
-def _largest_step(store: SequenceStore, max_seq_len: int, whole_history: bool, num_batches: int) -> int:
+def _largest_step(store: SequenceStore | CutStore, max_seq_len: int, whole_history: bool, num_batches: int) -> int:
     """Return the number of padded events of the largest batch of an epoch."""
     random = np.random.default_rng(0)
-    starts, ends = windows(store.offsets, max_seq_len, whole_history, random)
+    starts, ends = windows(store, max_seq_len, whole_history, random)
     lengths = ends - starts
     batches = batch_order(lengths, num_batches, random)
     sizes = (len(batch) * rounded_length(int(lengths[batch].max()), max_seq_len) for batch in batches)

@@ -25,6 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from corerec.data.cut_store import CutStore
 from corerec.data.sequences import SequenceStore
 from corerec.engines.bert4rec.batches import pad
 
@@ -43,16 +44,16 @@ class GapScale(NamedTuple):
     num_buckets: int
 
     @classmethod
-    def of(cls, store: SequenceStore) -> GapScale | None:
+    def of(cls, store: SequenceStore | CutStore) -> GapScale | None:
         """Choose the scale of a log. None if no two events of a sequence are known to be apart in time.
 
         In a log of more than MOST_GAPS events, only every n-th user is read.
         """
         if store.times is None:
             return None
-        if store.num_events > MOST_GAPS:
-            store = store.select(np.arange(0, len(store), -(-store.num_events // MOST_GAPS)))
-            assert store.times is not None
+        if store.num_events > MOST_GAPS or isinstance(store, CutStore):
+            store = store.select(np.arange(0, len(store), max(1, -(-store.num_events // MOST_GAPS))))
+        assert store.times is not None
         gaps = np.diff(store.times.astype(np.float64))
         is_first = np.zeros(store.num_events, bool)
         is_first[store.offsets[:-1][store.lengths > 0]] = True

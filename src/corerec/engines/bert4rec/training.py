@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from corerec.data.cut_store import CutStore
 from corerec.data.sequences import SequenceStore
 from corerec.engines.bert4rec.batches import epoch_batches
 from corerec.engines.bert4rec.config import ModelConfig
@@ -75,7 +76,7 @@ def copy_of(network: Bert4RecNetwork) -> Bert4RecNetwork:
 
 
 def train_epochs(
-    state: TrainingState, store: SequenceStore, ranks: Ranks = ALONE
+    state: TrainingState, store: SequenceStore | CutStore, ranks: Ranks = ALONE
 ) -> Iterator[TrainPlan | StepResult | EpochResult]:
     """Train in place. Yield the plan first, a StepResult after each step, and an EpochResult after each epoch.
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from corerec.data.cut_store import CutStore
 from corerec.data.sequences import SequenceStore
 from corerec.engines.bert4rec.config import TrainConfig
 from corerec.engines.bert4rec.model import Bert4RecNetwork
@@ -58,7 +59,7 @@ class TrainingState:
     best: BestEpoch | None = None
 
     @classmethod
-    def start(cls, network: Bert4RecNetwork, store: SequenceStore, config: TrainConfig) -> TrainingState:
+    def start(cls, network: Bert4RecNetwork, store: SequenceStore | CutStore, config: TrainConfig) -> TrainingState:
         """Return the state before the first step, on the network's device."""
         plan = TrainPlan.of(config, network.config, store)
         network.dropout.p = plan.dropout

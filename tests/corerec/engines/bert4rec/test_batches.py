@@ -16,11 +16,16 @@ from corerec.engines.bert4rec.batches import (
 )
 
 
+def rows_of(lengths):
+    return SequenceStore.from_lists([np.arange(1, length + 1) for length in lengths])
+
+
 @settings(deadline=None, derandomize=True)
 @given(st.lists(st.integers(0, 60), min_size=1, max_size=8), st.integers(2, 20), st.integers(0, 5))
 def test_windows_cover_every_event_and_never_leave_their_row(lengths, max_seq_len, seed):
-    offsets = np.concatenate([[0], np.cumsum(lengths)])
-    starts, ends = windows(offsets, max_seq_len, True, np.random.default_rng(seed))
+    store = rows_of(lengths)
+    offsets = store.offsets
+    starts, ends = windows(store, max_seq_len, True, np.random.default_rng(seed))
     visited = np.zeros(offsets[-1], bool)
     for start, end in zip(starts, ends, strict=True):
         row = np.searchsorted(offsets, start, side="right") - 1
@@ -31,14 +36,14 @@ def test_windows_cover_every_event_and_never_leave_their_row(lengths, max_seq_le
 
 
 def test_newest_window_ends_at_the_rows_end_and_others_move_between_epochs():
-    offsets = np.array([0, 25])
-    drawn = {tuple(windows(offsets, 10, True, np.random.default_rng(seed))[1]) for seed in range(20)}
+    store = rows_of([25])
+    drawn = {tuple(windows(store, 10, True, np.random.default_rng(seed))[1]) for seed in range(20)}
     assert {ends[0] for ends in drawn} == {25}
     assert len(drawn) > 1
 
 
 def test_newest_events_only_when_the_whole_history_is_not_wanted():
-    starts, ends = windows(np.array([0, 25, 28]), 10, False, np.random.default_rng(0))
+    starts, ends = windows(rows_of([25, 3]), 10, False, np.random.default_rng(0))
     assert (starts.tolist(), ends.tolist()) == ([15, 25], [25, 28])
 
 
