@@ -74,7 +74,7 @@ def open_(folder: Path) -> dict[str, Any]:
 
 
 def train(folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
-    """A whole `fit`, which is stopped after so many steps: what comes before and behind them is measured, too."""
+    """A whole `fit` and `save`. The training stops after so many steps; what comes before and behind it is whole."""
     from corerec.data.interactions import Interactions
     from corerec.engines.bert4rec import Bert4Rec
     from corerec.engines.bert4rec.training import StepResult
@@ -91,13 +91,18 @@ def train(folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
 
     model = Bert4Rec(**settings, device="cpu")
     model.fit_interactions(Interactions.open(folder / "store"), on_event=watch)
-    model.save(folder / "model", histories=False)
+    peak_of_fit = status()["VmHWM"]
+    model.save(folder / "model")
+    size = (folder / "model").stat().st_size
+    model.save(folder / "model", histories=False)  # the log has them, for the stages below
     last = max(step for step in at if isinstance(step, int))
     return {
         "first_step_s": at[1],
         "a_step_s": (at[last] - at[1]) / max(1, last - 1),
         "steps": last,
         "peak_at_last_step": at.get(f"peak {last}"),
+        "peak_of_fit": peak_of_fit,
+        "model_bytes": size,
     }
 
 

@@ -56,6 +56,8 @@ def test_its_batches_are_those_of_a_copy(cut, max_seq_len, whole_history, seed):
 
     for ours, theirs in zip(batches(cut), batches(cut.compact()), strict=True):
         assert torch.equal(ours.items, theirs.items)
+        assert ours.times is not None
+        assert theirs.times is not None
         assert torch.equal(ours.times, theirs.times)
 
 

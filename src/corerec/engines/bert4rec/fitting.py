@@ -29,7 +29,7 @@ from corerec.engines.bert4rec.early_stopping import MOST_USERS, train_with_early
 from corerec.engines.bert4rec.encoding import NetworkScorer, next_states, score_states
 from corerec.engines.bert4rec.fitted import FittedModel
 from corerec.engines.bert4rec.item_encoder import ItemContent, new_item_rate, validated_rate
-from corerec.engines.bert4rec.memory import warn_if_too_little
+from corerec.engines.bert4rec.memory import return_freed_memory, warn_if_too_little
 from corerec.engines.bert4rec.model import Bert4RecNetwork
 from corerec.engines.bert4rec.plan import TrainPlan
 from corerec.engines.bert4rec.progress import with_progress
@@ -118,6 +118,9 @@ def fit_model(
     training_log = run_training(
         state, train, valid, name=name, on_event=on_event, checkpoint=checkpoint, verbose=verbose
     )
+    moments = moments_of(state.optimizer, network)
+    del state  # its averages and gradients would lie beside the counts below
+    return_freed_memory()
     if probe is not None and network.time_encoder is not None and not time_helps(network, probe):
         network.forget_time()
     counted = calibrate(network, TransitionModel.of(train, len(log.items)), questions, train_config.seed)
@@ -140,7 +143,7 @@ def fit_model(
         training_log,
         datetime.now(UTC).isoformat(timespec="seconds"),
         EventFingerprint.of(log),
-        moments=moments_of(state.optimizer, network),
+        moments=moments,
         content=content,
     )
     return model if items is None else model.with_items(items)
@@ -284,6 +287,7 @@ def run_training(
                 results.close()  # on an error, too: a bar ends before the error is told
         if state.best is None:
             state.ema.use_average()
+        state.network.zero_grad()
     return tuple(training_log)
 
 

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from corerec.data.cut_store import CutStore
 from corerec.data.item_features import FeatureTable, ItemFeatures
-from corerec.data.sequences import SequenceStore
+from corerec.data.sequences import EVENTS_AT_ONCE, SequenceStore
 from corerec.data.splitting import Holdout
 from corerec.data.vocabulary import Vocabulary
 
@@ -31,6 +31,7 @@ OUT_OF_THE_RACE = -1e4  # a logit whose exponential is 0
 TIE_BREAK = 1e-3  # of a log-probability
 MOST_NEW = 0.5  # of the first places
 NEWEST = 0.1  # share of the log by which the rate of new items is judged
+MOST_TIMES = 2**24  # looked at to find where the newest part begins
 
 
 class ItemEncoder(nn.Module):
@@ -202,9 +203,10 @@ def new_item_rate(store: SequenceStore, num_items: int) -> float:
     fallback = float(rarer.mean() / max(1, store.num_events))
     if store.times is None or not store.num_events:
         return fallback
-    is_newest = store.times >= np.quantile(store.times, 1 - NEWEST)
-    before = np.bincount(store.items[~is_newest], minlength=num_items + 1)
-    in_newest = store.items[is_newest]
-    new = in_newest[before[in_newest] == 0]
-    distinct = len(np.unique(new))
-    return len(new) / len(in_newest) / distinct if distinct >= 10 else fallback
+    start = np.quantile(store.times[:: 1 + store.num_events // MOST_TIMES], 1 - NEWEST)
+    newest = np.zeros(num_items + 1, np.int64)
+    for first in range(0, store.num_events, EVENTS_AT_ONCE):
+        events = slice(first, first + EVENTS_AT_ONCE)
+        newest += np.bincount(store.items[events][store.times[events] >= start], minlength=num_items + 1)
+    new = newest[1:][(counts == newest[1:]) & (newest[1:] > 0)]
+    return float(new.sum() / newest.sum() / len(new)) if len(new) >= 10 else fallback
