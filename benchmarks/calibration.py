@@ -73,7 +73,7 @@ def main(
     if users < 1:
         log = some_users(log, users)
     num_items = len(log.items)
-    train, test = hold_out_last(log.sequences, np.flatnonzero(log.sequences.lengths >= 3))
+    train, test = hold_out_last(log, np.flatnonzero(log.sequences.lengths >= 3))
     settings = settings_of(set_ or [])
     if model:
         bert4rec = Bert4Rec.load(model)
@@ -81,11 +81,11 @@ def main(
             raise typer.BadParameter(f"{model} was fitted on other items than {data} has", param_hint="--model")
     else:
         started = time.perf_counter()
-        bert4rec = Bert4Rec(**settings).fit_interactions(Interactions(train, log.users, log.items))
+        bert4rec = Bert4Rec(**settings).fit_interactions(train)
         print(f"trained in {time.perf_counter() - started:.0f} s", file=sys.stderr)
         if model_out:
             bert4rec.save(model_out)
-    scorer, markov = bert4rec.scorer, LastItemMarkov(train, num_items)
+    scorer, markov = bert4rec.scorer, LastItemMarkov(train.sequences, num_items)
     assert scorer.transitions is not None
     record: dict[str, Any] = {
         "data": data.name,
@@ -102,7 +102,8 @@ def main(
     print(json.dumps(record, indent=2), file=sys.stderr)
     for by in BINNINGS:
         measured = [
-            reliability(each, test, by=by) for each in (scorer, markov, Popularity(train.item_counts(num_items)))
+            reliability(each, test, by=by)
+            for each in (scorer, markov, Popularity(train.sequences.item_counts(num_items)))
         ]
         Console().print(reliability_table(measured, title=f"{data.name}, test, ten bins of equal {by}"))
         record[by] = {each.scorer: each.to_dict() | {"misses": misses(each.bins)} for each in measured}
