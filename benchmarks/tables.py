@@ -422,10 +422,19 @@ def scale_log() -> str:
     )
 
 
+def engines() -> str:
+    """Seconds of the same jobs through each engine."""
+    measured = result("engines")
+    jobs = {"train": f"train, {measured['epochs']} epochs", "score": f"score {measured['users']:,} histories"}
+    rows = [[jobs[run["job"]], run["engine"], f"{run['seconds']:.0f}"] for run in measured["runs"]]
+    return markdown(["job", "engine", "s of the whole command"], rows)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "quality-ml-1m": lambda: quality("ml-1m"),
     "quality-beauty": lambda: quality("beauty"),
     "quality-gpu": quality_gpu,
+    "engines": engines,
     "summary-ml-1m": lambda: quality("ml-1m", SUMMARY["ml-1m"]),
     "summary-beauty": lambda: quality("beauty", SUMMARY["beauty"]),
     "summary-speed": speed,

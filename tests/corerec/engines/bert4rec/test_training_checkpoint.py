@@ -36,7 +36,7 @@ def weights(model):
     return {name: tensor.cpu().numpy().tobytes() for name, tensor in model.fitted.network.state_dict().items()}
 
 
-@pytest.mark.parametrize("patience", [None, 1])
+@pytest.mark.parametrize("patience", [None, 2])
 @pytest.mark.parametrize("stop_after", [2, 7, 12])
 def test_the_same_call_goes_on_and_gives_the_same_weights(tmp_path, patience, stop_after):
     path = tmp_path / "training"
