@@ -151,6 +151,27 @@ class Vocabulary:
         twin.__dict__.pop("_numbers", None)
         return twin
 
+    def with_ids(self, others: Vocabulary) -> tuple[Vocabulary, np.ndarray]:
+        """Return a vocabulary of these ids and of others, which follow them, and the numbers of the others in it.
+
+        Returns:
+            the vocabulary, and int64 (len(others),).
+        Raises:
+            UnknownIdError: no known id has the type of another, such as "7" among whole numbers.
+            DataError: an id is one that a file could not hold.
+        """
+        ids, numbers = self.ids, self.encode(others.ids)
+        unknown = np.flatnonzero(numbers == 0)
+        if not len(unknown):
+            return Vocabulary(ids, self.kind), numbers
+        new = others.ids[unknown].tolist()
+        self.check_new(new)
+        added = id_column([self._canonical(an_id) for an_id in new], f"{self.kind}_ids")
+        numbers[unknown] = np.arange(len(self) + 1, len(self) + len(added) + 1)
+        if added.dtype != ids.dtype:
+            ids, added = ids.astype(object), added.astype(object)
+        return Vocabulary(np.concatenate([ids, added]), self.kind), numbers
+
     def encode(self, column: Any) -> np.ndarray:
         """Return the numbers of many ids, int64 (rows,); 0 where an id is unknown."""
         number_of = self._number_of

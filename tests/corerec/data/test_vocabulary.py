@@ -343,3 +343,25 @@ def test_a_vocabulary_lists_its_ids_in_the_order_of_their_numbers():
     assert repr(items) == "Vocabulary(4 items: 'b', 'a', 'c', ...)"
     assert repr(Vocabulary([7], "user")) == "Vocabulary(1 users: 7)"
     assert list(Vocabulary([], "user")) == []
+
+
+def test_ids_of_another_vocabulary_follow_and_known_ones_keep_their_numbers():
+    items = Vocabulary([10, 20])
+    grown, numbers = items.with_ids(Vocabulary([30, 20, 40]))
+    assert grown.ids.tolist() == [10, 20, 30, 40]
+    assert grown.ids.dtype == np.int64
+    assert numbers.tolist() == [3, 2, 4]
+    assert len(items) == 2
+    items.add(50)
+    assert items.with_ids(Vocabulary([60]))[0].ids.tolist() == [10, 20, 50, 60]
+
+
+def test_ids_of_a_foreign_type_do_not_follow():
+    with pytest.raises(UnknownIdError, match="of type int"):
+        Vocabulary([10]).with_ids(Vocabulary(["ann"]))
+
+
+def test_long_numbers_that_travelled_as_text_follow_as_numbers():
+    grown, numbers = Vocabulary([10]).with_ids(Vocabulary([str(2**60), str(2**60 + 1)]))
+    assert grown.ids.tolist() == [10, 2**60, 2**60 + 1]
+    assert numbers.tolist() == [2, 3]

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from corerec.data.cut_store import CutStore
 from corerec.data.interactions import Interactions
-from corerec.data.sequences import SequenceStore
+from corerec.data.sequences import EVENTS_AT_ONCE, SequenceStore, blocks_of
 from corerec.data.splitting import Holdout, hold_out_last
-from corerec.data.vocabulary import Vocabulary
 from corerec.engines.bert4rec.batches import windows
 from corerec.engines.bert4rec.fitted import FittedModel
 from corerec.engines.bert4rec.training_state import seed_for
@@ -61,18 +61,20 @@ class MergedLog:
         rows, first = np.unique(np.searchsorted(store.offsets, news, side="right") - 1, return_index=True)
         old_ends = ends.copy()
         old_ends[rows] = np.maximum(starts[rows], news[first] - (max_seq_len - 1))
-        old = store.ranges(starts, old_ends)
-        window_starts, window_ends = windows(old, max_seq_len, True, random)
+        window_starts, window_ends = windows(CutStore(store, old_ends), max_seq_len, True, random)
         order = random.permutation(len(window_starts))
         sizes = np.cumsum((window_ends - window_starts)[order])
         chosen = order[: int(np.searchsorted(sizes, replay * (~self.is_new).sum(), side="right"))]
         return SequenceStore.concatenate(
-            [store.ranges(old_ends[rows], ends[rows]), old.ranges(window_starts[chosen], window_ends[chosen])]
+            [store.ranges(old_ends[rows], ends[rows]), store.ranges(window_starts[chosen], window_ends[chosen])]
         )
 
 
 def merge(model: FittedModel, log: Interactions) -> MergedLog:
     """Merge the model's histories and a log's events, so that each event occurs once.
+
+    Users are merged block by block. So the memory beside the merged log does not depend on the logs, and a log of a
+    store stays on disk.
 
     Raises:
         DataError: only one of the two has times, or their units differ.
@@ -88,26 +90,67 @@ def merge(model: FittedModel, log: Interactions) -> MergedLog:
             f"the new log counts time in {new.time_unit or 'steps'} and the model's in {old.time_unit or 'steps'}; "
             "convert the new log's timestamps first"
         )
-    items, users = model.items.copy(), users.copy()
-    item_numbers = np.array([0] + [items.add(item_id) for item_id in log.items.ids.tolist()])
-    user_numbers = np.array([users.add(user_id) for user_id in log.users.ids.tolist()])
-    rows = np.concatenate([np.repeat(np.arange(len(old)), old.lengths), np.repeat(user_numbers - 1, new.lengths)])
-    numbers = np.concatenate([old.items, item_numbers[new.items].astype(np.int32)])
+    users, user_numbers = users.with_ids(log.users)
+    items, item_numbers = model.items.with_ids(log.items)
+    renumbered = np.concatenate([[0], item_numbers]).astype(np.int32)
+    by_number = np.argsort(user_numbers)
+    lengths = np.zeros(len(users), np.int64)
+    lengths[: len(old)] = old.lengths
+    lengths[user_numbers - 1] += new.lengths
+    whole, is_new, filled = _empty_store(old, new, int(lengths.sum())), np.empty(lengths.sum(), bool), 0
+    for first, end in blocks_of(np.concatenate([[0], np.cumsum(lengths)]), EVENTS_AT_ONCE):
+        known = slice(min(first, len(old)), min(end, len(old)))
+        chosen = by_number[slice(*np.searchsorted(user_numbers, [first + 1, end + 1], sorter=by_number))]
+        added = new.select(chosen)
+        part, rows, part_is_new = _merged_rows(
+            old.ranges(old.starts[known], old.ends[known]),
+            replace(added, items=renumbered[added.items]),
+            user_numbers[chosen] - 1 - first,
+        )
+        lengths[first:end] = np.bincount(rows, minlength=end - first)
+        here = slice(filled, filled + len(rows))
+        for name, column in _columns(whole).items():
+            column[here] = getattr(part, name)
+        is_new[here] = part_is_new
+        filled = here.stop
+    columns = {name: column[:filled] for name, column in _columns(whole).items()}
+    store = SequenceStore(offsets=np.concatenate([[0], np.cumsum(lengths)]), **columns)
+    return MergedLog(Interactions(store, users, items), is_new[:filled])
+
+
+def _columns(store: SequenceStore) -> dict[str, np.ndarray]:
+    return {name: getattr(store, name) for name in ("items", "times", "ratings") if getattr(store, name) is not None}
+
+
+def _empty_store(old: SequenceStore, new: SequenceStore, num_events: int) -> SequenceStore:
+    """Return columns for at most so many events of both logs. Memory that is not written to is never taken."""
+    times, ratings = None, None
+    if old.times is not None and new.times is not None:
+        times = np.empty(num_events, np.result_type(old.times, new.times))
+    if old.ratings is not None or new.ratings is not None:
+        ratings = np.empty(num_events, np.float32)
+    return SequenceStore(np.empty(num_events, np.int32), np.zeros(1, np.int64), times, ratings)
+
+
+def _merged_rows(
+    old: SequenceStore, new: SequenceStore, new_rows: np.ndarray
+) -> tuple[SequenceStore, np.ndarray, np.ndarray]:
+    """Merge events of the same users, and leave out new events that repeat an old one.
+
+    Args:
+        old: the users of the rows 0, 1, ...
+        new_rows: int64 (rows of `new`,), the row of each row of `new` in the result.
+    Returns:
+        the events by row and time, all in one row; each event's row, int64 (events,); and bool (events,): is it new?
+    """
+    rows = np.concatenate([np.repeat(np.arange(len(old)), old.lengths), np.repeat(new_rows, new.lengths)])
+    both = SequenceStore.concatenate([old, new])
     is_new = np.arange(len(rows)) >= old.num_events
-    times = None if old.times is None or new.times is None else np.concatenate([old.times, new.times])
-    ratings = SequenceStore.concatenate([old, new]).ratings
-    order = np.argsort(rows, kind="stable") if times is None else np.lexsort((times, rows))  # old before new
-    if times is not None:
-        order = order[~_known_again(rows[order], numbers[order], times[order], is_new[order])]
-    offsets = np.searchsorted(rows[order], np.arange(len(users) + 1))
-    store = SequenceStore(
-        numbers[order],
-        offsets,
-        None if times is None else times[order],
-        None if ratings is None else ratings[order],
-    )
-    # Vocabularies that grew become plain ones.
-    return MergedLog(Interactions(store, Vocabulary(users.ids, "user"), Vocabulary(items.ids, "item")), is_new[order])
+    order = np.argsort(rows, kind="stable") if both.times is None else np.lexsort((both.times, rows))  # old before new
+    if both.times is not None:
+        order = order[~_known_again(rows[order], both.items[order], both.times[order], is_new[order])]
+    taken = {name: column[order] for name, column in _columns(both).items()}
+    return SequenceStore(offsets=np.array([0, len(order)]), **taken), rows[order], is_new[order]
 
 
 def _known_again(rows: np.ndarray, items: np.ndarray, times: np.ndarray, is_new: np.ndarray) -> np.ndarray:

@@ -1,8 +1,11 @@
+from collections import Counter
+
 import numpy as np
 import pytest
 
 from corerec.data.interactions import Interactions
-from corerec.engines.bert4rec.merging import MergedLog, _known_again
+from corerec.engines.bert4rec import Bert4Rec
+from corerec.engines.bert4rec.merging import MergedLog, _known_again, merge
 
 L = 4  # max_seq_len
 
@@ -50,3 +53,45 @@ def test_a_share_of_the_old_events_is_replayed_in_windows(replay):
     replayed = rows_of(part)[1:]
     assert all(len(row) <= L and row == list(range(row[0], row[-1] + 1)) for row in replayed)
     assert 500 * replay - L < sum(len(row) for row in replayed) <= 500 * replay
+
+
+@pytest.mark.parametrize("events_at_once", [1, 7, 10**6])
+@pytest.mark.parametrize("has_ratings", [False, True])
+def test_users_are_merged_in_blocks_as_by_a_loop_over_the_events(events_at_once, has_ratings, monkeypatch):
+    monkeypatch.setattr("corerec.engines.bert4rec.merging.EVENTS_AT_ONCE", events_at_once)
+    random = np.random.default_rng(0)
+
+    def rows(count, first_user, first_time):
+        columns = random.integers(first_user, first_user + 20, count), random.integers(1, 9, count)
+        times = np.sort(random.integers(first_time, first_time + 30, count))
+        return list(zip(*(column.tolist() for column in columns), times.tolist(), strict=True))
+
+    old, more = rows(120, 0, 1000), rows(60, 10, 1020)
+    given = old[::3] + more  # the new log tells a part of the old events again
+
+    def log_of(events, rated):
+        users, items, times = zip(*events, strict=True)
+        return Interactions.from_columns(users, items, range(len(events)) if rated else None, times)
+
+    model = Bert4Rec(epochs=1, hidden_dim=8, max_seq_len=4).fit_interactions(log_of(old, rated=False))
+    whole = merge(model.fitted, log_of(given, has_ratings))
+    left, expected = Counter(old), {}
+    for event in sorted(given, key=lambda event: event[2]):
+        left[event] -= 1
+        if left[event] < 0:
+            expected.setdefault(event[0], []).append((event[2], 1, event[1]))
+    store, found = whole.sequences, {}
+    for row, user in enumerate(whole.log.users.ids.tolist()):
+        at = np.arange(store.offsets[row], store.offsets[row + 1])
+        items = whole.log.items.decode(store.items[at])
+        found[user] = list(zip(store.times[at].tolist(), whole.is_new[at].astype(int).tolist(), items, strict=True))
+        assert found[user] == sorted(found[user], key=lambda event: event[0])
+    news = {user: sorted(event for event in events if event[1]) for user, events in found.items()}
+    assert {user: events for user, events in news.items() if events} == {
+        user: sorted(events) for user, events in expected.items()
+    }
+    olds = Counter((user, item, time) for user, events in found.items() for time, is_new, item in events if not is_new)
+    assert olds == Counter(old)
+    assert (store.ratings is not None) == has_ratings
+    if store.ratings is not None:  # the old log has none
+        assert np.array_equal(np.isnan(store.ratings), ~whole.is_new)
