@@ -29,7 +29,12 @@ from corerec.engines.bert4rec.early_stopping import MOST_USERS, train_with_early
 from corerec.engines.bert4rec.encoding import NetworkScorer, next_states, score_states
 from corerec.engines.bert4rec.fitted import FittedModel
 from corerec.engines.bert4rec.item_encoder import ItemContent, new_item_rate, validated_rate
-from corerec.engines.bert4rec.memory import return_freed_memory, warn_if_too_little
+from corerec.engines.bert4rec.memory import (
+    RETURN_EVERY,
+    bound_compiled_code,
+    return_freed_memory,
+    warn_if_too_little,
+)
 from corerec.engines.bert4rec.model import Bert4RecNetwork
 from corerec.engines.bert4rec.plan import TrainPlan
 from corerec.engines.bert4rec.progress import with_progress
@@ -255,6 +260,7 @@ def run_training(
     """
     if rank() == 0:
         warn_if_too_little(state.plan.memory_bytes, state.network.device, stacklevel=5)
+    bound_compiled_code()
     with training_ranks(state.network.device) as ranks:
         training_log = _begin(state, checkpoint, ranks)
         results = train_epochs(state, train, ranks)
@@ -270,6 +276,8 @@ def run_training(
                         continue
                     if isinstance(result, EpochResult):
                         training_log.append(result)
+                    elif result.step % RETURN_EVERY == 0:
+                        return_freed_memory()
                     stops = on_event is not None and bool(on_event(result))
                     stops, signal_number = ranks.largest(stops, interruption.signal or 0)
                     if stops:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import re
 import sys
 import warnings
@@ -19,6 +20,8 @@ FIXED = 170 * 10**6  # dropout's noise, and code that matrix libraries prepare f
 VALUES_A_BLOCK = 22  # float32 values of width D that a block keeps of an event for the backward pass
 VALUES_BESIDE = 12  # the same outside the blocks: embeddings, head, loss
 SCORES = 1  # copies of the attention's scores, one of each head for each event and each it looks at
+COMPILED_SHAPES = 128  # operations with shapes: training was no slower than with 1,024
+RETURN_EVERY = 100  # steps between two calls of `return_freed_memory`
 MEMORY_FILES = (("memory.max", "memory.current"), ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"))
 
 
@@ -72,8 +75,17 @@ def warn_if_too_little(wanted: int, device: torch.device, stacklevel: int = 2) -
         )
 
 
+def bound_compiled_code() -> None:
+    """Let oneDNN keep compiled code for fewer shapes than its usual 1,024, which take half a gigabyte.
+
+    A training meets hundreds of shapes, as the windows of a batch and their lengths vary. The setting has no effect if
+    this process used oneDNN before, or if the user has set it.
+    """
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(COMPILED_SHAPES))
+
+
 def return_freed_memory() -> None:
-    """Return the memory that a training freed to the system. glibc keeps a quarter of a gigabyte of it otherwise."""
+    """Return freed memory to the system. Tensors of many sizes leave gaps, of which glibc keeps some 300 MB."""
     if sys.platform == "linux":
         with suppress(OSError, AttributeError):  # another C library
             ctypes.CDLL(None).malloc_trim(0)

@@ -1,11 +1,19 @@
+import os
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
 
 from corerec.engines.bert4rec import memory
 from corerec.engines.bert4rec.config import ModelConfig
-from corerec.engines.bert4rec.memory import free_bytes, training_bytes, warn_if_too_little
+from corerec.engines.bert4rec.memory import (
+    bound_compiled_code,
+    free_bytes,
+    return_freed_memory,
+    training_bytes,
+    warn_if_too_little,
+)
 from corerec.engines.bert4rec.training import build_network
 from corerec.errors import DataWarning
 
@@ -40,3 +48,26 @@ def test_what_will_not_fit_is_said_before_the_training(monkeypatch):
 def test_free_memory_is_some_where_the_system_tells_it():
     free = free_bytes(CPU)
     assert free is None or 10**6 < free < 10**14
+
+
+def test_what_a_user_says_of_compiled_code_holds(monkeypatch):
+    monkeypatch.delenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", raising=False)
+    bound_compiled_code()
+    assert os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] == "128"
+    monkeypatch.setenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "7")
+    bound_compiled_code()
+    assert os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] == "7"
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="this system does not tell what a process holds")
+def test_freed_memory_between_used_memory_goes_back_to_the_system():
+    def held():
+        return int(Path("/proc/self/statm").read_text().split()[1])
+
+    small = [b"x" * 50_000 for _ in range(4_000)]  # below the size that glibc maps on its own
+    kept = small[::100]
+    before = held()
+    del small
+    return_freed_memory()
+    assert len(kept) == 40
+    assert held() < before - 150_000_000 / os.sysconf("SC_PAGE_SIZE")
