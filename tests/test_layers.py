@@ -7,7 +7,7 @@ import pytest
 
 SRC = Path(__file__).parents[1] / "src"
 LAYERS = [  # from the ground up; a module may import from its own layer and from those before it
-    {"errors", "files", "kernels", "tensor_file"},
+    {"errors", "files", "kernels", "machine", "tensor_file", "threads"},
     {"data"},
     {"retrieval"},
     {"queries", "item_groups", "resolving"},

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from corerec.errors import CheckpointError, DataError
 from corerec.files import AnyPath, atomic_path
+from corerec.machine import available_cpus
 
 DIGEST = "digest"  # among the texts
 LEAF_BYTES = 2**22  # hashed at once: threads share a file
@@ -136,7 +137,7 @@ def digest(tensors: Mapping[str, Tensor], texts: Mapping[str, str]) -> str:
     if len(leaves) < 4 + len(ordered):  # threads would cost more than they spare
         hashes = map(_hash, leaves)
     else:
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
+        with ThreadPoolExecutor(available_cpus().count) as pool:
             hashes = pool.map(_hash, leaves)
     for leaf_hash in hashes:
         root.update(leaf_hash)

@@ -31,7 +31,9 @@ ModelFile = Annotated[
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but the result.")]
 Device = Annotated[str, typer.Option(help='"auto" takes a GPU where there is one; or such as "cpu", "cuda:1".')]
-Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads; all cores when left out.")]
+Threads = Annotated[
+    int | None, typer.Option(min=1, help="CPU threads; as many as the CPUs that this process may use when left out.")
+]
 
 
 class Unknown(StrEnum):
@@ -73,9 +75,9 @@ AtTime = Annotated[
 
 def use_threads(threads: int | None) -> None:
     if threads is not None:
-        import torch
+        from corerec.threads import set_threads
 
-        torch.set_num_threads(threads)
+        set_threads(threads)
 
 
 def _column(help_text: str) -> Any:

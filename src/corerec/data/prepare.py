@@ -10,7 +10,6 @@ limit goes to temporary files beside the store.
 from __future__ import annotations
 
 import errno
-import os
 import re
 import threading
 import time
@@ -34,6 +33,7 @@ from corerec.data.store import StoreWriter, check_output, write_store
 from corerec.data.tables import Filters, described
 from corerec.errors import DataError
 from corerec.files import AnyPath
+from corerec.machine import available_cpus
 
 SMALLEST_MEMORY = 512 * 10**6
 OWN_MEMORY = 280 * 10**6  # Python, pandas and the rows on their way from DuckDB to the files
@@ -158,7 +158,7 @@ def _database(scratch: Path, limit: int) -> Iterator[duckdb.DuckDBPyConnection]:
         database.execute(
             f"SET memory_limit = '{share // 10**6}MB'; SET temp_directory = '{_literal(scratch / 'spill')}'"
         )
-        threads = min(os.cpu_count() or 1, max(1, share // MEMORY_A_THREAD))
+        threads = min(available_cpus().count, max(1, share // MEMORY_A_THREAD))
         database.execute(f"SET threads = {threads}")
         yield database
 

@@ -17,7 +17,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import torch
 import uvicorn
 from prometheus_client import disable_created_metrics
 
@@ -29,6 +28,7 @@ from corerec.serving.events import EventLog
 from corerec.serving.logs import logging_config
 from corerec.serving.service import ModelService
 from corerec.serving.settings import LOOPBACK, ServerSettings
+from corerec.threads import set_threads
 
 log = logging.getLogger(__name__)
 
@@ -77,7 +77,7 @@ def serve(
     disable_created_metrics()
     # Answers name unknown items themselves, and a warning for each request would fill the log.
     warnings.simplefilter("ignore", UserWarning)
-    torch.set_num_threads(threads)
+    set_threads(threads)
     # oneDNN keeps compiled code for each shape it meets, and a server meets every length and batch size: its usual
     # 1,024 grow to hundreds of MB, and 32 are no slower.
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "32")

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import ctypes
 import os
-import re
 import sys
 import warnings
 from contextlib import suppress
-from pathlib import Path
 
 import torch
 
 from corerec.engines.bert4rec.config import ModelConfig
 from corerec.errors import DataWarning
+from corerec.machine import free_memory
 
 COPIES = 6  # of the weights: they, their gradients twice, two moments, the average
 FIXED = 170 * 10**6  # dropout's noise, and code that matrix libraries prepare for shapes
@@ -22,7 +21,6 @@ VALUES_BESIDE = 12  # the same outside the blocks: embeddings, head, loss
 SCORES = 1  # copies of the attention's scores, one of each head for each event and each it looks at
 COMPILED_SHAPES = 128  # operations with shapes: training was no slower than with 1,024
 RETURN_EVERY = 100  # steps between two calls of `return_freed_memory`
-MEMORY_FILES = (("memory.max", "memory.current"), ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"))
 
 
 def training_bytes(config: ModelConfig, padded_events: int, num_competing: int) -> int:
@@ -47,20 +45,7 @@ def free_bytes(device: torch.device) -> int | None:
     """Return the bytes that this process may still use on a device, or None where the system does not say."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    if device.type != "cpu":
-        return None
-    found = []
-    try:
-        available = re.search(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text())
-        found += [int(available[1]) * 1024] if available else []
-    except OSError:
-        pass
-    for limit, used in MEMORY_FILES:  # of a container
-        try:
-            found.append(int(Path("/sys/fs/cgroup", limit).read_text()) - int(Path("/sys/fs/cgroup", used).read_text()))
-        except (OSError, ValueError):  # none, or "max"
-            continue
-    return min(found) if found else None
+    return free_memory() if device.type == "cpu" else None
 
 
 def warn_if_too_little(wanted: int, device: torch.device, stacklevel: int = 2) -> None:

@@ -9,6 +9,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from corerec.engines.bert4rec.plan import TrainPlan
 from corerec.engines.bert4rec.training import EpochResult, StepResult
+from corerec.threads import threads_in_use
 
 READ_LOSS_EVERY = 10  # steps: reading a loss waits for the device
 
@@ -35,7 +36,7 @@ def with_progress(
         for result in results:
             if isinstance(result, TrainPlan):
                 num_epochs = result.epochs
-                console.print(f"{name}  {result}", highlight=False, soft_wrap=True)
+                console.print(f"{name}  {result}; {threads_in_use()}", highlight=False, soft_wrap=True)
             elif isinstance(result, EpochResult):
                 best = result if result.is_best else best
                 console.print(

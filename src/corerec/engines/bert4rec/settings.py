@@ -12,6 +12,7 @@ from corerec.engines.bert4rec.fitted import FittedModel
 from corerec.engines.bert4rec.training import choose_device
 from corerec.engines.bert4rec.training_checkpoint import TrainingCheckpoint
 from corerec.errors import ConfigError
+from corerec.threads import use_available_cpus
 
 
 class Settings:
@@ -50,6 +51,9 @@ class Settings:
     ) -> None:
         """Check the settings. Each setting is explained at its field of `ModelConfig` or `TrainConfig`.
 
+        If PyTorch still has its default number of CPU threads, and this process may use fewer CPUs, PyTorch gets as
+        many threads as there are CPUs to use.
+
         Args:
             name: the model's name in tables and progress lines.
             patience: stop after so many epochs without a better validation NDCG@10, and keep the best weights. `fit`
@@ -61,6 +65,7 @@ class Settings:
         """
         given = locals()
         self._configure({setting: given[setting] for setting in DEFAULTS})
+        use_available_cpus()
         self._model: FittedModel | None = None
         self._checkpoint: TrainingCheckpoint | None = None
         self._warned_of_unseen = False
