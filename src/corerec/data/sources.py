@@ -94,10 +94,12 @@ def open_source(
     odd = next((file for file in files if kinds[file] != kind), None)
     if odd is not None:
         raise DataError(f"{files[0]} is {kind} and {odd} is {kinds[odd]}: read files of one kind together")
-    if kind in ("sqlite", "duckdb"):
+    if kind == "sqlite":
+        return _open_sqlite(database, name, files, query)
+    if kind == "duckdb":
         if len(files) > 1:
-            raise DataError("one database can be read at a time")
-        return _open_database(database, files[0], kind, query)
+            raise DataError(f"{files[0]} and {files[1]} are DuckDB files, of which one can be read at a time")
+        return _open_duckdb(database, files[0], query)
     if query is not None:
         raise DataError(f"{files[0]} is no database (DuckDB or SQLite), which a query reads; filter its rows instead")
     if kind == "parquet":
@@ -205,30 +207,43 @@ def _described(database: duckdb.DuckDBPyConnection, name: str, sql: str, paramet
 # ----------------------------------------------------------------------------------------------------- databases
 
 
-def _open_database(database: duckdb.DuckDBPyConnection, path: Path, kind: str, query: str | None) -> Source:
-    if kind == "duckdb":
-        run(database, path, f"ATTACH '{str(path).replace(chr(39), chr(39) * 2)}' AS source (READ_ONLY)", [])
-        tables = run(
-            database, path, "SELECT table_name FROM duckdb_tables() WHERE database_name = 'source' ORDER BY 1", []
-        ).fetchall()
-        query = query or f"SELECT * FROM {_only_table(path, tables)}"
-        run(database, path, "USE source", [])
-        return _described(database, path.name, f"({query.rstrip().rstrip(';')})", [])
-    try:
-        with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as connection:
-            tables = connection.execute(
-                "SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite_%' ORDER BY 1"
-            ).fetchall()
-            cursor = connection.execute(query or f"SELECT * FROM {_only_table(path, tables)}")
-            names = [column[0] for column in cursor.description]
-            rows = cursor.fetchall()
-    except sqlite3.Error as error:
-        raise DataError(f"{path} cannot be read as a table: {error}") from None
+def _open_duckdb(database: duckdb.DuckDBPyConnection, path: Path, query: str | None) -> Source:
+    run(database, path, f"ATTACH '{str(path).replace(chr(39), chr(39) * 2)}' AS source (READ_ONLY)", [])
+    tables = run(
+        database, path, "SELECT table_name FROM duckdb_tables() WHERE database_name = 'source' ORDER BY 1", []
+    ).fetchall()
+    query = query or f"SELECT * FROM {_only_table(path, tables)}"
+    run(database, path, "USE source", [])
+    return _described(database, path.name, f"({query.rstrip().rstrip(';')})", [])
+
+
+def _open_sqlite(database: duckdb.DuckDBPyConnection, name: str, files: list[Path], query: str | None) -> Source:
+    """Read the rows of all files. Of event logs of several servers, each event_id counts once."""
+    names: list[str] = []
+    rows: list[tuple[Any, ...]] = []
+    are_logs = query is None
+    for path in files:
+        try:
+            with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as connection:
+                tables = connection.execute(
+                    "SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite_%' ORDER BY 1"
+                ).fetchall()
+                cursor = connection.execute(query or f"SELECT * FROM {_only_table(path, tables)}")
+                own = [column[0] for column in cursor.description]
+                rows += cursor.fetchall()
+        except sqlite3.Error as error:
+            raise DataError(f"{path} cannot be read as a table: {error}") from None
+        if names and own != names:
+            raise DataError(f"{path} has the columns {', '.join(own)}, and {files[0]} has {', '.join(names)}")
+        names, are_logs = own, are_logs and [table for (table,) in tables] == SERVER_TABLES
     if not rows:
-        raise DataError(f"{path} has no rows for that query")
-    frame = pd.DataFrame({name: _uniform(column) for name, column in zip(names, zip(*rows, strict=True), strict=True)})
+        raise DataError(f"{name} has no rows for that query" if query else f"{name} has no rows")
+    columns = zip(names, zip(*rows, strict=True), strict=True)
+    frame = pd.DataFrame({column: _uniform(cells) for column, cells in columns})
+    if are_logs and len(files) > 1:
+        frame = frame[frame["event_id"].isna() | ~frame["event_id"].duplicated()]
     database.register("sqlite_rows", frame)
-    return _described(database, path.name, "sqlite_rows", [])
+    return _described(database, name, "sqlite_rows", [])
 
 
 def _uniform(column: Sequence[Any]) -> pd.Series:

@@ -17,6 +17,7 @@ import pytest
 from corerec.data.layout import Columns
 from corerec.data.tables import read_events
 from corerec.errors import DataError
+from corerec.serving.events import EventLog, LoggedEvent
 
 ROWS = [("ann", 10, 3), ("bob", 11, 1), ("ann", 12, 2)]
 TEXT = "user_id,item_id,timestamp\n" + "".join(f"{u},{i},{t}\n" for u, i, t in ROWS)
@@ -118,6 +119,39 @@ def test_databases_are_read_by_a_query_or_by_their_only_table(tmp_path):
     (tmp_path / "log.csv").write_text(TEXT)
     with pytest.raises(DataError, match="is no database"):
         read_events(tmp_path / "log.csv", query="SELECT 1")
+
+
+def sqlite_file(path, frame):
+    with sqlite3.connect(path) as connection:
+        frame.to_sql("events", connection, index=False)
+    connection.close()
+    return path
+
+
+def test_several_sqlite_files_are_read_one_after_another(tmp_path):
+    frame = pd.DataFrame(ROWS, columns=["user_id", "item_id", "timestamp"])
+    for name, part in (("a", frame[:1]), ("b", frame[:0]), ("c", frame[1:])):
+        sqlite_file(tmp_path / f"events-{name}.sqlite", part)
+    assert rows(read_events(tmp_path / "events-*.sqlite")) == ROWS
+    assert rows(read_events(sorted(tmp_path.iterdir()), query="SELECT * FROM events")) == ROWS
+    with pytest.raises(DataError, match=r"events-b\.sqlite has no rows"):
+        read_events(tmp_path / "events-b.sqlite")
+    other = sqlite_file(tmp_path / "other.sqlite", frame.rename(columns={"item_id": "sku"}))
+    with pytest.raises(DataError, match=r"other\.sqlite has the columns user_id, sku, timestamp, and .*events-a"):
+        read_events([tmp_path / "events-a.sqlite", other])
+
+
+def test_an_event_that_two_servers_logged_counts_once(tmp_path):
+    logged = {
+        "a": [LoggedEvent("ann", 1, 5.0, event_id="x"), LoggedEvent("ann", 1, 6.0)],
+        "b": [LoggedEvent("ann", 1, 7.0, event_id="x"), LoggedEvent("ann", 1, 6.0), LoggedEvent("ann", 2, 8.0)],
+    }
+    for name, events in logged.items():
+        log = EventLog(tmp_path / f"{name}.sqlite")
+        log.append([events])
+        log.close()
+    read = read_events(tmp_path / "*.sqlite").events
+    assert list(zip(read["item"], read["time"], strict=True)) == [(1, 5), (1, 6), (1, 6), (2, 8)]
 
 
 @pytest.mark.parametrize(
