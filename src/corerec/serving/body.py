@@ -17,6 +17,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from corerec.serving.settings import ServerSettings
+from corerec.serving.user_header import USER_HEADER, check_users, users_of
 
 MAX_SIGNS = 100_000
 """The most colons, commas and opening brackets in a body. The largest valid request has 30,000, not counting its
@@ -66,8 +67,13 @@ class BoundedRequest(Request):
 
         Raises:
             HTTPException: 400, it is not JSON in UTF-8 (no NaN, no lone surrogate, at most 200 levels); 413, it has too
-                many values.
+                many values; 422, it is about another user than the header Corerec-User.
         """
+        parsed = await self._json()
+        check_users(self.headers.get(USER_HEADER), users_of(parsed))
+        return parsed
+
+    async def _json(self) -> Any:
         body = await self.body()
         if len(body) <= READ_AT_ONCE:
             return _parsed(body)
@@ -91,6 +97,8 @@ class JsonRoute(APIRoute):
         handle = super().get_route_handler()
 
         async def handle_bounded(request: Request) -> Response:
+            in_path = request.path_params.get("user_id")
+            check_users(request.headers.get(USER_HEADER), [] if in_path is None else [in_path])
             return await handle(BoundedRequest(request.scope, request.receive))
 
         return handle_bounded
