@@ -32,7 +32,7 @@ from machine import describe
 out = Console(highlight=False)
 WARM_UP = 20  # steps that are not timed
 BLOCKS = 4  # of each kind in a round
-LONGEST_BLOCK_S = 8.0
+LONGEST_BLOCK_S = 5.0
 VARIABLES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "OMP_NUM_THREADS")
 WAITS = {  # how threads wait: variables of libgomp, the OpenMP library of PyTorch's wheels for Linux
     "as the library does": {},

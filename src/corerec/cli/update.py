@@ -30,7 +30,9 @@ def update(
     model_file: ModelFile,
     log_files: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="NEWLOG", help="New events, or old and new ones: a log, or the EVENTS.sqlite of servers."),
+        typer.Argument(
+            metavar="NEWLOG", help="New events, or old and new ones: a log, or the EVENTS.sqlite of servers."
+        ),
     ] = None,
     *,
     output: Annotated[Path, typer.Option("--output", "-o", metavar="MODEL2", help="Where the grown model is written.")],
