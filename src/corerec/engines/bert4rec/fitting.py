@@ -123,8 +123,8 @@ def fit_model(
     training_log = run_training(
         state, train, valid, name=name, on_event=on_event, checkpoint=checkpoint, verbose=verbose
     )
-    moments = moments_of(state.optimizer, network)
-    del state  # its averages and gradients would lie beside the counts below
+    optimizer = state.optimizer
+    del state  # its averages would lie beside the counts below
     return_freed_memory()
     if probe is not None and network.time_encoder is not None and not time_helps(network, probe):
         network.forget_time()
@@ -148,7 +148,7 @@ def fit_model(
         training_log,
         datetime.now(UTC).isoformat(timespec="seconds"),
         EventFingerprint.of(log),
-        moments=moments,
+        moments=moments_of(optimizer, network),
         content=content,
     )
     return model if items is None else model.with_items(items)

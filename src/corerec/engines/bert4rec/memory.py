@@ -19,7 +19,7 @@ FIXED = 170 * 10**6  # dropout's noise, and code that matrix libraries prepare f
 VALUES_A_BLOCK = 22  # float32 values of width D that a block keeps of an event for the backward pass
 VALUES_BESIDE = 12  # the same outside the blocks: embeddings, head, loss
 SCORES = 1  # copies of the attention's scores, one of each head for each event and each it looks at
-COMPILED_SHAPES = 128  # operations with shapes: training was no slower than with 1,024
+COMPILED_SHAPES = 128  # of operations: a step took 4% longer than with 1,024, and the process 0.15 GB less
 RETURN_EVERY = 100  # steps between two calls of `return_freed_memory`
 
 

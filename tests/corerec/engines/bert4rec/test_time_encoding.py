@@ -209,7 +209,7 @@ def test_the_clock_stays_off_where_a_log_has_no_times_is_small_or_is_told_so():
     assert never.fit(users, items, timestamps=times).fitted.network.time_encoder is None
 
 
-def test_the_gate_closes_where_held_out_events_are_ranked_worse_with_time(monkeypatch):
+def test_the_gate_closes_where_held_out_events_are_ranked_worse_with_time(monkeypatch, tmp_path):
     monkeypatch.setattr("corerec.engines.bert4rec.fitting.time_helps", lambda network, probe: False)
     users, items, times = pauses()
     model = Bert4Rec(epochs=1, hidden_dim=8, max_seq_len=8).fit(users, items, timestamps=times)
@@ -217,6 +217,11 @@ def test_the_gate_closes_where_held_out_events_are_ranked_worse_with_time(monkey
     assert model.fitted.config.gap_unit is None
     newest = times[users == 5].max()
     assert model.recommend(5, at=newest + 1) == model.recommend(5, at=newest + 1000)
+    model.save(tmp_path / "model", training_state=True)
+    loaded = Bert4Rec.load(tmp_path / "model")
+    assert loaded.fitted.moments is not None
+    weights = {name for name, _ in loaded.fitted.network.named_parameters()}
+    assert {key.split("/")[0] for key in loaded.fitted.moments} == weights
 
 
 def test_batch_answers_and_kept_states_are_those_of_one_query_at_its_moment(model):
