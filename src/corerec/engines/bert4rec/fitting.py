@@ -276,7 +276,7 @@ def run_training(
                         continue
                     if isinstance(result, EpochResult):
                         training_log.append(result)
-                    elif result.step % RETURN_EVERY == 0:
+                    elif state.network.device.type == "cpu" and result.step % RETURN_EVERY == 0:
                         return_freed_memory()
                     stops = on_event is not None and bool(on_event(result))
                     stops, signal_number = ranks.largest(stops, interruption.signal or 0)

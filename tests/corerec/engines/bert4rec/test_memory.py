@@ -53,7 +53,7 @@ def test_free_memory_is_some_where_the_system_tells_it():
 def test_what_a_user_says_of_compiled_code_holds(monkeypatch):
     monkeypatch.delenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", raising=False)
     bound_compiled_code()
-    assert os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] == "128"
+    assert os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] == "64"
     monkeypatch.setenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "7")
     bound_compiled_code()
     assert os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] == "7"
