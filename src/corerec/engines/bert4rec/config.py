@@ -141,6 +141,9 @@ class TrainConfig:
     num_negatives: int | None = None
     """Sampled softmax: the number of items drawn in each step that compete in the loss, besides the step's targets.
     None: the whole catalogue up to 20,000 items, else 2,048."""
+    row_updates: bool | None = None
+    """Whether a step updates only the rows of the item table that it reads, and others catch up later (`row_adamw.py`).
+    The results are the same. It needs `num_negatives`. None: for large catalogues on a CPU, where it is faster."""
     bfloat16: bool = True
     """Whether matrix products use bfloat16 if the hardware multiplies in it. False computes all of them in float32."""
     clock: bool | None = None

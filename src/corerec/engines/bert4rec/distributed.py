@@ -73,10 +73,18 @@ class Ranks:
         return slice(count * self.rank // self.world_size, count * (self.rank + 1) // self.world_size)
 
     def sum_gradients(self, network: nn.Module, loss: Tensor) -> Tensor:
-        """Replace each gradient by its sum over the ranks, in one exchange. Return the sum of the losses."""
+        """Replace each gradient by its sum over the ranks. Return the sum of the losses.
+
+        Dense gradients go in one exchange. Of sparse ones, the ranks exchange rows and values.
+        """
         if self._group is None:
             return loss
-        graded = [parameter for parameter in network.parameters() if parameter.grad is not None]
+        graded = []
+        for parameter in network.parameters():
+            if parameter.grad is not None and parameter.grad.is_sparse:
+                parameter.grad = self._sum_rows(parameter.grad)
+            elif parameter.grad is not None:
+                graded.append(parameter)
         flat = torch.cat([*(p.grad.flatten() for p in graded if p.grad is not None), loss[None]])
         self.sum(flat)
         *parts, total = flat.split([*(parameter.numel() for parameter in graded), 1])
@@ -84,6 +92,25 @@ class Ranks:
             assert parameter.grad is not None
             parameter.grad.copy_(part.view_as(parameter))  # a CUDA graph reads them where they are
         return total[0]
+
+    def _sum_rows(self, gradient: Tensor) -> Tensor:
+        """Return the sum of coalesced sparse gradients over the ranks, coalesced. All ranks get the same result."""
+        rows, values = gradient.indices()[0], gradient.values()
+        counts = torch.zeros(self.world_size, dtype=torch.int64)
+        counts[self.rank] = len(rows)
+        self.sum(counts)
+        most = int(counts.max())
+        gathered = []
+        for own in (rows, values):
+            padded = own.new_zeros(most, *own.shape[1:])
+            padded[: len(own)] = own
+            parts = [torch.empty_like(padded) for _ in range(self.world_size)]
+            with _typed_errors():
+                dist.all_gather(parts, padded, group=self._group)
+            gathered.append(torch.cat([part[:count] for part, count in zip(parts, counts.tolist(), strict=True)]))
+        return torch.sparse_coo_tensor(
+            gathered[0][None], gathered[1], gradient.shape, check_invariants=False
+        ).coalesce()
 
     def sum(self, tensor: Tensor) -> None:
         """Sum a tensor over the ranks, in place. All ranks get the same result, bit for bit."""

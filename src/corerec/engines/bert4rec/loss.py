@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 LOGITS_AT_ONCE = 2**20  # logits of one chunk of the loss: small enough to stay in a CPU's cache
 LOGITS_AT_ONCE_GPU = 2**27  # there each chunk costs launches: few, of a quarter of a gigabyte in bfloat16
+LARGE_CATALOGUE = 100_000  # items from which negatives are drawn one by one
 TINY = torch.finfo(torch.float32).tiny
 ROUND_TO = 512  # matrix libraries keep prepared code for every size they meet: have few
 
@@ -29,6 +31,11 @@ class SampledItems:
     items: Tensor
     log_q: Tensor
 
+    def places(self, wanted: Tensor) -> Tensor:
+        """Return the places of items among `items`, int64 (n,), for int64 (n,) numbers; any place for another item."""
+        rising, order = self.items.sort()
+        return order[torch.searchsorted(rising, wanted).clamp(max=len(order) - 1)]
+
 
 def sample_items(targets: Tensor, shares: Tensor, count: int, generator: torch.Generator) -> SampledItems:
     """Sample items for the loss: all targets of a step, and `count` or more other items, drawn uniformly.
@@ -43,18 +50,34 @@ def sample_items(targets: Tensor, shares: Tensor, count: int, generator: torch.G
     """
     num_items = len(shares) - 1
     answers = targets[targets > 0]
-    is_answer = torch.zeros(num_items + 1, dtype=torch.bool)
-    is_answer[answers] = True
-    distinct = is_answer.nonzero()[:, 0]
+    distinct = answers.unique()
     size = min(num_items, -(-(len(distinct) + count) // ROUND_TO) * ROUND_TO)
-    others = torch.randperm(num_items, generator=generator) + 1
-    others = others[~is_answer[others]][: size - len(distinct)]
+    others = draw_others(distinct, num_items, size - len(distinct), generator)
     items = torch.cat([distinct, others])
     # Missed by every answer, and by the uniform draw.
     missed_by_answers = len(answers) * torch.log1p(-shares[items].clamp(max=1 - 1e-6))
     drawn = min(1 - 1e-6, len(others) / max(1, num_items - len(distinct)))
     chances = -torch.expm1(missed_by_answers + torch.log1p(torch.tensor(-drawn)))
     return SampledItems(items, chances.log() if size < num_items else torch.zeros(size))
+
+
+def draw_others(items: Tensor, num_items: int, count: int, generator: torch.Generator) -> Tensor:
+    """Draw distinct numbers from 1..num_items that are not among `items`, int64 (n,), distinct and rising.
+
+    In a large catalogue, numbers are drawn one by one and repetitions dropped. Elsewhere the whole catalogue is put in
+    random order, which takes as long as the catalogue is large.
+    """
+    if num_items < LARGE_CATALOGUE or 4 * (len(items) + count) > num_items:
+        is_other = torch.ones(num_items + 1, dtype=torch.bool)
+        is_other[items] = False
+        others = torch.randperm(num_items, generator=generator) + 1
+        return others[is_other[others]][:count]
+    known, found = items.numpy(), np.zeros(0, np.int64)
+    while len(found) < count:
+        drawn = torch.randint(1, num_items + 1, (count + count // 4,), generator=generator).numpy()
+        found = np.concatenate([found, drawn[~np.isin(drawn, known)]])
+        found = found[np.sort(np.unique(found, return_index=True)[1])]  # in the order of their draw
+    return torch.from_numpy(found[:count])
 
 
 def rows_at_once(num_items: int, device: torch.device) -> int:

@@ -15,6 +15,7 @@ from corerec.errors import DataWarning
 from corerec.machine import free_memory
 
 COPIES = 6  # of the weights: they, their gradients twice, two moments, the average
+COPIES_WITHOUT_GRADIENTS = 4  # of an item table of which each step updates a few rows
 FIXED = 170 * 10**6  # dropout's noise, and code that matrix libraries prepare for shapes
 VALUES_A_BLOCK = 22  # float32 values of width D that a block keeps of an event for the backward pass
 VALUES_BESIDE = 12  # the same outside the blocks: embeddings, head, loss
@@ -23,22 +24,24 @@ COMPILED_SHAPES = 64  # of operations: steps took as long as with 1,024, and the
 RETURN_EVERY = 25  # steps between two calls of `return_freed_memory`, which takes 0.03 s
 
 
-def training_bytes(config: ModelConfig, padded_events: int, num_competing: int) -> int:
+def training_bytes(config: ModelConfig, padded_events: int, num_competing: int, row_updates: bool = False) -> int:
     """Estimate the most bytes that a training takes in addition to its log. The formula is fitted to measurements on a
     CPU.
 
     Args:
         padded_events: windows times padded length of the largest step.
         num_competing: the number of items that compete in the loss.
+        row_updates: whether a step updates only some rows of the item table.
     """
     dim, length = config.hidden_dim, min(config.max_seq_len, padded_events)
     feedforward = config.feedforward_dim or 4 * dim
     block = config.num_layers * (12 * dim**2 + 13 * dim) + (feedforward - 4 * dim) * 2 * dim * config.num_layers
-    weights = (config.num_items + config.max_seq_len) * dim + block
+    table = config.num_items * dim * (COPIES_WITHOUT_GRADIENTS if row_updates else COPIES)
+    weights = config.max_seq_len * dim + block
     an_event = dim * (VALUES_BESIDE + VALUES_A_BLOCK * config.num_layers)
     an_event += SCORES * config.num_heads * length * config.num_layers
     loss = 2 * num_competing * dim
-    return FIXED + 4 * (COPIES * weights + padded_events * an_event + loss)
+    return FIXED + 4 * (table + COPIES * weights + padded_events * an_event + loss)
 
 
 def free_bytes(device: torch.device) -> int | None:

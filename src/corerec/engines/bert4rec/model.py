@@ -45,6 +45,8 @@ class Bert4RecNetwork(nn.Module):
         """Allocate the weights; `initialise` or `load_state_dict` fills them."""
         super().__init__()
         self.config = config
+        self.sparse_gradients = False
+        """Whether the item table gets sparse gradients: those of the rows that were read."""
         dim = config.hidden_dim
         self.item_embedding = nn.Parameter(torch.empty(config.num_items + 1, dim))
         self.item_bias = nn.Parameter(torch.empty(config.num_items + 1))
@@ -159,14 +161,20 @@ class Bert4RecNetwork(nn.Module):
 
         No other code computes an item's vector.
         """
-        vectors = self.item_embedding if items is None else F.embedding(items, self.item_embedding, padding_idx=0)
+        vectors = self.item_embedding
+        if items is not None:
+            vectors = F.embedding(items, self.item_embedding, padding_idx=0, sparse=self.sparse_gradients)
         if self.item_encoder is None:
             return vectors
         return vectors * self.item_encoder.trust(items)[..., None] + self.item_encoder.vectors(items)
 
     def item_biases(self, items: Tensor | None = None) -> Tensor:
         """Return the biases of all items, float (V + 1,), or of some numbers, int64 (...) -> (...)."""
-        biases = self.item_bias if items is None else self.item_bias[items]
+        biases = self.item_bias
+        if items is not None and self.sparse_gradients:
+            biases = biases.gather(0, items.flatten(), sparse_grad=True).view_as(items)
+        elif items is not None:
+            biases = biases[items]
         if self.item_encoder is None:
             return biases
         return biases * self.item_encoder.trust(items) + self.item_encoder.biases(items)
@@ -210,9 +218,7 @@ class Bert4RecNetwork(nn.Module):
         else:
             weight = self.item_vectors(sampled.items)
             bias = self.item_biases(sampled.items) - sampled.log_q
-            place = torch.full_like(self.item_bias, -1, dtype=torch.int64)
-            place[sampled.items] = torch.arange(len(sampled.items), device=place.device)
-            wanted = torch.where(wanted > 0, place[wanted.clamp(min=0)], -1)
+            wanted = torch.where(wanted > 0, sampled.places(wanted), -1)
             own_log_q = sampled.log_q[wanted.clamp(min=0)]
         return ChunkedCrossEntropy.apply(hidden.flatten(0, 1), weight, bias, wanted, own_log_q)  # pyright: ignore[reportReturnType]
 

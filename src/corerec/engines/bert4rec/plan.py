@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from corerec.data.cut_store import CutStore
 from corerec.data.sequences import SequenceStore
@@ -21,6 +22,10 @@ MANY_EVENTS = 500_000
 LONG_HISTORY = 50  # events a user
 FULL_SOFTMAX_ITEMS = 20_000
 NEGATIVES = 2048
+ROW_UPDATES_ITEMS = 100_000  # from which, on a CPU, updating a step's rows is faster than updating the table
+
+
+CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -35,6 +40,8 @@ class TrainPlan:
     next_item_until: float
     num_negatives: int | None
     """The number of sampled negatives. None: every item competes."""
+    row_updates: bool
+    """Whether a step updates only the rows of the item table that it reads."""
     padded_events: int
     """The size of the largest step, windows times padded length. It differs between epochs by some percent."""
     memory_bytes: int
@@ -46,8 +53,16 @@ class TrainPlan:
         return self.num_steps // self.epochs
 
     @classmethod
-    def of(cls, config: TrainConfig, model: ModelConfig, store: SequenceStore | CutStore) -> TrainPlan:
-        """Choose the open settings. Given settings stay, except for a batch size that is too large for the log."""
+    def of(
+        cls,
+        config: TrainConfig,
+        model: ModelConfig,
+        store: SequenceStore | CutStore,
+        device: torch.device = CPU,
+    ) -> TrainPlan:
+        """Choose the open settings. Given settings stay, except for a batch size that is too large for the log, and
+        `row_updates` where every item competes, so that a step reads every row.
+        """
         num_windows = int(window_counts(store.lengths, model.max_seq_len, config.whole_history).sum())
         batch_size = batch_size_for(num_windows, store.num_events, config.batch_size)
         long = store.num_events >= LONG_HISTORY * np.count_nonzero(store.lengths)
@@ -69,18 +84,26 @@ class TrainPlan:
             num_negatives = None
         padded_events = _largest_step(store, model.max_seq_len, config.whole_history, num_steps // epochs)
         competing = model.num_items if num_negatives is None else num_negatives
-        memory = training_bytes(model, padded_events, competing)
-        return cls(epochs, batch_size, num_steps, warmup, dropout, until, num_negatives, padded_events, memory)
+        rows = config.row_updates
+        if rows is None:
+            rows = model.num_items >= ROW_UPDATES_ITEMS and device.type == "cpu"
+        rows = rows and num_negatives is not None
+        memory = training_bytes(model, padded_events, competing, rows)
+        return cls(epochs, batch_size, num_steps, warmup, dropout, until, num_negatives, rows, padded_events, memory)
 
     def __str__(self) -> str:
         compete = (
             "all items compete" if self.num_negatives is None else f"{self.num_negatives:,} items drawn a step compete"
         )
+        rows = ""
+        if self.row_updates:
+            rows = "; a step updates only the rows of the item table that it reads"
+            rows += f", which is faster from {ROW_UPDATES_ITEMS:,} items on"
         return (
             f"{self.epochs} epochs, {self.num_steps:,} steps of {self.batch_size} windows on average and up to "
             f"{self.padded_events:,} events, {self.warmup_steps:,} of warm-up; dropout {self.dropout:g}; "
-            f"next-item steps for {self.next_item_until:.0%} of them; {compete}; about {as_text(self.memory_bytes)} of "
-            "memory beside the log"
+            f"next-item steps for {self.next_item_until:.0%} of them; {compete}{rows}; about "
+            f"{as_text(self.memory_bytes)} of memory beside the log"
         )
 
 

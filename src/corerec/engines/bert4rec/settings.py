@@ -42,6 +42,7 @@ class Settings:
         gradient_clip: float = TrainConfig.gradient_clip,
         ema_steps: int = TrainConfig.ema_steps,
         num_negatives: int | None = TrainConfig.num_negatives,
+        row_updates: bool | None = TrainConfig.row_updates,
         bfloat16: bool = TrainConfig.bfloat16,
         clock: bool | None = TrainConfig.clock,
         patience: int | None = TrainConfig.patience,

@@ -19,8 +19,9 @@ from corerec.engines.bert4rec.cuda_graphs import CapturedSteps
 from corerec.engines.bert4rec.distributed import ALONE, Ranks, local_rank, world_size
 from corerec.engines.bert4rec.model import Bert4RecNetwork
 from corerec.engines.bert4rec.plan import TrainPlan
+from corerec.engines.bert4rec.row_adamw import RowAdamW
 from corerec.engines.bert4rec.training_state import EMA_EVERY, TrainingState, seed_for, torch_generator
-from corerec.engines.bert4rec.training_step import StepRunner, draw_step
+from corerec.engines.bert4rec.training_step import RowStepRunner, StepRunner, draw_step
 from corerec.errors import ConfigError, DivergedError
 
 FINAL_RATE = 0.03  # of the peak learning rate, reached with the last step
@@ -141,6 +142,8 @@ def train_epochs(
 
 def _runner(state: TrainingState) -> StepRunner:
     network = state.network
+    if isinstance(state.optimizer, RowAdamW):
+        return RowStepRunner(network, state.optimizer, state.config)
     if network.device.type != "cuda":
         return StepRunner(network, state.optimizer, state.config)
     return CapturedSteps(network, state.optimizer, state.config, state.plan.padded_events)

@@ -19,7 +19,9 @@ from corerec.data.sequences import SequenceStore
 from corerec.engines.bert4rec.config import TrainConfig
 from corerec.engines.bert4rec.model import Bert4RecNetwork
 from corerec.engines.bert4rec.plan import TrainPlan
+from corerec.engines.bert4rec.row_adamw import RowAdamW
 
+ROWS_AT_ONCE = 2**18  # of a weight that trades places with its average
 BETAS = (0.9, 0.98)  # a shorter memory of squared gradients than AdamW's default: the loss leaves its plateau sooner
 EMA_EVERY = 10  # steps between two updates of the averaged weights: each reads and writes all of them
 
@@ -61,9 +63,10 @@ class TrainingState:
     @classmethod
     def start(cls, network: Bert4RecNetwork, store: SequenceStore | CutStore, config: TrainConfig) -> TrainingState:
         """Return the state before the first step, on the network's device."""
-        plan = TrainPlan.of(config, network.config, store)
+        plan = TrainPlan.of(config, network.config, store, network.device)
         network.dropout.p = plan.dropout
-        optimizer, ema = make_optimizer(network, config), EmaWeights(network, config.ema_steps)
+        optimizer = make_optimizer(network, config, plan.row_updates)
+        ema = EmaWeights(network, config.ema_steps, optimizer if isinstance(optimizer, RowAdamW) else None)
         loss_sum = torch.zeros((), device=network.device)
         items_digest = None if network.item_encoder is None else network.item_encoder.digest()
         return cls(network, config, plan, store.digest(), items_digest, optimizer, ema, loss_sum=loss_sum)
@@ -75,29 +78,19 @@ class TrainingState:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state as tensors and plain values. Save it before the next step, which changes the tensors."""
-        was_averaged = self.ema.is_swapped
-        self.ema.use_plain()
-
-        def taken(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-            # The exchange below writes into these.
-            return {name: tensor.clone() if was_averaged else tensor for name, tensor in tensors.items()}
-
-        try:
-            optimizer = self.optimizer.state_dict()
-            state = {
-                "network": taken(self.network.state_dict()),
-                "optimizer": {
-                    f"{index}.{name}": value
-                    for index, part in optimizer["state"].items()
-                    for name, value in part.items()
-                },
-                "ema": taken(self.ema.means),
-                "best": {} if self.best is None else dict(self.best.weights),
-                "loss_sum": self.loss_sum,
-            }
-        finally:
-            if was_averaged:
-                self.ema.use_average()
+        optimizer = self.optimizer.state_dict()
+        network, means = dict(self.network.state_dict()), self.ema.means
+        if self.ema.is_swapped:  # each holds the other's values
+            network, means = network | means, {name: network[name] for name in means}
+        state = {
+            "network": network,
+            "optimizer": {
+                f"{index}.{name}": value for index, part in optimizer["state"].items() for name, value in part.items()
+            },
+            "ema": means,
+            "best": {} if self.best is None else dict(self.best.weights),
+            "loss_sum": self.loss_sum,
+        }
         values = {name: getattr(self, name) for name in ("epoch", "batch", "step", "num_events", "seconds")}
         values |= {"log_digest": self.log_digest, "items_digest": self.items_digest}
         values |= {"ema_updates": self.ema.num_updates}
@@ -132,15 +125,21 @@ class EmaWeights:
     the average ranks as well as plain weights do much later (`benchmarks/LAB.md`). At the end it ranks no worse.
     """
 
-    def __init__(self, network: Bert4RecNetwork, num_steps: int) -> None:
+    def __init__(self, network: Bert4RecNetwork, num_steps: int, rows: RowAdamW | None = None) -> None:
         """Start an average of the network's weights.
 
         Args:
             num_steps: the steps to average over; at most a ninth of those done. 0 keeps no average.
+            rows: the optimizer that also keeps the averages of its tables, row by row.
         """
         self._weights = {name: parameter.detach() for name, parameter in network.named_parameters()}
         self._decay = max(0.0, 1 - EMA_EVERY / num_steps) if num_steps else 0.0
         self.means = {name: weight.clone() for name, weight in self._weights.items()} if num_steps else {}
+        self._rows, self._lazy = rows, set[str]()
+        if rows is not None and num_steps:
+            tables = {name: table for name, table in network.named_parameters() if table in set(rows.tables)}
+            self._lazy = set(tables)
+            rows.averages = {table: self.means[name] for name, table in tables.items()}
         self.num_updates = 0
         self.is_swapped = False
         """Whether the network holds the average, and `means` the plain weights."""
@@ -150,13 +149,18 @@ class EmaWeights:
         assert not self.is_swapped
         if self.means:
             decay = min(self._decay, self.num_updates / (self.num_updates + 9))
-            means, weights = list(self.means.values()), list(self._weights.values())
+            eager = [name for name in self.means if name not in self._lazy]
+            means, weights = [self.means[name] for name in eager], [self._weights[name] for name in eager]
             get_ema_multi_avg_fn(decay)(means, weights, self.num_updates)  # pyright: ignore[reportArgumentType]
+            if self._rows is not None:
+                self._rows.add_average(1 - decay)
             self.num_updates += 1
 
     def use_average(self) -> None:
         """Put the average into the network. Training continues after `use_plain`."""
         if not self.is_swapped:
+            if self._rows is not None:
+                self._rows.refresh_all()
             self._swap()
 
     def use_plain(self) -> None:
@@ -173,26 +177,40 @@ class EmaWeights:
     @torch.no_grad()
     def _swap(self) -> None:
         for name, mean in self.means.items():
-            weight = self._weights[name]
-            kept = weight.clone()
-            weight.copy_(mean)
-            mean.copy_(kept)
+            for weight_rows, mean_rows in zip(
+                torch.atleast_1d(self._weights[name]).split(ROWS_AT_ONCE),
+                torch.atleast_1d(mean).split(ROWS_AT_ONCE),
+                strict=True,
+            ):
+                kept = weight_rows.clone()
+                weight_rows.copy_(mean_rows)
+                mean_rows.copy_(kept)
         self.is_swapped = not self.is_swapped
 
 
-def make_optimizer(network: Bert4RecNetwork, config: TrainConfig) -> torch.optim.Optimizer:
-    """Return AdamW that decays matrices and embeddings, but no biases or norms."""
+def make_optimizer(
+    network: Bert4RecNetwork, config: TrainConfig, row_updates: bool = False
+) -> torch.optim.AdamW | RowAdamW:
+    """Return AdamW that decays matrices and embeddings, but no biases or norms.
+
+    With `row_updates`, it updates the item table and the items' biases row by row.
+    """
     parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
     groups = [
         {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": config.weight_decay},
         {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
     ]
     fused = network.device.type in ("cpu", "cuda")
+    if row_updates:
+        tables = [table for table in (network.item_embedding, network.item_bias) if table.requires_grad]
+        return RowAdamW(groups, tables, lr=config.learning_rate, betas=BETAS, fused=fused)
     return torch.optim.AdamW(groups, lr=config.learning_rate, betas=BETAS, fused=fused)
 
 
 def moments_of(optimizer: torch.optim.Optimizer, network: Bert4RecNetwork) -> dict[str, Tensor]:
     """Return the optimizer's state, not copied, as tensors named "<weight>/<part>", such as "head.weight/exp_avg"."""
+    if isinstance(optimizer, RowAdamW):
+        optimizer.refresh_all()
     return {
         f"{name}/{part}": value
         for name, parameter in network.named_parameters()

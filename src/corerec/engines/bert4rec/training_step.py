@@ -17,6 +17,7 @@ from corerec.engines.bert4rec.distributed import ALONE, Ranks
 from corerec.engines.bert4rec.loss import SampledItems, sample_items
 from corerec.engines.bert4rec.model import Bert4RecNetwork
 from corerec.engines.bert4rec.objectives import IGNORE, cloze_mask, next_item_targets
+from corerec.engines.bert4rec.row_adamw import RowAdamW
 from corerec.engines.bert4rec.time_encoding import training_gaps
 from corerec.kernels import bfloat16_is_fast
 
@@ -152,3 +153,39 @@ class StepRunner:
     def _clip(self, loss: Tensor) -> None:
         norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.config.gradient_clip)
         self.all_finite &= torch.isfinite(norm.detach() + loss)
+
+
+class RowStepRunner(StepRunner):
+    """A `StepRunner` whose steps read and update only some rows of the item table (`row_adamw.py`)."""
+
+    def __init__(self, network: Bert4RecNetwork, optimizer: RowAdamW, config: TrainConfig) -> None:
+        super().__init__(network, optimizer, config)
+        self._rows = optimizer
+
+    def _backward(self, step: StepInputs, in_place: bool = False) -> Tensor:
+        items, sampled = step.tensors["items"], step.tensors["sampled"]
+        read = {
+            self.network.item_embedding: torch.cat([items.flatten().clamp(min=0), sampled]).unique(),
+            self.network.item_bias: sampled,
+        }
+        for table in self._rows.tables:
+            self._rows.refresh(table, read[table])
+        self.network.sparse_gradients = True
+        try:
+            loss = super()._backward(step)
+        finally:
+            self.network.sparse_gradients = False
+        for table in self._rows.tables:
+            assert table.grad is not None
+            table.grad = table.grad.coalesce()
+        return loss
+
+    def _clip(self, loss: Tensor) -> None:
+        values = []
+        for parameter in self.network.parameters():
+            if parameter.grad is not None:
+                values.append(parameter.grad.values() if parameter.grad.is_sparse else parameter.grad)
+        norm = torch.nn.utils.get_total_norm(values)
+        self.all_finite &= torch.isfinite(norm + loss)
+        for value in values:
+            value.mul_((self.config.gradient_clip / (norm + 1e-6)).clamp(max=1.0))

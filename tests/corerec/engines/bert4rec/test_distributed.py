@@ -133,6 +133,7 @@ def assert_equal(answers, settings, steps=24):
         {"num_negatives": 4, "next_item_until": 0.0},  # sampled softmax, cloze steps alone
         {"batch_size": 1, "epochs": 1},  # rank 0 never has a row of its own
         {"num_negatives": 4, "next_item_until": 1.0, "bert_replacement": True, "patience": 9},
+        {"num_negatives": 4, "row_updates": True},
     ],
 )
 def test_two_processes_give_what_one_gives(tmp_path, settings):

@@ -133,6 +133,20 @@ def test_moments_are_kept_in_the_file_on_request(model, tmp_path):
     assert not with_moments.fitted.network.head.weight.equal(without.fitted.network.head.weight)
 
 
+def test_rows_updated_alone_grow_with_their_moments_as_the_whole_table_does():
+    users, items, times = walks(30, range(60))
+    new = [*walks(34, range(60, 80), start=26, first_time=100)]
+    grown = []
+    for row_updates in (False, True):
+        settings = RING | {"epochs": 4, "num_negatives": 5, "row_updates": row_updates, "bfloat16": False}
+        model = Bert4Rec(**settings).fit(users, items, timestamps=times)
+        moments = model.fitted.moments["item_embedding/exp_avg"]
+        model.fit_more(*new[:2], timestamps=new[2], epochs=3, replay=0.0)
+        grown.append((moments, model.fitted.moments["item_embedding/exp_avg"], model.fitted.network.item_embedding))
+    for dense, rows in zip(*grown, strict=True):
+        assert (dense - rows).norm() <= 0.005 * dense.norm()
+
+
 def test_updates_repeat(model):
     import copy
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from corerec.engines.bert4rec.config import ModelConfig
-from corerec.engines.bert4rec.loss import ROUND_TO, SampledItems, sample_items
+from corerec.engines.bert4rec.loss import LARGE_CATALOGUE, ROUND_TO, SampledItems, draw_others, sample_items
 from corerec.engines.bert4rec.objectives import IGNORE
 from corerec.engines.bert4rec.training import build_network
 
@@ -43,6 +43,21 @@ def test_the_weighted_sum_over_the_draw_is_on_average_the_sum_over_the_catalogue
         drawn = sample_items(answers, shares, 100, source)
         totals.append((values[drawn.items] / drawn.log_q.exp()).sum())
     assert torch.stack(totals).mean().item() == pytest.approx(values[1:].sum().item(), rel=0.02)
+
+
+@pytest.mark.parametrize("count", [100, 30_000])
+def test_others_are_drawn_evenly_and_once_from_a_large_catalogue(count):
+    items, size = torch.arange(3, 200), LARGE_CATALOGUE
+    drawn = [draw_others(items, size, count, generator(seed)) for seed in range(2)]
+    for numbers in drawn:
+        assert len(numbers) == count == len(numbers.unique())
+        assert not torch.isin(numbers, items).any()
+        assert numbers.min() >= 1
+        assert numbers.max() <= size
+        spread = size / 12**0.5 / count**0.5
+        assert abs(numbers.double().mean() - size / 2) < 4 * spread
+    assert not drawn[0].equal(drawn[1])
+    assert draw_others(items, size, count, generator(0)).equal(drawn[0])
 
 
 def network():

@@ -1,10 +1,11 @@
 import numpy as np
 import pytest
+import torch
 
 from corerec.data.sequences import SequenceStore
 from corerec.engines.bert4rec.config import ModelConfig, TrainConfig
 from corerec.engines.bert4rec.memory import as_text
-from corerec.engines.bert4rec.plan import MANY_EVENTS, NEGATIVES, TrainPlan, batch_size_for
+from corerec.engines.bert4rec.plan import MANY_EVENTS, NEGATIVES, ROW_UPDATES_ITEMS, TrainPlan, batch_size_for
 
 
 def log(users=100, length=10):
@@ -84,6 +85,19 @@ def test_says_what_was_chosen():
         "next-item steps for 100% of them; 2,048 items drawn a step compete; about "
         f"{as_text(chosen.memory_bytes)} of memory beside the log"
     )
+
+
+def test_rows_are_updated_alone_in_a_large_catalogue_on_a_cpu_where_items_are_drawn():
+    large = ROW_UPDATES_ITEMS
+    assert plan(num_items=large).row_updates
+    assert not plan(num_items=large - 1).row_updates
+    assert not plan(num_items=large, row_updates=False).row_updates
+    assert plan(num_items=50, num_negatives=7, row_updates=True).row_updates
+    assert not plan(num_items=50, row_updates=True).row_updates  # every item competes
+    model = ModelConfig(large)
+    assert not TrainPlan.of(TrainConfig(), model, log(), torch.device("cuda")).row_updates
+    assert "a step updates only the rows" in str(plan(num_items=large))
+    assert plan(num_items=large).memory_bytes < plan(num_items=large, row_updates=False).memory_bytes
 
 
 def test_the_largest_step_holds_little_more_than_the_mean_whatever_the_lengths():

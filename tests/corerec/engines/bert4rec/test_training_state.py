@@ -1,5 +1,6 @@
 import copy
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,10 +14,11 @@ from corerec.engines.bert4rec.training_state import EMA_EVERY, EmaWeights, Train
 STORE = SequenceStore.from_lists(np.random.default_rng(0).integers(1, 31, (150, 9)).tolist())
 SHAPE = ModelConfig(num_items=30, max_seq_len=6, hidden_dim=8)
 CONFIG = TrainConfig(epochs=2, batch_size=16, dropout=0.2, num_negatives=10, ema_steps=30)
+EITHER_UPDATES = pytest.mark.parametrize("row_updates", [False, True])
 
 
-def fresh():
-    return TrainingState.start(build_network(SHAPE, seed=0), STORE, CONFIG)
+def fresh(row_updates=False):
+    return TrainingState.start(build_network(SHAPE, seed=0), STORE, replace(CONFIG, row_updates=row_updates))
 
 
 def weights_after(state):
@@ -27,27 +29,29 @@ def weights_after(state):
 
 @pytest.fixture(scope="module")
 def undisturbed():
-    return weights_after(fresh())
+    return [weights_after(fresh(row_updates)) for row_updates in (False, True)]
 
 
+@EITHER_UPDATES
 @pytest.mark.parametrize("stop_after", [1, 9, 10, 18, 19, 20, 37])
-def test_a_training_that_is_resumed_after_any_step_gives_the_same_bits(undisturbed, stop_after):
-    first = fresh()
+def test_a_training_that_is_resumed_after_any_step_gives_the_same_bits(undisturbed, stop_after, row_updates):
+    first = fresh(row_updates)
     steps = 0
     for result in train_epochs(first, STORE):
         steps += isinstance(result, StepResult)
         if steps == stop_after:
             break
     saved = pickle.loads(pickle.dumps(first.state_dict()))
-    again = fresh()
+    again = fresh(row_updates)
     again.load_state_dict(saved)
     assert again.step == stop_after
     resumed = weights_after(again)
-    assert all(undisturbed[name].equal(resumed[name]) for name in undisturbed)
+    assert all(tensor.equal(resumed[name]) for name, tensor in undisturbed[row_updates].items())
 
 
-def test_a_training_that_is_resumed_between_epochs_gives_the_same_bits(undisturbed):
-    first = fresh()
+@EITHER_UPDATES
+def test_a_training_that_is_resumed_between_epochs_gives_the_same_bits(undisturbed, row_updates):
+    first = fresh(row_updates)
     for result in train_epochs(first, STORE):
         if isinstance(result, EpochResult):
             break
@@ -55,10 +59,10 @@ def test_a_training_that_is_resumed_between_epochs_gives_the_same_bits(undisturb
     saved = copy.deepcopy(first.state_dict())  # of the plain weights, though the network holds the average
     assert first.network.item_embedding.equal(averaged)
     assert not saved["network"]["item_embedding"].equal(averaged)
-    again = fresh()
+    again = fresh(row_updates)
     again.load_state_dict(saved)
     resumed = weights_after(again)
-    assert all(undisturbed[name].equal(resumed[name]) for name in undisturbed)
+    assert all(tensor.equal(resumed[name]) for name, tensor in undisturbed[row_updates].items())
 
 
 def test_the_average_goes_in_and_out_of_the_network():
