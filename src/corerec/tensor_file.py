@@ -1,7 +1,9 @@
 """Tensors and texts in one safetensors file, with a digest of all. A changed file gives an error, never wrong values.
 
-Files are read into memory whole, never mapped. A process that reads from a map dies (SIGBUS) if the file is cut short,
-as `cp new.model live.model` does.
+Tensors are read into memory and compared with the digest. Only those of MAPPED_BYTES or more, the item tables of large
+catalogues, are memory-mapped, so that a file of gigabytes opens in a second. Each has a digest of its own, which is
+compared on request. A process that reads from a map dies (SIGBUS) if the file is cut short, as `cp new.model
+live.model` does: replace such a file by renaming another onto it.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ import json
 import math
 import os
 import stat
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import blake2b
 from pathlib import Path
@@ -25,7 +27,8 @@ from corerec.errors import CheckpointError, DataError
 from corerec.files import AnyPath, atomic_path
 from corerec.machine import available_cpus
 
-DIGEST = "digest"  # among the texts
+DIGEST, MAPPED = "digest", "mapped"  # among the texts
+MAPPED_BYTES = 2**27  # of a tensor: hashing more takes longer than the rest of the loading
 LEAF_BYTES = 2**22  # hashed at once: threads share a file
 LARGEST_HEADER = 2**22  # bytes: a thousand blocks and a thousand epochs take a third
 MOST_DIMENSIONS = 8
@@ -60,6 +63,9 @@ def write_tensors(path: AnyPath, tensors: Mapping[str, Tensor], texts: Mapping[s
         OSError: the file cannot be written.
     """
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    mapped = {name: _root(_leaves(_as_bytes(plain[name]))) for name in plain if plain[name].nbytes >= MAPPED_BYTES}
+    if mapped:
+        texts = {**texts, MAPPED: json.dumps(mapped)}
     with atomic_path(path) as unfinished:
         save_file(plain, unfinished, {**texts, DIGEST: digest(plain, texts)})
         with unfinished.open("rb") as file:
@@ -68,14 +74,15 @@ def write_tensors(path: AnyPath, tensors: Mapping[str, Tensor], texts: Mapping[s
 
 
 def read_tensors(
-    path: AnyPath, check_texts: Callable[[dict[str, str]], None]
+    path: AnyPath, check_texts: Callable[[dict[str, str]], None], *, verify: bool = False
 ) -> tuple[dict[str, str], dict[str, Tensor]]:
     """Read a file of `write_tensors` onto the CPU, in at most the memory of the file's size, and some MB.
 
     Args:
         check_texts: raises CheckpointError if the texts are those of another kind of file, before more is read.
+        verify: compare memory-mapped tensors with their digests, too, at about 1 GB/s.
     Returns:
-        the texts without the digest, and the tensors, which share no memory.
+        the texts without the digests, and the tensors, which share no memory. Mapped tensors are copied where written.
     Raises:
         FileNotFoundError: there is no such file.
         CheckpointError: the file is not safetensors, was cut short, was changed since it was written, or is unreadable.
@@ -90,7 +97,14 @@ def read_tensors(
                 raise _damaged(path, "its texts are none")
             check_texts(texts)
             layouts = _layouts(path, header, size - file.tell())
-            tensors = {layout.name: _read_tensor(path, file, layout) for layout in layouts}
+            mapped = _mapped(path, texts, layouts)
+            tensors, begin = {}, file.tell()
+            for layout in layouts:
+                if layout.name in mapped:
+                    tensors[layout.name] = _map_tensor(path, file, begin, layout)
+                else:
+                    file.seek(begin + layout.begin)
+                    tensors[layout.name] = _read_tensor(path, file, layout)
     except OSError as error:
         if isinstance(error, FileNotFoundError):
             raise
@@ -98,8 +112,12 @@ def read_tensors(
     written = texts.pop(DIGEST, None)
     if written is None:
         raise _damaged(path, "it has no digest")
-    if written != digest(tensors, texts):
+    changed = written != digest(tensors, texts)
+    if verify and not changed:
+        changed = any(_root(_leaves(_as_bytes(tensors[name]))) != known for name, known in mapped.items())
+    if changed:
         raise _damaged(path, "its digest does not match what it holds")
+    texts.pop(MAPPED, None)
     return texts, tensors
 
 
@@ -120,6 +138,18 @@ class _Exported:
         self._array = array  # keeps the memory
 
 
+def _mapped(path: Path, texts: dict[str, str], layouts: list[_Layout]) -> dict[str, str]:
+    """Return the digests of the tensors to map, by name."""
+    try:
+        mapped = json.loads(texts.get(MAPPED, "{}"))
+    except (ValueError, RecursionError):
+        mapped = None
+    large = {layout.name for layout in layouts if layout.end - layout.begin}
+    if not isinstance(mapped, dict) or not mapped.keys() <= large:
+        raise _damaged(path, "its list of mapped tensors cannot be read")
+    return mapped
+
+
 def begins_as_one(path: AnyPath) -> bool:
     """Return whether a file begins like one that `write_tensors` wrote, even if it was cut short."""
     with Path(path).open("rb") as file:
@@ -132,17 +162,23 @@ def digest(tensors: Mapping[str, Tensor], texts: Mapping[str, str]) -> str:
     It is a tree hash of one level: one thread a core hashes blocks of LEAF_BYTES, at about 1 GB/s.
     """
     ordered = sorted(tensors.items())
-    leaves = [leaf for _, tensor in ordered for leaf in _leaves(_as_bytes(tensor))]
-    root = blake2b(digest_size=32)
-    if len(leaves) < 4 + len(ordered):  # threads would cost more than they spare
+    apart = json.loads(texts.get(MAPPED, "{}"))  # whose digests are among the texts
+    leaves = [leaf for name, tensor in ordered if name not in apart for leaf in _leaves(_as_bytes(tensor))]
+    described = [[name, str(tensor.dtype), list(tensor.shape)] for name, tensor in ordered]
+    return _root(leaves, len(ordered), json.dumps([described, sorted(texts.items())]).encode())
+
+
+def _root(blocks: Iterable[np.ndarray], num_tensors: int = 1, ending: bytes = b"") -> str:
+    """Return the digest of blocks of bytes, and of what they end with."""
+    leaves, root = list(blocks), blake2b(digest_size=32)
+    if len(leaves) < 4 + num_tensors:  # threads would cost more than they spare
         hashes = map(_hash, leaves)
     else:
         with ThreadPoolExecutor(available_cpus().count) as pool:
             hashes = pool.map(_hash, leaves)
     for leaf_hash in hashes:
         root.update(leaf_hash)
-    described = [[name, str(tensor.dtype), list(tensor.shape)] for name, tensor in ordered]
-    root.update(json.dumps([described, sorted(texts.items())]).encode())
+    root.update(ending)
     return root.hexdigest()
 
 
@@ -231,6 +267,13 @@ def _read_tensor(path: Path, file: BinaryIO, layout: _Layout) -> Tensor:
     if file.readinto(_as_bytes(tensor)) != layout.end - layout.begin:  # pyright: ignore[reportAttributeAccessIssue]
         raise _damaged(path, "it was cut short while it was read")
     return tensor
+
+
+def _map_tensor(path: Path, file: BinaryIO, begin: int, layout: _Layout) -> Tensor:
+    if begin + layout.end > os.fstat(file.fileno()).st_size:
+        raise _damaged(path, "it was cut short while it was read")
+    flat = np.memmap(file, np.uint8, "c", begin + layout.begin, layout.end - layout.begin)  # writes stay private
+    return torch.from_numpy(flat).view(layout.dtype).view(layout.shape)
 
 
 def _as_bytes(tensor: Tensor) -> np.ndarray:

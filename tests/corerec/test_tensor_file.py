@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
 
+from corerec import tensor_file
 from corerec.errors import CheckpointError, DataError
 from corerec.tensor_file import LEAF_BYTES, digest, read_tensors, shared_tensor, write_tensors
 
@@ -54,6 +55,14 @@ def test_a_tensor_keeps_the_memory_of_its_array():
     tensor = shared_tensor(np.arange(10**6))
     gc.collect()
     assert tensor.sum() == 499_999_500_000
+
+
+@pytest.fixture
+def mapped(tmp_path, monkeypatch):
+    """The same file, whose largest tensor is mapped."""
+    monkeypatch.setattr(tensor_file, "MAPPED_BYTES", 48)
+    write_tensors(tmp_path / "mapped", tensors(), TEXTS)
+    return tmp_path / "mapped"
 
 
 def same(one, other):
@@ -268,3 +277,42 @@ def test_texts_too_long_to_be_read_are_not_written(tmp_path):
     with pytest.raises(DataError, match="bytes of settings"):
         write_tensors(tmp_path / "file", tensors(), {"name": "x" * 2**22})
     assert list(tmp_path.iterdir()) == []
+
+
+def test_large_tensors_are_mapped_and_writes_to_them_stay_private(mapped):
+    texts, read = read_tensors(mapped, any_texts)
+    assert texts == TEXTS
+    assert same(read, tensors())
+    before = mapped.read_bytes()
+    read["weights"] += 1
+    assert mapped.read_bytes() == before
+    raw = bytearray(before)
+    at = before.index(tensors()["weights"].numpy().tobytes())
+    raw[at] ^= 1
+    read = read_tensors(mapped, any_texts)[1]
+    mapped.write_bytes(raw)
+    assert not read["weights"].equal(tensors()["weights"])  # as it is a map
+
+
+def test_a_mapped_tensor_that_was_changed_is_found_on_request(mapped):
+    raw = bytearray(mapped.read_bytes())
+    raw[raw.index(tensors()["weights"].numpy().tobytes())] ^= 1
+    mapped.write_bytes(raw)
+    read_tensors(mapped, any_texts)
+    with pytest.raises(CheckpointError, match="digest does not match"):
+        read_tensors(mapped, any_texts, verify=True)
+
+
+def test_other_changes_of_a_file_with_mapped_tensors_are_always_found(mapped):
+    header, data = parts(mapped)
+    raw = mapped.read_bytes()
+    counts = bytearray(raw)
+    counts[raw.index(tensors()["counts"].numpy().tobytes()) + 8] ^= 1
+    for changed in (bytes(counts), raw[:-1]):
+        mapped.write_bytes(changed)
+        with pytest.raises(CheckpointError):
+            read_tensors(mapped, any_texts)
+    for listed in ("[]", '{"none": ""}', "{", '{"empty": ""}', "{}"):
+        put_together(mapped, header | {"__metadata__": header["__metadata__"] | {"mapped": listed}}, data)
+        with pytest.raises(CheckpointError):
+            read_tensors(mapped, any_texts)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def info(model_file: ModelFile) -> None:
-    """Show what a model file holds: its settings, its sizes, and who wrote it.
+    """Show what a model file holds: its settings, its sizes, and who wrote it. Check that it is as it was written.
 
     \b
     Examples:
@@ -30,9 +30,10 @@ def info(model_file: ModelFile) -> None:
     from safetensors import safe_open
 
     from corerec.engines.bert4rec import Bert4Rec
-    from corerec.engines.bert4rec.checkpoint import file_of
+    from corerec.engines.bert4rec.checkpoint import file_of, verify
 
     model = Bert4Rec.load(model_file, device="cpu")
+    verify(model_file)
     with safe_open(file_of(model_file), framework="numpy") as file:
         about = file.metadata()
     parameters = sum(parameter.numel() for parameter in model.scorer.network.parameters())

@@ -22,6 +22,57 @@ from corerec.data.ids import (
 )
 from corerec.errors import DataError, UnknownIdError
 
+LARGE = 2**20  # whole-number ids from which they are searched: a dictionary takes seconds and 100 bytes an id
+
+
+class SortedIds:
+    """Whole-number ids, int64 (V,), that are found by bisection."""
+
+    def __init__(self, ids: np.ndarray) -> None:
+        """Sort them, if they are not in order already."""
+        is_rising = bool((ids[1:] > ids[:-1]).all())
+        self._order = None if is_rising else np.argsort(ids, kind="stable")
+        self._rising = ids if self._order is None else ids[self._order]
+
+    @property
+    def is_unique(self) -> bool:
+        return self._order is None or not (self._rising[1:] == self._rising[:-1]).any()
+
+    def duplicated(self) -> np.ndarray:
+        """Return which ids occur earlier, too, bool (V,)."""
+        repeats = np.zeros(len(self._rising), bool)
+        if self._order is not None:
+            repeats[self._order[1:]] = self._rising[1:] == self._rising[:-1]
+        return repeats
+
+    def find(self, ids: np.ndarray) -> np.ndarray:
+        """Return the numbers 1..V of ids, int64 (n,); 0 for an unknown one."""
+        places = np.searchsorted(self._rising, ids).clip(max=len(self._rising) - 1)
+        numbers = places if self._order is None else self._order[places]
+        return np.where(self._rising[places] == ids, numbers + 1, 0)
+
+
+class LargeDictionary:
+    """The part of a dictionary's interface that a vocabulary needs, over sorted ids and ids that came later."""
+
+    def __init__(self, fitted: SortedIds, added: dict[Any, int]) -> None:
+        self._fitted, self._added = fitted, added
+        self.update = added.update
+
+    def get(self, an_id: Any, default: int | None = None) -> int | None:
+        """Return the number of an id.
+
+        Raises:
+            TypeError: the id is not hashable.
+        """
+        number = self._added.get(an_id)
+        if number is None and isinstance(an_id, int) and -(2**63) <= an_id < 2**63:
+            number = int(self._fitted.find(np.array([an_id], np.int64))[0]) or None
+        return default if number is None else number
+
+    def __setitem__(self, an_id: Any, number: int) -> None:
+        self._added[an_id] = number
+
 
 class Vocabulary:
     """The ids of one kind (users, or items) in the order of their numbers 1..V.
@@ -49,7 +100,11 @@ class Vocabulary:
         """
         self.kind = kind
         self._fitted = id_column(ids, f"{kind}_ids")
-        self._index = pd.Index(self._fitted)
+        self._index: pd.Index | SortedIds
+        if self._fitted.dtype == np.int64 and len(self._fitted) >= LARGE:
+            self._index = SortedIds(self._fitted)
+        else:
+            self._index = pd.Index(self._fitted)
         self._added: list[Any] = []  # ids that came after, in the order of their numbers
         self._all = self._fitted  # as `ids` was asked for last
         if not self._index.is_unique:
@@ -107,8 +162,12 @@ class Vocabulary:
         return an_id
 
     @property
-    def _number_of(self) -> dict[Any, int]:
+    def _number_of(self) -> dict[Any, int] | LargeDictionary:
         numbers = self.__dict__.get("_numbers")
+        if numbers is None and isinstance(self._index, SortedIds):
+            first = len(self._fitted) + 1
+            added = dict(zip(self._added, range(first, first + len(self._added)), strict=True))
+            numbers = self.__dict__.setdefault("_numbers", LargeDictionary(self._index, added))
         if numbers is None:
             # setdefault is atomic: threads that build this side by side end up with one dictionary, which `add` grows.
             ids = self.ids.tolist()
@@ -186,7 +245,10 @@ class Vocabulary:
             return np.array([number_of.get(self._canonical(an_id), 0) for an_id in ids], dtype=np.int64)
         if len(ids) == 0:
             return np.zeros(0, dtype=np.int64)
-        numbers = self._index.get_indexer(pd.Index(ids)).astype(np.int64) + 1
+        if isinstance(self._index, SortedIds):
+            numbers = self._index.find(ids)
+        else:
+            numbers = self._index.get_indexer(pd.Index(ids)).astype(np.int64) + 1
         if self._added:
             unknown = np.flatnonzero(numbers == 0)
             numbers[unknown] = [number_of.get(an_id, 0) for an_id in ids[unknown].tolist()]

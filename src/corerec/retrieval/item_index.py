@@ -44,6 +44,7 @@ from corerec.retrieval.score_edits import NO_SHIFTS, Exclusions, ScoreEdits, Shi
 from corerec.retrieval.topk import EXCLUDED, top_k
 
 LARGE_CATALOGUE = 2**17  # items from which bounds pay
+STATES_BEFORE_BOUNDS = 8  # searched block by block first: the quantized table takes as long to compute as ten of them
 FEWEST_STATES = 32  # searched together, so that an item's vector is read once for many
 STATES_BY_BLOCKS = 128  # searched together block by block: a fifth faster than 32 of them
 SMALL_K = 32  # up to which so many may be searched: the best of each block are kept
@@ -80,6 +81,7 @@ class ItemIndex:
         self.num_items = len(vectors) - 1
         self.vectors, self.biases = vectors.detach(), biases.detach()
         self._quantized: QuantizedTable | None = None
+        self._states_searched = 0
         self._deriving = threading.Lock()
 
     def __reduce__(self) -> tuple[type[ItemIndex], tuple[Tensor, Tensor]]:
@@ -110,6 +112,7 @@ class ItemIndex:
         unknown = log_normalizers is None and (with_normalizers or len(edits.boosts) > 0)
         if allowed is not None:
             allowed = np.unique(allowed).astype(np.int64)  # rising: of equal scores the lower number comes first
+        self._states_searched += len(states)
         bounds_pay = allowed is None and len(states) > 0 and self._bounds_pay(k)
         # The normalizers are of the whole catalogue, whatever is allowed. For many states a pass for them and one for
         # bounds take less time than to rank every item.
@@ -307,7 +310,8 @@ class ItemIndex:
     def _bounds_pay(self, k: int) -> bool:
         """Return whether bounds are faster than scoring every item."""
         enough = self.num_items >= LARGE_CATALOGUE and (k + SPARE_GROUPS) * blocks.GROUP < (self.num_items + 1) // 8
-        return enough and int8_is_fast(self.vectors.device)
+        worth_a_table = self._quantized is not None or self._states_searched >= STATES_BEFORE_BOUNDS
+        return enough and worth_a_table and int8_is_fast(self.vectors.device)
 
     def _by_bounds(self, states: Tensor, k: int, excluded: Exclusions) -> tuple[Tensor, Tensor]:
         """Return numbers and scores of the best items, found by bounds as the module's docstring describes."""

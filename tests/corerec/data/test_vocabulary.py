@@ -12,6 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from corerec.data import vocabulary
 from corerec.data.columns import MISSING_TEXTS
 from corerec.data.vocabulary import Vocabulary
 from corerec.errors import DataError, UnknownIdError
@@ -365,3 +366,27 @@ def test_long_numbers_that_travelled_as_text_follow_as_numbers():
     grown, numbers = Vocabulary([10]).with_ids(Vocabulary([str(2**60), str(2**60 + 1)]))
     assert grown.ids.tolist() == [10, 2**60, 2**60 + 1]
     assert numbers.tolist() == [2, 3]
+
+
+@pytest.mark.parametrize("ids", [[10, 20, 30, 40], [30, 10, 2**62, -7]])
+def test_large_vocabularies_of_whole_numbers_answer_as_small_ones_do(ids, monkeypatch):
+    small = Vocabulary(ids)
+    monkeypatch.setattr(vocabulary, "LARGE", 2)
+    large = Vocabulary(ids)
+    assert isinstance(large._index, vocabulary.SortedIds)
+    asked = [*ids, 11, -(2**63), 2**70, 30.0, 30.5, True, "30", str(2**62)]
+    for known in (small, large, large.copy()):
+        known.add(77)
+        known.add_all([5, 6])
+    for twin in (large, large.copy()):
+        assert twin.encode(asked).tolist() == small.encode(asked).tolist()
+        assert twin.encode(np.array([*ids, 77, 12])).tolist() == small.encode(np.array([*ids, 77, 12])).tolist()
+        assert [an_id in twin for an_id in asked] == [an_id in small for an_id in asked]
+        assert [twin.number(an_id) for an_id in (*ids, 77)] == [1, 2, 3, 4, 5]
+        assert twin.ids.tolist() == small.ids.tolist()
+    with pytest.raises(UnknownIdError):
+        large.number(12)
+    with pytest.raises(DataError, match="not hashable"):
+        large.number([1])
+    with pytest.raises(DataError, match="30 stands twice"):
+        Vocabulary([30, 10, 30])

@@ -25,7 +25,7 @@ edits = ScoreEdits.of
 def way(request, monkeypatch) -> str:
     """Each way to find a table's best items, in blocks so small that a thousand items are a large catalogue."""
     small = {"STATES_AT_ONCE": 3, "SCORES_AT_ONCE": 2**9, "NARROWEST": 128, "GROUP": 8}
-    small |= {"SPARE_GROUPS": 3, "FLOATS_AT_ONCE": 2**10}
+    small |= {"SPARE_GROUPS": 3, "FLOATS_AT_ONCE": 2**10, "STATES_BEFORE_BOUNDS": 1}
     small["LARGE_CATALOGUE"] = 10**9 if request.param == "one by one" else 999
     for name, value in small.items():
         monkeypatch.setattr(blocks if hasattr(blocks, name) else retrieval, name, value)
@@ -362,6 +362,18 @@ def test_never_holds_more_than_a_block_of_scores(way, with_normalizers):
     with Largest(weights, biases, states, *(vars(table._quantized).values() if table._quantized else ())) as largest:
         table.search(states, 3, edits(excluded), with_normalizers=with_normalizers)
     assert largest.bytes <= 20_000 * 16  # all scores of 64 states are 20,000 * 256
+
+
+@pytest.mark.parametrize("way", ["by bounds"], indirect=True)
+def test_a_few_first_states_do_not_wait_for_the_quantized_table(way, monkeypatch):
+    monkeypatch.setattr(retrieval, "STATES_BEFORE_BOUNDS", 4)
+    table, states = ItemIndex(*random_table(3000)), random_states(3)
+    first = table.search(states, 10, edits(nothing(3)))
+    assert table._quantized is None
+    second = table.search(states, 10, edits(nothing(3)))
+    assert table._quantized is not None
+    assert first.numbers.equal(second.numbers)
+    torch.testing.assert_close(first.scores, second.scores)
 
 
 @pytest.mark.parametrize("way", ["by bounds"], indirect=True)

@@ -56,7 +56,7 @@ class TrainingCheckpoint:
         """
         if not self.path.exists():
             return ()
-        texts, tensors = read_tensors(self.path, self._check_format)
+        texts, tensors = read_tensors(self.path, self._check_format, verify=True)
         values = json.loads(texts["values"])
         differing = differences(values | {"versions": json.loads(texts["versions"])}, identity(state))
         if differing:
