@@ -125,8 +125,8 @@ def main() -> None:
         return
     from machine import describe
 
-    known = given.json_out is not None and given.json_out.exists()
-    runs = json.loads(given.json_out.read_text())["runs"] if known else []
+    json_out = given.json_out
+    runs = json.loads(json_out.read_text())["runs"] if json_out is not None and json_out.exists() else []
     for size in sizes:
         with tempfile.TemporaryDirectory(prefix="scale_items.", dir=given.folder) as folder:
             found: dict[str, Any] = {"items": size, "updates": given.updates, "load": os.getloadavg()[0]}
@@ -138,9 +138,9 @@ def main() -> None:
             runs = [run for run in runs if (run["items"], run["updates"]) != (size, given.updates)] + [found]
             runs.sort(key=lambda run: (run["updates"], run["items"]))
             print(json.dumps(found), file=sys.stderr, flush=True)
-            if given.json_out is not None:
+            if json_out is not None:
                 about = {"machine": describe(), "runs": runs}
-                given.json_out.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+                json_out.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
     columns = (
         "items",
         "updates",

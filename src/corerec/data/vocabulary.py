@@ -59,7 +59,7 @@ class LargeDictionary:
         self._fitted, self._added = fitted, added
         self.update = added.update
 
-    def get(self, an_id: Any, default: int | None = None) -> int | None:
+    def get(self, an_id: Any, default: Any = None) -> Any:
         """Return the number of an id.
 
         Raises:

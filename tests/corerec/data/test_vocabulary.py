@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from corerec.data import vocabulary
 from corerec.data.columns import MISSING_TEXTS
-from corerec.data.vocabulary import Vocabulary
+from corerec.data.vocabulary import SortedIds, Vocabulary
 from corerec.errors import DataError, UnknownIdError
 
 INT_COLUMNS = {
@@ -373,7 +373,7 @@ def test_large_vocabularies_of_whole_numbers_answer_as_small_ones_do(ids, monkey
     small = Vocabulary(ids)
     monkeypatch.setattr(vocabulary, "LARGE", 2)
     large = Vocabulary(ids)
-    assert isinstance(large._index, vocabulary.SortedIds)
+    assert isinstance(large._index, SortedIds)
     asked = [*ids, 11, -(2**63), 2**70, 30.0, 30.5, True, "30", str(2**62)]
     for known in (small, large, large.copy()):
         known.add(77)
@@ -387,6 +387,6 @@ def test_large_vocabularies_of_whole_numbers_answer_as_small_ones_do(ids, monkey
     with pytest.raises(UnknownIdError):
         large.number(12)
     with pytest.raises(DataError, match="not hashable"):
-        large.number([1])
+        large.number([1])  # pyright: ignore[reportArgumentType]
     with pytest.raises(DataError, match="30 stands twice"):
         Vocabulary([30, 10, 30])
