@@ -422,6 +422,27 @@ def scale_log() -> str:
     )
 
 
+def scale_items() -> str:
+    """Steps, memory, file and first answers of each size of catalogue."""
+    rows = []
+    for run in sorted(result("scale_items")["runs"], key=lambda run: (run["items"], not run["train"]["row_updates"])):
+        trained, answered = run["train"], run["answer"]
+        rows.append(
+            [
+                f"{run['items']:,}",
+                "the rows read" if trained["row_updates"] else "the whole table",
+                f"{1e3 * trained['step_s']:.0f}",
+                f"{trained['training_peak'] / 1e9:.1f}",
+                f"{trained['bytes'] / 1e6:,.0f}",
+                f"{answered['load_s']:.2f}",
+                f"{answered['first_s']:.2f}",
+                f"{answered['then_s']:.2f}",
+            ]
+        )
+    names = ["items", "a step updates", "CPU ms a step", "peak GB", "file MB", "load s", "first answer s", "later s"]
+    return markdown(names, rows)
+
+
 def engines() -> str:
     """Seconds of the same jobs through each engine."""
     measured = result("engines")
@@ -452,6 +473,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "files": files,
     "training": training,
     "scale-log": scale_log,
+    "scale-items": scale_items,
 }
 
 
