@@ -436,10 +436,11 @@ def scale_items() -> str:
                 f"{trained['bytes'] / 1e6:,.0f}",
                 f"{answered['load_s']:.2f}",
                 f"{answered['first_s']:.2f}",
-                f"{answered['then_s']:.2f}",
+                f"{answered['then_s']:.3f}",
             ]
         )
-    names = ["items", "a step updates", "CPU ms a step", "peak GB", "file MB", "load s", "first answer s", "later s"]
+    names = ["items", "a step updates", "CPU ms a step", "peak GB", "file MB"]
+    names += ["load s", "first answer s", "later answers s"]
     return markdown(names, rows)
 
 

@@ -28,7 +28,7 @@ from corerec.files import AnyPath, atomic_path
 from corerec.machine import available_cpus
 
 DIGEST, MAPPED = "digest", "mapped"  # among the texts
-MAPPED_BYTES = 2**27  # of a tensor: hashing more takes longer than the rest of the loading
+MAPPED_BYTES = 2**26  # of a tensor: hashing more takes longer than the rest of the loading
 LEAF_BYTES = 2**22  # hashed at once: threads share a file
 LARGEST_HEADER = 2**22  # bytes: a thousand blocks and a thousand epochs take a third
 MOST_DIMENSIONS = 8

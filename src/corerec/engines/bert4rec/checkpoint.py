@@ -101,7 +101,7 @@ def contents(
 def load(path: AnyPath, device: torch.device | str = "cpu") -> FittedModel:
     """Read a file that `save` wrote, or a folder for the Hugging Face Hub.
 
-    The network is built on the meta device and then filled, so no random weights are drawn. Item tables of 128 MB and
+    The network is built on the meta device and then filled, so no random weights are drawn. Item tables of 64 MB and
     more are memory-mapped: replace such a file by renaming another onto it, as `save` does, and never write into it.
 
     Raises:
