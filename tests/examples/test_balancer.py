@@ -142,6 +142,18 @@ def wait_for(port, path):
             time.sleep(0.05)
 
 
+def answers_end(port):
+    """Wait until nothing listens on a port."""
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=5).close()
+        except OSError:
+            return True
+        time.sleep(0.01)
+    return False
+
+
 def sent_event(port, user, at):
     return ask(port, "POST", "/v1/events", {"events": [{"user_id": user, "item_id": 0, "timestamp": at}]}, user)
 
@@ -232,6 +244,7 @@ def test_each_user_has_a_server_and_no_event_is_lost(tmp_path, processes, nginx,
     dead, other = ports
     servers[dead].send_signal(signal.SIGKILL)
     servers[dead].wait()
+    assert answers_end(dead)
     for user in users:
         assert ask(front, "POST", "/v1/recommend", {"user_id": user}, user)[0] == 200
         assert sent_event(front, user, 2000)[0] == 200
