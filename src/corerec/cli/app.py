@@ -32,6 +32,8 @@ from corerec.cli.tune import tune
 from corerec.cli.update import update
 from corerec.errors import CorerecError, DataWarning, TrainingInterrupted
 
+WAITS = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")  # variables of libgomp and LLVM's libomp
+
 
 class Commands(TyperGroup):
     """A group of commands that reports wrong input in one line on stderr, with exit code 2 and no traceback."""
@@ -78,7 +80,19 @@ app.add_typer(events, name="events")
 
 def main() -> None:
     """Run the command line: the entry point of `corerec` and of `python -m corerec`."""
+    _let_waiting_threads_sleep_soon()
     app(prog_name="corerec")
+
+
+def _let_waiting_threads_sleep_soon() -> None:
+    """Have OpenMP's threads spin only briefly where they wait for each other, unless the environment says otherwise.
+
+    By default libgomp's threads spin for milliseconds, which keeps cores from other processes: beside a busy process on
+    2 cores, a training step took 2.4 times the time of one thread alone, and 1.2 times with this. Alone it costs
+    nothing, where OMP_WAIT_POLICY=passive costs a seventh. The variable is read when PyTorch is imported.
+    """
+    if not any(name in os.environ for name in WAITS):
+        os.environ["GOMP_SPINCOUNT"] = "1000"
 
 
 def _print_version(wanted: bool) -> None:

@@ -1,4 +1,5 @@
 import importlib.util
+import os
 import signal
 import subprocess
 import sys
@@ -8,7 +9,7 @@ import typer
 from typer.testing import CliRunner
 
 from command_line import run, words
-from corerec.cli.app import app
+from corerec.cli.app import WAITS, app
 from corerec.errors import TrainingInterrupted
 
 COMMANDS = sorted(typer.main.get_group(app).commands)
@@ -102,3 +103,24 @@ def test_help_does_not_import_torch():
 def test_python_m_corerec_is_the_same_command():
     shown = subprocess.run([sys.executable, "-m", "corerec", "--version"], capture_output=True, text=True)
     assert shown.stdout.startswith("corerec-bert4rec ")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("environment", "shown"),
+    [
+        ({}, "GOMP_SPINCOUNT = '1000'"),
+        ({"OMP_WAIT_POLICY": "active"}, "OMP_WAIT_POLICY = 'ACTIVE'"),
+        ({"GOMP_SPINCOUNT": "12345"}, "GOMP_SPINCOUNT = '12345'"),
+    ],
+)
+def test_waiting_threads_sleep_soon_unless_the_environment_says_otherwise(environment, shown, ring_model):
+    """What OpenMP itself says that it read when PyTorch was imported."""
+    unset = {name: value for name, value in os.environ.items() if name not in WAITS}
+    command = [sys.executable, "-m", "corerec", "recommend", str(ring_model), "--history", "10"]
+    told = subprocess.run(
+        command, env=unset | environment | {"OMP_DISPLAY_ENV": "verbose"}, capture_output=True, text=True, check=True
+    ).stderr
+    if "GOMP_SPINCOUNT" not in told:
+        pytest.skip("this PyTorch has another OpenMP than libgomp")
+    assert shown in told
