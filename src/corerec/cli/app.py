@@ -87,9 +87,10 @@ def main() -> None:
 def _let_waiting_threads_sleep_soon() -> None:
     """Have OpenMP's threads spin only briefly where they wait for each other, unless the environment says otherwise.
 
-    By default libgomp's threads spin for milliseconds, which keeps cores from other processes: beside a busy process on
-    2 cores, a training step took 2.0 times the time of one thread alone, and 1.1 times with this. Alone, a step took 142
-    ms in place of 141, and 159 with OMP_WAIT_POLICY=passive (`benchmarks/LAB.md`). The variable is read when PyTorch is imported.
+    By default libgomp's threads spin for milliseconds, which keeps cores from other processes. Beside a busy process on
+    2 cores, a training step took 2.0 times the time of one thread alone, and 1.1 times with this. Alone, a step took
+    142 ms instead of 141, and 159 with OMP_WAIT_POLICY=passive (`benchmarks/LAB.md`). The variable is read when PyTorch
+    is imported.
     """
     if not any(name in os.environ for name in WAITS):
         os.environ["GOMP_SPINCOUNT"] = "1000"
