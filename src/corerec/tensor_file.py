@@ -233,7 +233,7 @@ def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _layouts(path: Path, header: dict[str, Any], size: int) -> list[_Layout]:
-    """Return the place of each tensor in the order of the file. Check that they fill `size` bytes without gaps."""
+    """Return the byte range of each tensor, in the order of the file. Check that they fill `size` bytes."""
     layouts = []
     for name, entry in header.items():
         match entry:

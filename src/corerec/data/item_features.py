@@ -69,7 +69,8 @@ class FeatureColumn:
 
 @dataclass(frozen=True)
 class FeatureTable:
-    """The feature columns of the first table of items that was read. Later tables are read by the same rules.
+    """The feature columns of the first table of items: the kind, the categories and the range of each. Later tables are
+    converted with these.
 
     Columns may hold categories (text, truth values, or lists of these), numbers, dates, or vectors (lists of numbers of
     one length, such as embeddings of texts). A missing value gives no code. A category that the first table did not

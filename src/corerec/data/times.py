@@ -150,7 +150,7 @@ def _one_clock(values: Any, times: np.ndarray) -> np.ndarray:
 def check_one_clock(found: dict[str, tuple[int, int]], num_nonzero: int, shown_at: Callable[[int], str]) -> None:
     """Refuse a column where all times count from 1970, but in several units.
 
-    Only columns whose newest time is in milliseconds or finer are checked.
+    A column is checked only if its largest number, as a time since 1970, is in milliseconds or finer.
 
     Args:
         found: unit -> how many times are in this unit, and the row of the first. Units without times are left out.

@@ -70,7 +70,7 @@ class EventBatch:
 
 @dataclass(frozen=True)
 class Taken:
-    """The result of a batch of events."""
+    """What the server did with a batch of posted events."""
 
     accepted: int
     """The number of events that were new. They are on disk."""

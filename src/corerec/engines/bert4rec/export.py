@@ -90,7 +90,8 @@ def export_onnx(model: Bert4Rec, folder: str | os.PathLike[str]) -> list[Path]:
 class NextItem(nn.Module):
     """The module to export. It computes the log-probabilities of the next item, without branches on data.
 
-    It combines `encoding.next_states`, `score_states` and `TransitionModel.blend_`.
+    It encodes the history (`encoding.next_states`), scores all items (`encoding.score_states`), and mixes in the
+    transitions from the last item (`TransitionModel.blend_`).
     """
 
     item_bias: Tensor

@@ -31,7 +31,6 @@ from corerec.engines.bert4rec.fitted import FittedModel
 from corerec.engines.bert4rec.item_encoder import ItemContent, new_item_rate, validated_rate
 from corerec.engines.bert4rec.memory import (
     RETURN_EVERY,
-    bound_compiled_code,
     return_freed_memory,
     warn_if_too_little,
 )
@@ -260,7 +259,6 @@ def run_training(
     """
     if rank() == 0:
         warn_if_too_little(state.plan.memory_bytes, state.network.device, stacklevel=5)
-    bound_compiled_code()
     with training_ranks(state.network.device) as ranks:
         training_log = _begin(state, checkpoint, ranks)
         results = train_epochs(state, train, ranks)

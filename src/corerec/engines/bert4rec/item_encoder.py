@@ -147,7 +147,7 @@ class ItemContent:
         biases[rows.to(biases.device)] += shifts.to(biases.device)
 
     def calibrated(self, best: Tensor, scores: Tensor, share: float) -> ItemContent:
-        """Return the content with the bias at which new items take a given share of the first places.
+        """Return a copy whose bias, added to the scores of new items, gives these a share of the first places.
 
         Args:
             best: float32 (B, k), falling: the scores of the k best fitted items after each of some histories.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import os
 import sys
 import warnings
 from contextlib import suppress
@@ -20,7 +19,6 @@ FIXED = 170 * 10**6  # dropout's noise, and code that matrix libraries prepare f
 VALUES_A_BLOCK = 22  # float32 values of width D that a block keeps of an event for the backward pass
 VALUES_BESIDE = 12  # the same outside the blocks: embeddings, head, loss
 SCORES = 1  # copies of the attention's scores, one of each head for each event and each it looks at
-COMPILED_SHAPES = 64  # of operations: steps took as long as with 1,024, and the process 0.2 GB less
 RETURN_EVERY = 25  # steps between two calls of `return_freed_memory`, which takes 0.03 s
 
 
@@ -61,15 +59,6 @@ def warn_if_too_little(wanted: int, device: torch.device, stacklevel: int = 2) -
             DataWarning,
             stacklevel=stacklevel + 1,
         )
-
-
-def bound_compiled_code() -> None:
-    """Let oneDNN keep compiled code for fewer shapes than its usual 1,024, which take hundreds of MB.
-
-    A training meets hundreds of shapes, as the windows of a batch and their lengths vary. The setting has no effect if
-    this process used oneDNN before, or if the user has set it.
-    """
-    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(COMPILED_SHAPES))
 
 
 def return_freed_memory() -> None:

@@ -35,7 +35,7 @@ class MergedLog:
         return self.log.sequences
 
     def without_newest(self, seed: int) -> tuple[MergedLog, Holdout]:
-        """Take the newest event, if it is new, out of the rows of some users, as queries to measure by.
+        """Hold out the last event of some users whose last event came with the new log, to measure the update by.
 
         Returns:
             the log without those events, and the queries: a tenth of the users with a new event, at random, 1,000 at

@@ -8,7 +8,6 @@ import torch
 from corerec.engines.bert4rec import memory
 from corerec.engines.bert4rec.config import ModelConfig
 from corerec.engines.bert4rec.memory import (
-    bound_compiled_code,
     free_bytes,
     return_freed_memory,
     training_bytes,
@@ -48,15 +47,6 @@ def test_what_will_not_fit_is_said_before_the_training(monkeypatch):
 def test_free_memory_is_some_where_the_system_tells_it():
     free = free_bytes(CPU)
     assert free is None or 10**6 < free < 10**14
-
-
-def test_what_a_user_says_of_compiled_code_holds(monkeypatch):
-    monkeypatch.delenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", raising=False)
-    bound_compiled_code()
-    assert os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] == "64"
-    monkeypatch.setenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "7")
-    bound_compiled_code()
-    assert os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] == "7"
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="this system does not tell what a process holds")
