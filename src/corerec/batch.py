@@ -10,7 +10,6 @@ until the end.
 
 from __future__ import annotations
 
-import math
 import os
 import time
 from collections.abc import Iterator
@@ -128,9 +127,7 @@ def score(
         with _progress(sum(end - first for first, end in parts), verbose) as advance:
             for first, end in parts:
                 user_ids, rows = source.part(first, end)
-                if not math.isnan(moment):
-                    rows = replace(rows, asked_at=np.full(len(rows), moment))
-                numbers, scores = _answers(fitted, rows, settings)
+                numbers, scores = _answers(fitted, rows.asked_at_moments(np.array([moment])), settings)
                 num_rows += table.add(user_ids, numbers, scores)
                 num_users += end - first
                 advance(end - first)

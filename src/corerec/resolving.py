@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -102,10 +101,7 @@ def resolve(
     ]
     if named:
         warn_of_unknown(named, items, SKIPPED, stacklevel=5)
-    rows = _rows(np.array(users, np.int64), given, histories)
-    if not all(map(math.isnan, moments)):
-        assert rows.asked_at is not None  # a log without times has no moments
-        rows = replace(rows, asked_at=np.where(np.isnan(moments), rows.asked_at, moments))
+    rows = _rows(np.array(users, np.int64), given, histories).asked_at_moments(np.array(moments))
     if not all(rule.is_plain for rule in seen_rules) or any(map(len, excluded)):
         seen = (
             rows.row(at) if rule.is_plain else rule.excluded(rows.select(np.array([at]))).items

@@ -111,21 +111,32 @@ class SequenceStore:
         asked_at[known] = self.times[self.offsets[1:][known] - 1]
         return replace(self, asked_at=asked_at)
 
+    def asked_at_moments(self, moments: np.ndarray) -> SequenceStore:
+        """Return the rows with each query asked at another time. A log without times is unchanged.
+
+        Args:
+            moments: float64 (rows,), or (1,) for all rows. NaN leaves a row's time as it is.
+        """
+        if self.asked_at is None:
+            return self
+        return replace(self, asked_at=np.where(np.isnan(moments), self.asked_at, moments))
+
     def ranges(self, starts: np.ndarray, ends: np.ndarray) -> SequenceStore:
         """Return one row for each range starts[i] .. ends[i] of events. It uses little memory besides the result's."""
         if int((ends - starts).sum()) <= EVENTS_AT_ONCE:
             at, offsets = flat_ranges(starts, ends)
-            taken = {name: column[at] for name, column in self._columns().items()}
+            taken = {name: column[at] for name, column in self.columns().items()}
         else:
             offsets = np.concatenate([[0], np.cumsum(ends - starts)])
-            taken = {name: np.empty(offsets[-1], column.dtype) for name, column in self._columns().items()}
+            taken = {name: np.empty(offsets[-1], column.dtype) for name, column in self.columns().items()}
             for first, end in row_blocks(SequenceStore(taken["items"], offsets), EVENTS_AT_ONCE):
                 at, _ = flat_ranges(starts[first:end], ends[first:end])
-                for name, column in self._columns().items():
+                for name, column in self.columns().items():
                     taken[name][offsets[first] : offsets[end]] = column[at]
         return SequenceStore(offsets=offsets, **taken)
 
-    def _columns(self) -> dict[str, np.ndarray]:
+    def columns(self) -> dict[str, np.ndarray]:
+        """Return the arrays with a value for each event, by name: items, and times and ratings if there are any."""
         columns = {"items": self.items, "times": self.times, "ratings": self.ratings}
         return {name: column for name, column in columns.items() if column is not None}
 

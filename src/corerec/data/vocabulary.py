@@ -79,8 +79,8 @@ class Vocabulary:
 
     `decode` returns an id as int if it is a whole number (also from a column of floats), as float if it has a fraction,
     and as str if it is text. Ids of equal value (10, 10.0, Decimal("10.00") and a tensor's 10) are one id; "10" is
-    another. JSON carries whole numbers that
-    JavaScript would round as text. So where all ids are whole numbers, such a number is also known by its text.
+    another. JSON carries whole numbers that JavaScript would round as text. So where all ids are whole numbers, such a
+    number is also known by its text.
 
     >>> items = Vocabulary(["b", "a"])
     >>> items.encode(["a", "b", "?"])

@@ -78,9 +78,8 @@ def reasons_for(
     times, asked_at = None, math.nan
     if history is None:
         known = model.fitted.known_histories()
-        asked_at = known.moment(at)
-        row = known.select(known.users.encode([user_id]))
-        if at is None and row.asked_at is not None:
+        row = known.select(known.users.encode([user_id])).asked_at_moments(np.array([known.moment(at)]))
+        if row.asked_at is not None:
             asked_at = float(row.asked_at[0])
         events, times = model.items.decode(row.items), row.times
     else:

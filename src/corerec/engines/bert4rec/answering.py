@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any, Literal, NamedTuple, Unpack, overload
 
 import numpy as np
@@ -169,8 +168,7 @@ class Answering:
             groups: item id -> its group, such as a category. Items without a group are not limited.
             repeatable: item ids, or groups, that may be recommended again although they are in the history.
             at: the time of the query, with user_id: a number in the log's time unit, or a date. None means the time of
-                the user's last event.
-                It matters if the model reads time (`TrainConfig.clock`).
+                the user's last event. It matters if the model reads time (`TrainConfig.clock`).
             with_scores: return (item id, probability) pairs, with the probabilities of `predict`.
             as_frame: return a DataFrame with the columns user_id, item_id, rank and score.
         Raises:
@@ -264,9 +262,7 @@ class Answering:
                 moments = list(at) if pd.api.types.is_list_like(at) else [at]
                 if len(moments) not in (1, len(users)):
                     raise DataError(f"at has {len(moments):,} values for {len(users):,} users; give one, or one each")
-                asked_at = np.array([model.known_histories().moment(moment) for moment in moments])
-                if store.asked_at is not None:
-                    store = replace(store, asked_at=np.where(np.isnan(asked_at), store.asked_at, asked_at))
+                store = store.asked_at_moments(np.array([model.known_histories().moment(each) for each in moments]))
             user_ids = model.known_histories().users.decode(users)
         else:
             store = self._numbered(histories, rules.get("on_unknown", "warn"))
@@ -340,9 +336,9 @@ class Answering:
         if unknown and on_unknown == "warn":
             warn_of_unknown(unknown, model.items, SKIPPED)
         if user:
-            row = model.known_histories().select(np.array([user]))
+            row = model.known_histories().select(np.array([user])).asked_at_moments(np.array([moment]))
             numbers, times = row.items, row.times
-            if at is None and row.asked_at is not None:
+            if row.asked_at is not None:
                 moment = float(row.asked_at[0])
         given = model.items.decode(numbers) if query.history is None else query.history
         weights = np.full(len(given), np.nan, np.float32)

@@ -29,11 +29,7 @@ from corerec.engines.bert4rec.early_stopping import MOST_USERS, train_with_early
 from corerec.engines.bert4rec.encoding import NetworkScorer, next_states, score_states
 from corerec.engines.bert4rec.fitted import FittedModel
 from corerec.engines.bert4rec.item_encoder import ItemContent, new_item_rate, validated_rate
-from corerec.engines.bert4rec.memory import (
-    RETURN_EVERY,
-    return_freed_memory,
-    warn_if_too_little,
-)
+from corerec.engines.bert4rec.memory import RETURN_EVERY, return_freed_memory, warn_if_too_little
 from corerec.engines.bert4rec.model import Bert4RecNetwork
 from corerec.engines.bert4rec.plan import TrainPlan
 from corerec.engines.bert4rec.progress import with_progress

@@ -62,7 +62,7 @@ def sample_items(targets: Tensor, shares: Tensor, count: int, generator: torch.G
 
 
 def draw_others(items: Tensor, num_items: int, count: int, generator: torch.Generator) -> Tensor:
-    """Draw distinct numbers from 1..num_items that are not among `items`, int64 (n,), distinct and rising.
+    """Draw `count` distinct numbers from 1..num_items that are not among `items`, int64 (count,), in random order.
 
     In a large catalogue, numbers are drawn one by one and repetitions dropped. Elsewhere the whole catalogue is put in
     random order, which takes as long as the catalogue is large.

@@ -109,17 +109,13 @@ def merge(model: FittedModel, log: Interactions) -> MergedLog:
         )
         lengths[first:end] = np.bincount(rows, minlength=end - first)
         here = slice(filled, filled + len(rows))
-        for name, column in _columns(whole).items():
+        for name, column in whole.columns().items():
             column[here] = getattr(part, name)
         is_new[here] = part_is_new
         filled = here.stop
-    columns = {name: column[:filled] for name, column in _columns(whole).items()}
+    columns = {name: column[:filled] for name, column in whole.columns().items()}
     store = SequenceStore(offsets=np.concatenate([[0], np.cumsum(lengths)]), **columns)
     return MergedLog(Interactions(store, users, items), is_new[:filled])
-
-
-def _columns(store: SequenceStore) -> dict[str, np.ndarray]:
-    return {name: getattr(store, name) for name in ("items", "times", "ratings") if getattr(store, name) is not None}
 
 
 def _empty_store(old: SequenceStore, new: SequenceStore, num_events: int) -> SequenceStore:
@@ -149,7 +145,7 @@ def _merged_rows(
     order = np.argsort(rows, kind="stable") if both.times is None else np.lexsort((both.times, rows))  # old before new
     if both.times is not None:
         order = order[~_known_again(rows[order], both.items[order], both.times[order], is_new[order])]
-    taken = {name: column[order] for name, column in _columns(both).items()}
+    taken = {name: column[order] for name, column in both.columns().items()}
     return SequenceStore(offsets=np.array([0, len(order)]), **taken), rows[order], is_new[order]
 
 

@@ -23,8 +23,6 @@ LONG_HISTORY = 50  # events a user
 FULL_SOFTMAX_ITEMS = 20_000
 NEGATIVES = 2048
 ROW_UPDATES_ITEMS = 100_000  # from which, on a CPU, updating a step's rows is faster than updating the table
-
-
 CPU = torch.device("cpu")
 
 
