@@ -90,7 +90,7 @@ def measured(
         history = asked.history.select(rows)
         if not knows_cold:
             history = without(history, is_cold)
-        scores = scorer.score(history).numpy()
+        scores = scorer.score(history).cpu().numpy()
         scores[:, 0] = -np.inf
         if not knows_cold:
             scores[:, cold] = -np.inf

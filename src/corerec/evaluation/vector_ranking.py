@@ -62,7 +62,7 @@ class _Blocks:
         self.vectors, self.biases, self.states = scorer.vectors, scorer.biases, states
         self.shifts = shifts.by_column()
         self.columns = scorer.num_items + 1
-        self.width = block_width(len(states), self.columns)
+        self.width = block_width(len(states), self.columns, states.device)
         self.starts = range(0, self.columns, self.width)
         self._buffer = states.new_empty(len(states) * self.width)
 

@@ -10,6 +10,7 @@ from corerec.retrieval.topk import EXCLUDED, top_k
 GROUP = 64  # neighbouring items that share a scale and a bound in the int8 copy
 NARROWEST = 2**11  # items in a block, at least
 SCORES_AT_ONCE = 2**19  # 2 MB, near a CPU's cache
+SCORES_AT_ONCE_GPU = 2**26  # there each block costs launches: few, of 256 MB
 
 
 class BlockTopK:
@@ -45,7 +46,12 @@ class BlockTopK:
         return numbers, scores
 
 
-def block_width(rows: int, columns: int) -> int:
+def scores_at_once(device: torch.device) -> int:
+    """Return how many scores a block has: few on a CPU, to stay near its cache, and many on other devices."""
+    return SCORES_AT_ONCE if device.type == "cpu" else SCORES_AT_ONCE_GPU
+
+
+def block_width(rows: int, columns: int, device: torch.device) -> int:
     """Return how many columns to score at once: a multiple of GROUP, or all columns."""
-    width = max(NARROWEST, SCORES_AT_ONCE // max(1, rows))
+    width = max(NARROWEST, scores_at_once(device) // max(1, rows))
     return min(-(-width // GROUP) * GROUP, columns)

@@ -82,7 +82,7 @@ class QuantizedTable:
         lost = torch.linalg.vector_norm(states - whole * scale, dim=1)
         whole = whole.to(torch.int8)
         excluded = exclusions.by_column()
-        width = blocks.block_width(len(states), len(self.weights))
+        width = blocks.block_width(len(states), len(self.weights), states.device)
         buffer = torch.empty(len(states) * width, dtype=torch.int32)
         best = torch.empty(len(states), len(self.scales), dtype=torch.int32)
         for first in range(0, len(self.weights), width):

@@ -301,9 +301,9 @@ class ItemIndex:
     def _columns_and_width(self, num_states: int, allowed: np.ndarray | None) -> tuple[int, int]:
         """Return how many columns of scores there are, and how many of them a block has."""
         if allowed is None:
-            return self.num_items + 1, block_width(num_states, self.num_items + 1)
+            return self.num_items + 1, block_width(num_states, self.num_items + 1, self.vectors.device)
         picked = max(1, FLOATS_AT_ONCE // self.vectors.shape[1])
-        return len(allowed), max(1, min(picked, block_width(num_states, len(allowed))))
+        return len(allowed), max(1, min(picked, block_width(num_states, len(allowed), self.vectors.device)))
 
     # ------------------------------------------------------------------------------------------------ by bounds
 

@@ -103,8 +103,9 @@ class Exclusions(Cells):
 
 @dataclass(frozen=True)
 class Shifts(Cells):
-    """Amounts to add to the scores of some items before the scores are summed. A cell that occurs twice is shifted
-    once.
+    """Amounts to add to the scores of some cells before the scores are summed.
+
+    A cell is one item in one history. A cell that is listed twice gets its amount once.
 
     Attributes:
         amounts: float32 (P,), equal for equal cells.

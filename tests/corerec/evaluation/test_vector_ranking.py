@@ -84,7 +84,7 @@ def test_block_by_block_equals_whole_rows(monkeypatch, boosted, answers, width):
     assert isinstance(scorer, VectorScorer)
     assert not isinstance(Plain(scorer), VectorScorer)
     whole = evaluate(Plain(scorer), questions, ks=[1, 5, 20], names=list(METRICS), seen="both")
-    monkeypatch.setattr(vector_ranking, "block_width", lambda rows, columns: min(width, columns))
+    monkeypatch.setattr(vector_ranking, "block_width", lambda rows, columns, device: min(width, columns))
     monkeypatch.setattr(vector_ranking, "STATES_AT_ONCE", 7)
     monkeypatch.setattr(vector_ranking, "ANSWERS_AT_ONCE", 4)
     monkeypatch.setattr(ranking, "HISTORIES_AT_ONCE", 25)
@@ -113,4 +113,7 @@ def test_negatives_are_drawn_alike():
 
 
 def test_a_large_catalogue_goes_by_narrow_blocks():
-    assert blocks.block_width(vector_ranking.STATES_AT_ONCE, 10**7) * vector_ranking.STATES_AT_ONCE <= 2**21
+    assert (
+        blocks.block_width(vector_ranking.STATES_AT_ONCE, 10**7, torch.device("cpu")) * vector_ranking.STATES_AT_ONCE
+        <= 2**21
+    )

@@ -4,6 +4,8 @@ from corerec.retrieval import blocks
 from corerec.retrieval.blocks import BlockTopK, block_width
 from corerec.retrieval.topk import EXCLUDED
 
+CPU = torch.device("cpu")
+
 
 def test_the_best_of_several_blocks_are_ranked_together():
     found = BlockTopK(torch.zeros(2, 4), most=4)
@@ -31,12 +33,16 @@ def test_one_block_is_returned_as_it_came():
 
 def test_a_block_holds_a_stated_number_of_scores_in_whole_groups():
     for rows in (1, 3, 32, 100, 256):
-        width = block_width(rows, 10**9)
+        width = block_width(rows, 10**9, CPU)
         assert width % blocks.GROUP == 0
         assert rows * width <= blocks.SCORES_AT_ONCE + rows * blocks.GROUP
-    assert block_width(10**6, 10**9) == blocks.NARROWEST
-    assert block_width(0, 10**9) <= blocks.SCORES_AT_ONCE
+    assert block_width(10**6, 10**9, CPU) == blocks.NARROWEST
+    assert block_width(0, 10**9, CPU) <= blocks.SCORES_AT_ONCE
+
+
+def test_a_gpu_scores_more_at_once():
+    assert block_width(512, 54_543, torch.device("cuda")) == 54_543
 
 
 def test_a_small_catalogue_is_one_block():
-    assert block_width(32, 3417) == 3417
+    assert block_width(32, 3417, CPU) == 3417

@@ -41,6 +41,7 @@ from corerec.data.sequences import SequenceStore, flat_ranges, last_items
 from corerec.data.splitting import Holdout, hold_out_last
 from corerec.engines.bert4rec.encoding import next_states
 from corerec.engines.bert4rec.model import Bert4RecNetwork
+from corerec.retrieval.blocks import scores_at_once
 
 ONE_USER_IN = 10  # asked at most
 MOST_QUESTIONS, FEWEST_QUESTIONS = 4000, 200
@@ -205,7 +206,7 @@ def _normalizers(
     states, columns = next_states(network, asked), len(bias)
     scores = (states * weights[torch.from_numpy(targets).to(states.device)]).sum(1).cpu().double()
     sums, tilts = torch.empty(2, 2, len(asked), GRID, dtype=torch.float64)
-    rows_at_once = max(1, SCORES_AT_ONCE // columns)
+    rows_at_once = max(1, max(SCORES_AT_ONCE, scores_at_once(states.device)) // columns)
     for first in range(0, len(asked), rows_at_once):
         rows = slice(first, min(first + rows_at_once, len(asked)))
         context = states[rows] @ weights.T
