@@ -54,7 +54,8 @@ def batch_order(lengths: np.ndarray, num_batches: int, random: np.random.Generat
     """Group windows of nearly equal length into batches of about as many padded events, in random order.
 
     A batch has many windows if they are short, and few if they are long. So no batch needs much more memory than the
-    mean batch, even if a few windows are very long.
+    mean batch, even if a few windows are very long. Nearly all batches of one padded length have equally many windows,
+    also in other epochs. For each shape, libraries keep prepared code, and a GPU records a graph.
 
     Args:
         lengths: int64 (windows,), from 1.
@@ -65,16 +66,44 @@ def batch_order(lengths: np.ndarray, num_batches: int, random: np.random.Generat
     num_batches = min(num_batches, len(lengths))
     if not num_batches:
         return []
-    by_length = np.argsort(lengths + random.uniform(0, LENGTH_NOISE, len(lengths)), kind="stable")
-    longest = np.maximum.accumulate(lengths[by_length])
-    padded = np.cumsum(rounded_lengths(int(longest[-1]))[longest])
-    at = np.arange(1, num_batches)
-    bounds = np.searchsorted(padded, at * (padded[-1] / num_batches))
-    bounds = np.maximum.accumulate(np.maximum(bounds - at, 0)) + at  # a window in each batch
-    bounds = np.minimum(bounds, len(lengths) - num_batches + at)
-    batches = np.split(by_length, bounds)
+    order = np.argsort(-lengths - random.uniform(0, LENGTH_NOISE, len(lengths)), kind="stable")
+    padded = rounded_lengths(int(lengths.max()))[lengths[order]]
+    padded = np.maximum.accumulate(padded[::-1])[::-1]  # the longest of a window and those after it: falling
+    low, high = 0.0, 2.0 * padded[0] * len(lengths)  # the least size that gives no more batches than asked for
+    while high - low > 1:
+        middle = (low + high) / 2
+        low, high = (low, middle) if len(_starts(padded, middle)) <= num_batches else (middle, high)
+    starts = _starts(padded, high)
+    while missing := num_batches - len(starts):  # halve the largest
+        counts = np.diff(starts, append=len(order))
+        largest = np.argsort(-counts, kind="stable")[:missing]
+        largest = largest[counts[largest] > 1]
+        starts = np.sort(np.concatenate([starts, starts[largest] + (counts[largest] + 1) // 2]))
+    batches = np.split(order, starts[1:])
     random.shuffle(batches)
     return batches
+
+
+def _starts(padded: np.ndarray, size: float) -> np.ndarray:
+    """Return where batches of at most `size` padded events begin, int64 (batches,), given falling padded lengths."""
+    starts, start = [], 0
+    runs = np.flatnonzero(np.diff(padded, append=0)) + 1  # where the windows of each padded length end
+    for end in runs.tolist():
+        if start < end:
+            count = _few_digits(int(size / padded[end - 1]))
+            starts.append(np.arange(start, end, count))
+            start = int(starts[-1][-1]) + count
+    return np.concatenate(starts)
+
+
+def _few_digits(count: int) -> int:
+    """Round a count of windows down to four binary digits, and up to 1, so that other epochs have the same counts.
+
+    >>> [_few_digits(count) for count in (0, 13, 31, 100, 1000)]
+    [1, 13, 30, 96, 960]
+    """
+    step = 2 ** max(0, count.bit_length() - 4)
+    return max(1, count // step * step)
 
 
 class Batch(NamedTuple):

@@ -29,7 +29,7 @@ from corerec.engines.bert4rec.early_stopping import MOST_USERS, train_with_early
 from corerec.engines.bert4rec.encoding import NetworkScorer, next_states, score_states
 from corerec.engines.bert4rec.fitted import FittedModel
 from corerec.engines.bert4rec.item_encoder import ItemContent, new_item_rate, validated_rate
-from corerec.engines.bert4rec.memory import RETURN_EVERY, return_freed_memory, warn_if_too_little
+from corerec.engines.bert4rec.memory import return_freed_memory, warn_if_too_little
 from corerec.engines.bert4rec.model import Bert4RecNetwork
 from corerec.engines.bert4rec.plan import TrainPlan
 from corerec.engines.bert4rec.progress import with_progress
@@ -270,8 +270,6 @@ def run_training(
                         continue
                     if isinstance(result, EpochResult):
                         training_log.append(result)
-                    elif state.network.device.type == "cpu" and result.step % RETURN_EVERY == 0:
-                        return_freed_memory()
                     stops = on_event is not None and bool(on_event(result))
                     stops, signal_number = ranks.largest(stops, interruption.signal or 0)
                     if stops:
