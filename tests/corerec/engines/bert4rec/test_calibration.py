@@ -90,7 +90,7 @@ def test_the_temperature_that_the_answers_were_drawn_with_is_found(network, hist
     asked = answered(NetworkScorer(network), histories)
     calibrate(network, TransitionModel.none(np.ones(V + 1, np.int64)), asked)
     # Every question is asked again with less history, of which the answer is not drawn: hence lower, if not by much.
-    assert 0.8 * b < float(network.inverse_temperature) < 1.1 * b
+    assert 0.75 * b < float(network.inverse_temperature) < 1.1 * b
 
 
 def test_the_concentration_that_the_answers_were_drawn_with_is_found(network, histories):
@@ -176,7 +176,7 @@ def test_chances_on_a_log_of_two_events_an_item_come_true(share):
 
 
 def test_a_model_fitted_twice_is_calibrated_alike(cycle_log):
-    first, second = (Bert4Rec(epochs=1, hidden_dim=8).fit_interactions(cycle_log) for _ in range(2))
+    first, second = (Bert4Rec(epochs=1, hidden_dim=8, device="cpu").fit_interactions(cycle_log) for _ in range(2))
     assert torch.equal(first.scorer.network.inverse_temperature, second.scorer.network.inverse_temperature)
     np.testing.assert_array_equal(first.scorer.transitions.concentration, second.scorer.transitions.concentration)
 

@@ -15,6 +15,8 @@ from corerec.engines.bert4rec.row_adamw import FADED, MOMENTS, RowAdamW
 from corerec.engines.bert4rec.training import EpochResult, build_network, train_epochs
 from corerec.engines.bert4rec.training_state import TrainingState, moments_of
 
+# PyTorch 2.11 says this of any sparse tensor, before it is silenced.
+pytestmark = pytest.mark.filterwarnings("ignore:Sparse invariant checks")
 ROWS, DIM = 40, 4
 SETTINGS = {"lr": 0.01, "betas": (0.9, 0.98), "weight_decay": 0.1}
 

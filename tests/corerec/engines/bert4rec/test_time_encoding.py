@@ -271,7 +271,7 @@ def test_an_explanation_is_of_the_moment_asked_about(model):
         without = float(NetworkScorer(model.fitted.network).probabilities(hidden)[0, number])
         weights.append(reasons[len(own) - 1].weight)
         assert weights[-1] == pytest.approx(np.log(dict(ranked)[expected] / without), abs=1e-3)
-    assert abs(weights[0] - weights[1]) > 0.1
+    assert abs(weights[0] - weights[1]) > 0.01  # ten times what the explanation may be off
 
 
 def test_a_moment_that_is_no_time_or_has_no_user_is_refused(model):
@@ -298,7 +298,7 @@ def test_a_moment_long_after_any_gap_of_the_log_is_as_if_it_were_not_known(model
 
 
 def scores_of(model, store):
-    return NetworkScorer(model.fitted.network).score(store).numpy()
+    return NetworkScorer(model.fitted.network).score(store).cpu().numpy()
 
 
 def test_without_a_moment_each_way_to_ask_takes_the_time_of_the_last_event(model, tmp_path):
