@@ -11,6 +11,7 @@ wordllama, scikit-learn counts words and their parts instead (TF-IDF, reduced by
 import argparse
 import re
 import sys
+from pathlib import Path
 
 import duckdb
 import numpy as np
@@ -21,11 +22,13 @@ YEAR = re.compile(r"\s*\(\d{4}\)\s*$")  # of a movie's title, which is better a 
 def encode(texts: list[str], dim: int) -> np.ndarray:
     """float32 (texts, dim): one vector for each text."""
     try:
-        from wordllama import WordLlama
+        import wordllama
     except ImportError:
         print("wordllama is not installed: words are counted instead", file=sys.stderr)
         return counted(texts, dim)
-    encoder = WordLlama.load(trunc_dim=dim, disable_download=True)
+    # Its loader looks for the tokenizer in the cache, not beside the weights: so the package itself is the cache.
+    shipped = Path(wordllama.__file__).parent
+    encoder = wordllama.WordLlama.load(trunc_dim=dim, cache_dir=shipped, disable_download=True)
     return np.asarray(encoder.embed(texts, norm=True), np.float32)
 
 
