@@ -46,15 +46,21 @@ def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 # ---------------------------------------------------------------------------------------------------------- quality
 
 
+AS_RECTOOLS = "holds back validation events of 2,048 users only"
 MINE = {
-    "ml-1m": (("quality_ml-1m_h100", "", "on a GPU", ""), ("quality_ml-1m", ", first edition", "", "")),
+    "ml-1m": (
+        ("quality_ml-1m_256_h100", "hidden_dim=256, weight_decay=.3", "", "on a GPU", ""),
+        ("quality_ml-1m_cpu", "", "", "on 2 cores", "one seed"),
+        ("quality_ml-1m_h100", "weight_decay=.01", "", "on a GPU", ""),
+        ("quality_ml-1m", "", ", first edition", "on 2 cores", ""),
+    ),
     "beauty": (
-        ("quality_beauty_h100", "", "on a GPU", ""),
-        ("quality_beauty_2048", ", trained as RecTools", "", "holds back validation events of 2,048 users only"),
-        ("quality_beauty", ", first edition", "", ""),
+        ("quality_beauty_h100", "", "", "on a GPU", ""),
+        ("quality_beauty_2048", "", ", trained as RecTools", "on a GPU", AS_RECTOOLS),
+        ("quality_beauty", "", ", first edition", "on 2 cores", ""),
     ),
 }
-"""Log -> results of quality.py: the file, and what to add to the name, to the seconds and to the last column."""
+"""Log -> results of quality.py: file, settings, and what to add to the name, the seconds and the last column."""
 
 
 def quality(data: str, only: Sequence[str] = ()) -> str:
@@ -64,14 +70,14 @@ def quality(data: str, only: Sequence[str] = ()) -> str:
         only: beginnings of the names of the models to show; all where it is empty.
     """
     rows: list[tuple[float, list[str]]] = []
-    for file, which, where, differs in MINE[data]:
-        runs = result(file)["runs"]
+    for file, settings, which, where, differs in MINE[data]:
+        runs, name = result(file)["runs"], f"`Bert4Rec({settings})`"
         for label, of, seconds in (
-            (f"**`Bert4Rec()`**{which}", lambda run: run["test"], lambda run: run["train_seconds"]),
-            (f"`Bert4Rec()`{which}, 300 s", lambda run: run["within budget"]["test"], _budget_seconds),
-            (f"`Bert4Rec()`{which}, network alone", lambda run: run["network alone"], lambda run: run["train_seconds"]),
+            (f"**{name}**{which}", lambda run: run["test"], lambda run: run["train_seconds"]),
+            (f"{name}{which}, 300 s", lambda run: run["within budget"]["test"], _budget_seconds),
+            (f"{name}{which}, network alone", lambda run: run["network alone"], lambda run: run["train_seconds"]),
         ):
-            if seconds is _budget_seconds and (where or "within budget" not in runs[0]):
+            if seconds is _budget_seconds and (where == "on a GPU" or "within budget" not in runs[0]):
                 continue
             ndcg = [of(run)["NDCG@10"]["mean"] for run in runs]
             hits = mean(of(run)["HR@10"]["mean"] for run in runs)
@@ -370,17 +376,17 @@ def speed() -> str:
 
 
 def quality_gpu() -> str:
-    """Test figures and seconds of training of `Bert4Rec()` on a GPU, beside those of two cores of a CPU."""
+    """Test figures and seconds of training on a GPU, beside those of two cores of a CPU."""
     rows = []
     for data, name in (("ml-1m", "MovieLens-1M"), ("beauty", "Beauty")):
-        for file, machine in ((f"quality_{data}_h100", "one H100"), (f"quality_{data}", "2 cores, first edition")):
+        for file, settings, which, where, _ in MINE[data]:
             runs = result(file)["runs"]
             ndcg = [run["test"]["NDCG@10"]["mean"] for run in runs]
-            spread = f"{figure(mean(ndcg))} ({figure(min(ndcg))} to {figure(max(ndcg))})"
+            spread = figure(mean(ndcg)) + (f" ({figure(min(ndcg))} to {figure(max(ndcg))})" if len(runs) > 1 else "")
             seconds = median(run["train_seconds"] for run in runs)
             hits = figure(mean(run["test"]["HR@10"]["mean"] for run in runs))
-            rows.append([name, machine, spread, hits, f"{seconds:,.0f}"])
-    return markdown(["log", "trained on", "NDCG@10", "HR@10", "training s"], rows)
+            rows.append([f"{name}{which}", f"`Bert4Rec({settings})`", where, spread, hits, f"{seconds:,.0f}"])
+    return markdown(["log", "model", "trained", "NDCG@10", "HR@10", "training s"], rows)
 
 
 # ---------------------------------------------------------------------------------------------------- large logs

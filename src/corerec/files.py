@@ -292,7 +292,9 @@ def _finish(unfinished: Path, replaced: Path | None, plain_mode: int) -> None:
 
 
 def _plain_mode(work: Path) -> int:
-    """Return the mode that new files get here, read from the lock file. Reading the umask itself would change it."""
+    """Return the permissions that new files get in the folder `work`.
+
+    They are those of its lock file, which was made without a mode. Reading the umask itself would change it."""
     return stat.S_IMODE((work / LOCK).stat().st_mode)
 
 

@@ -158,7 +158,7 @@ class SearchSpace:
             "batch_size": plan.batch_size,
             "next_item_until": plan.next_item_until,
             "epochs": plan.epochs,
-            "weight_decay": base.train_config.weight_decay,
+            "weight_decay": plan.weight_decay,
         }
         widths = {width for width in WIDTHS if width % shape.num_heads == 0} | {shape.hidden_dim}
         return cls({name: value for name, value in default.items() if name not in fixed}, tuple(sorted(widths)))
@@ -177,7 +177,7 @@ class SearchSpace:
             ),
             "next_item_until": lambda: trial.suggest_float("next_item_until", 0.0, 1.0),
             "epochs": lambda: trial.suggest_int("epochs", min(5, start["epochs"]), max(80, start["epochs"]), log=True),
-            "weight_decay": lambda: self._float(trial, "weight_decay", 1e-4, 0.3, log=True),
+            "weight_decay": lambda: self._float(trial, "weight_decay", 1e-3, 3.0, log=True),
         }
         return {name: draw[name]() for name in start}
 

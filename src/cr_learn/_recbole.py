@@ -32,7 +32,8 @@ SHA256 = {
 def fetch_ml_100k(target: Path, *, genres: Sequence[str], timeout_s: float = 60.0) -> None:
     """Write the zip `target` with u.data, u.user and u.item, in GroupLens's format.
 
-    pip downloads the wheel with this machine's settings. The wheel is not installed, and none of its code is run.
+    pip downloads RecBole's wheel, which holds the data, with this machine's configuration of pip. The wheel is not
+    installed, and none of its code is run.
 
     Args:
         genres: the names of the 0/1 columns of u.item, in order.

@@ -116,8 +116,10 @@ class TrainConfig:
     """Peak of AdamW's learning rate."""
     warmup_steps: int | None = None
     """Steps of linear warm-up. None means a twentieth of all steps, at most 1,000."""
-    weight_decay: float = 0.01
-    """AdamW's decoupled weight decay, on matrices and embeddings only."""
+    weight_decay: float | None = None
+    """AdamW's decoupled weight decay, on matrices and embeddings only. None: so much that a weight without gradients
+    loses 2.5% in an epoch at the peak learning rate. If the network has more weights than the log has events, which it
+    would memorise, that share is 20%. None chooses 1 at most."""
     dropout: float | None = None
     """Chance in [0, 1) that a value of the embeddings or of a block's two branches is dropped. None: 0.2 for a network
     of width 128 or more on fewer than half a million events, which it would memorise, else 0.1."""
@@ -162,7 +164,10 @@ class TrainConfig:
             _require(value is None or value >= 1, f"{name} must be at least 1, not {value}")
         for name in ("learning_rate", "gradient_clip"):
             _require(getattr(self, name) > 0, f"{name} must be above 0, not {getattr(self, name)}")
-        _require(self.weight_decay >= 0, f"weight_decay must not be negative, and is {self.weight_decay}")
+        _require(
+            self.weight_decay is None or self.weight_decay >= 0,
+            f"weight_decay must not be negative, and is {self.weight_decay}",
+        )
         for name in ("warmup_steps", "ema_steps", "patience", "seed"):
             value = getattr(self, name)
             _require(value is None or value >= 0, f"{name} must not be negative, and is {value}")

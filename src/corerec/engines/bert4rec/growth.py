@@ -113,11 +113,13 @@ def grow(
     network = grown_network(model.network, old_number, is_first, store, seed)
     rest, queries = merged.without_newest(seed)
     before = _ndcg(model.scorer(), queries.numbered_by(model.items))
+    first = TrainPlan.of(model.train_config, network.config, store)
     config = replace(
         model.train_config,
         epochs=1,  # which holds all passes
         learning_rate=learning_rate or RATES[catalogue] * model.train_config.learning_rate,
-        dropout=TrainPlan.of(model.train_config, network.config, store).dropout,
+        dropout=first.dropout,
+        weight_decay=first.weight_decay,
         next_item_until=1.0,
         warmup_steps=None,
         patience=None,
@@ -174,7 +176,8 @@ def _train(
         parameter.requires_grad_(name not in frozen)
     old = np.flatnonzero((old_number > 0) & ~is_first)
     kept = torch.from_numpy(old).to(network.device) if freeze == "items" else None
-    before = None if kept is None else (network.item_embedding[kept].clone(), network.item_bias[kept].clone())
+    # Detached, as a CUDA graph cannot be captured while an operation outside it holds the gradient of a parameter.
+    before = None if kept is None else (network.item_embedding.detach()[kept], network.item_bias.detach()[kept])
     state = TrainingState.start(network, train, config)
     if model.moments is not None:
         load_moments(state.optimizer, network, model.moments, torch.from_numpy(old_number))

@@ -19,7 +19,6 @@ FIXED = 170 * 10**6  # dropout's noise, and code that matrix libraries prepare f
 VALUES_A_BLOCK = 22  # float32 values of width D that a block keeps of an event for the backward pass
 VALUES_BESIDE = 12  # the same outside the blocks: embeddings, head, loss
 SCORES = 1  # copies of the attention's scores, one of each head for each event and each it looks at
-RETURN_EVERY = 25  # steps between two calls of `return_freed_memory`, which takes 0.03 s
 
 
 def training_bytes(config: ModelConfig, padded_events: int, num_competing: int, row_updates: bool = False) -> int:
@@ -32,14 +31,19 @@ def training_bytes(config: ModelConfig, padded_events: int, num_competing: int, 
         row_updates: whether a step updates only some rows of the item table.
     """
     dim, length = config.hidden_dim, min(config.max_seq_len, padded_events)
-    feedforward = config.feedforward_dim or 4 * dim
-    block = config.num_layers * (12 * dim**2 + 13 * dim) + (feedforward - 4 * dim) * 2 * dim * config.num_layers
     table = config.num_items * dim * (COPIES_WITHOUT_GRADIENTS if row_updates else COPIES)
-    weights = config.max_seq_len * dim + block
     an_event = dim * (VALUES_BESIDE + VALUES_A_BLOCK * config.num_layers)
     an_event += SCORES * config.num_heads * length * config.num_layers
     loss = 2 * num_competing * dim
-    return FIXED + 4 * (table + COPIES * weights + padded_events * an_event + loss)
+    return FIXED + 4 * (table + COPIES * weights_beside_items(config) + padded_events * an_event + loss)
+
+
+def weights_beside_items(config: ModelConfig) -> int:
+    """Return the number of weights of a network without its item table and the encoders of time and content."""
+    dim = config.hidden_dim
+    feedforward = config.feedforward_dim or 4 * dim
+    block = 4 * dim**2 + 2 * dim * feedforward + 13 * dim
+    return config.max_seq_len * dim + config.num_layers * block
 
 
 def free_bytes(device: torch.device) -> int | None:

@@ -12,7 +12,7 @@ from corerec.data.cut_store import CutStore
 from corerec.data.sequences import SequenceStore
 from corerec.engines.bert4rec.batches import batch_order, rounded_length, window_counts, windows
 from corerec.engines.bert4rec.config import ModelConfig, TrainConfig
-from corerec.engines.bert4rec.memory import as_text, training_bytes
+from corerec.engines.bert4rec.memory import as_text, training_bytes, weights_beside_items
 
 STEPS_AN_EPOCH = 200  # at least, while batches stay above ...
 SMALLEST_BATCH = 16
@@ -23,6 +23,10 @@ LONG_HISTORY = 50  # events a user
 FULL_SOFTMAX_ITEMS = 20_000
 NEGATIVES = 2048
 ROW_UPDATES_ITEMS = 100_000  # from which, on a CPU, updating a step's rows is faster than updating the table
+# What a weight without gradients loses in an epoch at the peak learning rate. The second is for networks that have more
+# weights than the log has events. A time scale in epochs is right for logs of any size (arXiv:2405.13698).
+DECAY_AN_EPOCH, DECAY_OF_MANY_WEIGHTS = 0.025, 0.2
+LARGEST_WEIGHT_DECAY = 1.0
 CPU = torch.device("cpu")
 
 
@@ -35,6 +39,7 @@ class TrainPlan:
     num_steps: int
     warmup_steps: int
     dropout: float
+    weight_decay: float
     next_item_until: float
     num_negatives: int | None
     """The number of sampled negatives. None: every item competes."""
@@ -74,6 +79,11 @@ class TrainPlan:
         )
         if dropout is None:
             dropout = 0.2 if model.hidden_dim >= WIDE and store.num_events < MANY_EVENTS else 0.1
+        decay = config.weight_decay
+        if decay is None:
+            num_weights = model.num_items * model.hidden_dim + weights_beside_items(model)
+            decay = DECAY_OF_MANY_WEIGHTS if num_weights > store.num_events else DECAY_AN_EPOCH
+            decay = min(LARGEST_WEIGHT_DECAY, decay / (max(1, num_steps // epochs) * config.learning_rate))
         if until is None:
             until = 0.5 if long else 1.0
         if warmup is None:
@@ -87,7 +97,9 @@ class TrainPlan:
             rows = model.num_items >= ROW_UPDATES_ITEMS and device.type == "cpu"
         rows = rows and num_negatives is not None
         memory = training_bytes(model, padded_events, competing, rows)
-        return cls(epochs, batch_size, num_steps, warmup, dropout, until, num_negatives, rows, padded_events, memory)
+        return cls(
+            epochs, batch_size, num_steps, warmup, dropout, decay, until, num_negatives, rows, padded_events, memory
+        )
 
     def __str__(self) -> str:
         compete = (
@@ -99,8 +111,8 @@ class TrainPlan:
             rows += f", which is faster from {ROW_UPDATES_ITEMS:,} items on"
         return (
             f"{self.epochs} epochs, {self.num_steps:,} steps of {self.batch_size} windows on average and up to "
-            f"{self.padded_events:,} events, {self.warmup_steps:,} of warm-up; dropout {self.dropout:g}; "
-            f"next-item steps for {self.next_item_until:.0%} of them; {compete}{rows}; about "
+            f"{self.padded_events:,} events, {self.warmup_steps:,} of warm-up; dropout {self.dropout:g}, weight decay "
+            f"{self.weight_decay:.2g}; next-item steps for {self.next_item_until:.0%} of them; {compete}{rows}; about "
             f"{as_text(self.memory_bytes)} of memory beside the log"
         )
 

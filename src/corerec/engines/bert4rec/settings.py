@@ -38,7 +38,7 @@ class Settings:
         batch_size: int | None = TrainConfig.batch_size,
         learning_rate: float = TrainConfig.learning_rate,
         warmup_steps: int | None = TrainConfig.warmup_steps,
-        weight_decay: float = TrainConfig.weight_decay,
+        weight_decay: float | None = TrainConfig.weight_decay,
         gradient_clip: float = TrainConfig.gradient_clip,
         ema_steps: int = TrainConfig.ema_steps,
         num_negatives: int | None = TrainConfig.num_negatives,

@@ -65,7 +65,7 @@ class TrainingState:
         """Return the state before the first step, on the network's device."""
         plan = TrainPlan.of(config, network.config, store, network.device)
         network.dropout.p = plan.dropout
-        optimizer = make_optimizer(network, config, plan.row_updates)
+        optimizer = make_optimizer(network, config.learning_rate, plan.weight_decay, plan.row_updates)
         ema = EmaWeights(network, config.ema_steps, optimizer if isinstance(optimizer, RowAdamW) else None)
         loss_sum = torch.zeros((), device=network.device)
         items_digest = None if network.item_encoder is None else network.item_encoder.digest()
@@ -189,7 +189,7 @@ class EmaWeights:
 
 
 def make_optimizer(
-    network: Bert4RecNetwork, config: TrainConfig, row_updates: bool = False
+    network: Bert4RecNetwork, learning_rate: float, weight_decay: float, row_updates: bool = False
 ) -> torch.optim.AdamW | RowAdamW:
     """Return AdamW that decays matrices and embeddings, but no biases or norms.
 
@@ -197,14 +197,14 @@ def make_optimizer(
     """
     parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
     groups = [
-        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": config.weight_decay},
+        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": weight_decay},
         {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
     ]
     fused = network.device.type in ("cpu", "cuda")
     if row_updates:
         tables = [table for table in (network.item_embedding, network.item_bias) if table.requires_grad]
-        return RowAdamW(groups, tables, lr=config.learning_rate, betas=BETAS, fused=fused)
-    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=BETAS, fused=fused)
+        return RowAdamW(groups, tables, lr=learning_rate, betas=BETAS, fused=fused)
+    return torch.optim.AdamW(groups, lr=learning_rate, betas=BETAS, fused=fused)
 
 
 def moments_of(optimizer: torch.optim.Optimizer, network: Bert4RecNetwork) -> dict[str, Tensor]:

@@ -1,3 +1,4 @@
+import copy
 import subprocess
 import sys
 from pathlib import Path
@@ -100,6 +101,15 @@ def test_a_fitted_model_learns_new_events_on_a_gpu(models, loaded, tmp_path):
     report = model.fit_more([500 + loaded] * 3, [1, 99 + loaded, 2], timestamps=[10**6, 10**6 + 1, 10**6 + 2], epochs=1)
     assert report.new_items == 1
     assert model.fitted.network.device.type == "cuda"
+
+
+@pytest.mark.parametrize("freeze", ["blocks", "items"])
+def test_an_update_with_frozen_parts_is_captured(models, freeze):
+    model = copy.deepcopy(models["cuda"][0])
+    before = model.fitted.network.item_embedding.detach().clone()
+    new = model.fit_more([600] * 3, [1, 3, 2], timestamps=[10**7, 10**7 + 1, 10**7 + 2], epochs=1, freeze=freeze)
+    assert new.new_events == 3
+    assert torch.equal(model.fitted.network.item_embedding[: len(before)], before) == (freeze == "items")
 
 
 @pytest.mark.slow

@@ -36,6 +36,16 @@ def test_wide_networks_drop_more_where_events_are_few():
     assert chosen == {(False, 64): 0.1, (False, 128): 0.2, (True, 64): 0.1, (True, 128): 0.1}
 
 
+def test_weights_decay_by_a_share_an_epoch_and_faster_where_a_log_has_fewer_events_than_the_network_weights():
+    small = plan(log(users=3200, length=10))  # 32,000 events, 430,000 weights
+    assert small.weight_decay * 0.001 * small.num_batches == pytest.approx(0.2)
+    many = plan(log(users=90_000, length=10))
+    assert many.weight_decay * 0.001 * many.num_batches == pytest.approx(0.025)
+    assert plan(log(users=90_000, length=10), num_items=10_000).weight_decay > 7 * many.weight_decay
+    assert plan(log(users=3200, length=10), learning_rate=0.004).weight_decay == pytest.approx(small.weight_decay / 4)
+    assert plan().weight_decay == 1  # a few steps an epoch: no more than was measured
+
+
 def test_short_histories_keep_next_item_steps_to_the_end():
     assert plan(log(length=49)).next_item_until == 1
     assert plan(log(length=50)).next_item_until == 0.5
@@ -68,6 +78,7 @@ def test_no_events_leave_something_to_follow():
     [
         ("epochs", 3),
         ("dropout", 0.0),
+        ("weight_decay", 0.5),
         ("next_item_until", 0.0),
         ("warmup_steps", 0),
         ("num_negatives", 7),
@@ -81,7 +92,7 @@ def test_what_is_given_stays(name, value):
 def test_says_what_was_chosen():
     chosen = plan(log(users=320, length=10), num_items=30_000, epochs=3)
     assert str(chosen) == (
-        "3 epochs, 60 steps of 16 windows on average and up to 170 events, 3 of warm-up; dropout 0.2; "
+        "3 epochs, 60 steps of 16 windows on average and up to 160 events, 3 of warm-up; dropout 0.2, weight decay 1; "
         "next-item steps for 100% of them; 2,048 items drawn a step compete; about "
         f"{as_text(chosen.memory_bytes)} of memory beside the log"
     )
