@@ -270,6 +270,7 @@ def run_training(
                         continue
                     if isinstance(result, EpochResult):
                         training_log.append(result)
+                        return_freed_memory()
                     stops = on_event is not None and bool(on_event(result))
                     stops, signal_number = ranks.largest(stops, interruption.signal or 0)
                     if stops:
