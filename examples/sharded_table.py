@@ -1,4 +1,4 @@
-"""Row-wise sharding of the item table (tensor parallel): each process holds and updates an equal part of its rows.
+"""Row-wise sharding of the item table (tensor parallel): each process holds and updates a part of its rows.
 
     torchrun --standalone --nproc-per-node 2 examples/sharded_table.py ratings.csv --steps 100
 
@@ -60,6 +60,9 @@ def main():
     dist.init_process_group()
     mesh = init_device_mesh(device, (dist.get_world_size(),))
     log = read_events(asked.log).interactions()
+    processes, rows = dist.get_world_size(), len(log.items) + 1
+    if -(-rows // processes) * (processes - 1) >= rows:
+        parser.error(f"{processes} processes are too many for {len(log.items):,} items: one would hold no row")
     store = log.sequences
     model = Bert4Rec(hidden_dim=asked.dim, num_heads=2, num_negatives=asked.negatives, bfloat16=False)
     shape, settings = replace(model.model_config, num_items=len(log.items)), model.train_config

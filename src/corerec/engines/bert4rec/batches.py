@@ -50,7 +50,9 @@ def window_counts(lengths: np.ndarray, max_seq_len: int, whole_history: bool) ->
     return counts if whole_history else np.minimum(counts, 1)
 
 
-def batch_order(lengths: np.ndarray, num_batches: int, random: np.random.Generator) -> list[np.ndarray]:
+def batch_order(
+    lengths: np.ndarray, num_batches: int, max_seq_len: int, random: np.random.Generator
+) -> list[np.ndarray]:
     """Group windows of nearly equal length into batches of about as many padded events, in random order.
 
     A batch has many windows if they are short, and few if they are long. So no batch needs much more memory than the
@@ -60,6 +62,7 @@ def batch_order(lengths: np.ndarray, num_batches: int, random: np.random.Generat
     Args:
         lengths: int64 (windows,), from 1.
         num_batches: the number of batches. There are fewer if there are fewer windows.
+        max_seq_len: the most that a length is padded to.
     Returns:
         int64 arrays of window indices, none empty, with each window in exactly one.
     """
@@ -67,7 +70,7 @@ def batch_order(lengths: np.ndarray, num_batches: int, random: np.random.Generat
     if not num_batches:
         return []
     order = np.argsort(-lengths - random.uniform(0, LENGTH_NOISE, len(lengths)), kind="stable")
-    padded = rounded_lengths(int(lengths.max()))[lengths[order]]
+    padded = rounded_lengths(max_seq_len)[lengths[order]]
     padded = np.maximum.accumulate(padded[::-1])[::-1]  # the longest of a window and those after it: falling
     low, high = 0.0, 2.0 * padded[0] * len(lengths)  # the least size that gives no more batches than asked for
     while high - low > 1:
@@ -151,7 +154,7 @@ def epoch_batches(
     """
     starts, ends = windows(store, max_seq_len, whole_history, random)
     lengths = ends - starts
-    for chosen in batch_order(lengths, num_batches, random)[first:]:
+    for chosen in batch_order(lengths, num_batches, max_seq_len, random)[first:]:
         width = rounded_length(int(lengths[chosen].max()), max_seq_len)
         begin, end = starts[chosen], ends[chosen]
         times = None if store.times is None else pad(store.times, begin, end, width, np.float64)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import numbers
+import sys
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
@@ -28,7 +28,8 @@ def _check_types(config: Any) -> None:
             plain: Any = int(value)
         elif kind.startswith("float") and isinstance(value, numbers.Real) and not isinstance(value, bool):
             plain = value if type(value) in (int, float) else float(value)
-            _require(math.isfinite(plain), f"{field.name} must be a finite number, not {value!r}")
+            told = value if isinstance(plain, float) else "one so large"
+            _require(abs(plain) <= sys.float_info.max, f"{field.name} must be a finite number, not {told}")
         elif kind.startswith("bool") and isinstance(value, bool | np.bool_):
             plain = bool(value)
         elif kind.startswith("Literal") and isinstance(value, str):

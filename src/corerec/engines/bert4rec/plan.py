@@ -122,7 +122,7 @@ def _largest_step(store: SequenceStore | CutStore, max_seq_len: int, whole_histo
     random = np.random.default_rng(0)
     starts, ends = windows(store, max_seq_len, whole_history, random)
     lengths = ends - starts
-    batches = batch_order(lengths, num_batches, random)
+    batches = batch_order(lengths, num_batches, max_seq_len, random)
     sizes = (len(batch) * rounded_length(int(lengths[batch].max()), max_seq_len) for batch in batches)
     return max(sizes, default=0)
 

@@ -54,7 +54,7 @@ def test_padding_stands_on_the_left():
 @settings(deadline=None, derandomize=True)
 @given(st.lists(st.integers(1, 60), min_size=1, max_size=80), st.integers(1, 100), st.integers(0, 5))
 def test_each_window_is_in_exactly_one_batch_and_there_are_as_many_as_wanted(lengths, num_batches, seed):
-    batches = batch_order(np.array(lengths), num_batches, np.random.default_rng(seed))
+    batches = batch_order(np.array(lengths), num_batches, 60, np.random.default_rng(seed))
     assert sorted(np.concatenate(batches)) == list(range(len(lengths)))
     assert len(batches) == min(num_batches, len(lengths))
     assert all(len(batch) for batch in batches)
@@ -62,7 +62,7 @@ def test_each_window_is_in_exactly_one_batch_and_there_are_as_many_as_wanted(len
 
 def test_windows_of_a_batch_are_near_in_length():
     lengths = np.random.default_rng(0).integers(1, 200, 1000)
-    batches = batch_order(lengths, 32, np.random.default_rng(1))
+    batches = batch_order(lengths, 32, 200, np.random.default_rng(1))
     assert max(np.ptp(lengths[batch]) for batch in batches if len(batch) < 100) < 8 + 4 * 200 / 32
 
 
@@ -73,7 +73,7 @@ def test_a_batch_of_the_longest_windows_holds_no_more_than_others():
     def padded(batches):
         return np.array([len(batch) * rounded_length(int(lengths[batch].max()), 200) for batch in batches])
 
-    sizes = padded(batch_order(lengths, 200, np.random.default_rng(1)))
+    sizes = padded(batch_order(lengths, 200, 200, np.random.default_rng(1)))
     by_length = np.argsort(lengths)
     as_many = padded([by_length[at : at + 150] for at in range(0, len(by_length), 150)])
     assert sizes.max() < 1.5 * sizes.mean()
@@ -84,13 +84,20 @@ def test_a_batch_of_the_longest_windows_holds_no_more_than_others():
 def test_batches_have_few_shapes_and_the_same_ones_in_each_epoch():
     """Libraries keep code for each shape: a shop's log with 170 shapes in six epochs took half a gigabyte more."""
     lengths = np.minimum(np.random.default_rng(0).lognormal(1.5, 1.2, 30_000).astype(np.int64) + 1, 200)
-    epochs = [batch_order(lengths, 200, np.random.default_rng(seed)) for seed in range(6)]
+    epochs = [batch_order(lengths, 200, 200, np.random.default_rng(seed)) for seed in range(6)]
     shapes = {(len(batch), rounded_length(int(lengths[batch].max()), 200)) for batches in epochs for batch in batches}
     assert len(shapes) < 50
 
 
+def test_batches_are_balanced_by_the_length_that_they_are_padded_to():
+    lengths = np.concatenate([np.full(400, 65), np.full(20_000, 9)])  # 65 is padded to 80
+    batches = batch_order(lengths, 100, 200, np.random.default_rng(0))
+    sizes = [len(batch) * rounded_length(int(lengths[batch].max()), 200) for batch in batches]
+    assert max(sizes) < 1.1 * np.mean(sizes)
+
+
 def test_no_window_is_no_batch():
-    assert batch_order(np.zeros(0, np.int64), 3, np.random.default_rng(0)) == []
+    assert batch_order(np.zeros(0, np.int64), 3, 200, np.random.default_rng(0)) == []
 
 
 def test_epoch_yields_every_window_announced():
