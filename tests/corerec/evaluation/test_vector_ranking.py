@@ -113,7 +113,5 @@ def test_negatives_are_drawn_alike():
 
 
 def test_a_large_catalogue_goes_by_narrow_blocks():
-    assert (
-        blocks.block_width(vector_ranking.STATES_AT_ONCE, 10**7, torch.device("cpu")) * vector_ranking.STATES_AT_ONCE
-        <= 2**21
-    )
+    rows = vector_ranking.STATES_AT_ONCE
+    assert blocks.block_width(rows, 10**7, torch.device("cpu")) * rows <= 2**21

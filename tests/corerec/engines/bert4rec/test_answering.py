@@ -71,8 +71,7 @@ def test_a_user_is_a_history(model):
 
 def test_fills_blanks_in_the_middle_from_both_sides(model):
     assert model.fill_in(["c", "d", None, "f", "g"], top_k=1) == [["e"]]
-    assert model.fill_in([None, "b", "c", "d", "e"], top_k=1) == [["a"]]
-    assert [len(items) for items in model.fill_in([None, "b", "c", "d", None], top_k=3)] == [3, 3]
+    assert model.fill_in([None, "b", "c", "d", None], top_k=1) == [["a"], ["e"]]
 
 
 def test_fills_blanks_of_a_history_longer_than_the_window(model):

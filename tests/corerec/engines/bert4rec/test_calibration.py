@@ -90,7 +90,7 @@ def test_the_temperature_that_the_answers_were_drawn_with_is_found(network, hist
     asked = answered(NetworkScorer(network), histories)
     calibrate(network, TransitionModel.none(np.ones(V + 1, np.int64)), asked)
     # Every question is asked again with less history, of which the answer is not drawn: hence lower, if not by much.
-    assert 0.75 * b < float(network.inverse_temperature) < 1.1 * b
+    assert 0.8 * b < float(network.inverse_temperature) < 1.1 * b
 
 
 def test_the_concentration_that_the_answers_were_drawn_with_is_found(network, histories):

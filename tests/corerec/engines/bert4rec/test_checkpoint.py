@@ -403,7 +403,7 @@ def test_a_model_of_a_store_reads_histories_from_it_until_it_is_saved_though_the
             with writer.array(f"{vocabulary.kind}_ids", "json") as file:
                 file.write(vocabulary.ids.tolist())
         writer.finish(len(cycle_log.users), len(cycle_log.items), cycle_log.sequences.num_events, "a test")
-    settings = {"epochs": 1, "hidden_dim": 8, "max_seq_len": 8, "device": "cpu"}  # the same bits twice
+    settings = {"epochs": 1, "hidden_dim": 8, "max_seq_len": 8, "device": "cpu"}  # gives the same bits twice
     log = Interactions.open(tmp_path / "store")
     model = Bert4Rec("ring", **settings).fit_interactions(log)
     assert model.fitted.known_histories().snapshot()[1].items is log.sequences.items
