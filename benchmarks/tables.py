@@ -57,7 +57,7 @@ MINE = {
     "beauty": (
         ("quality_beauty_h100", "", "", "on a GPU", ""),
         ("quality_beauty_2048", "", ", trained as RecTools", "on a GPU", AS_RECTOOLS),
-        ("quality_beauty", "", ", first edition", "on 2 cores", ""),
+        ("quality_beauty", "", ", first edition", "on 1 core", ""),
     ),
 }
 """Log -> results of quality.py: file, settings, and what to add to the name, the seconds and the last column."""
@@ -375,20 +375,6 @@ def speed() -> str:
     return markdown(["", "ours", "RecTools 0.19", "RecTools / ours"], cells)
 
 
-def quality_gpu() -> str:
-    """Test figures and seconds of training on a GPU, beside those of two cores of a CPU."""
-    rows = []
-    for data, name in (("ml-1m", "MovieLens-1M"), ("beauty", "Beauty")):
-        for file, settings, which, where, _ in MINE[data]:
-            runs = result(file)["runs"]
-            ndcg = [run["test"]["NDCG@10"]["mean"] for run in runs]
-            spread = figure(mean(ndcg)) + (f" ({figure(min(ndcg))} to {figure(max(ndcg))})" if len(runs) > 1 else "")
-            seconds = median(run["train_seconds"] for run in runs)
-            hits = figure(mean(run["test"]["HR@10"]["mean"] for run in runs))
-            rows.append([f"{name}{which}", f"`Bert4Rec({settings})`", where, spread, hits, f"{seconds:,.0f}"])
-    return markdown(["log", "model", "trained", "NDCG@10", "HR@10", "training s"], rows)
-
-
 # ---------------------------------------------------------------------------------------------------- large logs
 
 
@@ -461,7 +447,6 @@ def engines() -> str:
 TABLES: dict[str, Callable[[], str]] = {
     "quality-ml-1m": lambda: quality("ml-1m"),
     "quality-beauty": lambda: quality("beauty"),
-    "quality-gpu": quality_gpu,
     "engines": engines,
     "summary-ml-1m": lambda: quality("ml-1m", SUMMARY["ml-1m"]),
     "summary-beauty": lambda: quality("beauty", SUMMARY["beauty"]),

@@ -56,12 +56,13 @@ def main():
     parser.add_argument("--negatives", type=int, default=256, help="items sampled in a step (default: 256)")
     parser.add_argument("--dim", type=int, default=64, help="width of the network (default: 64)")
     asked = parser.parse_args()
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dist.init_process_group()
-    mesh = init_device_mesh(device, (dist.get_world_size(),))
+    processes = dist.get_world_size()
+    mesh = init_device_mesh(device.type, (processes,))
     log = read_events(asked.log).interactions()
-    processes, rows = dist.get_world_size(), len(log.items) + 1
-    if -(-rows // processes) * (processes - 1) >= rows:
+    num_rows = len(log.items) + 1
+    if -(-num_rows // processes) * (processes - 1) >= num_rows:
         parser.error(f"{processes} processes are too many for {len(log.items):,} items: one would hold no row")
     store = log.sequences
     model = Bert4Rec(hidden_dim=asked.dim, num_heads=2, num_negatives=asked.negatives, bfloat16=False)
@@ -73,14 +74,14 @@ def main():
     optimizer = torch.optim.AdamW(used, lr=settings.learning_rate, foreach=False)
     shares = torch.from_numpy(store.item_counts(len(log.items)) / store.num_events).float()
     random, generator = np.random.default_rng(0), torch.Generator().manual_seed(0)
-    rows = network.table.weight.to_local()
     if dist.get_rank() == 0:
-        print(f"{len(log.items):,} items; this process holds {len(rows):,} rows of the table", flush=True)
+        held = len(network.table.weight.to_local())
+        print(f"{len(log.items):,} items; this process holds {held:,} rows of the table", flush=True)
     step, started = 0, time.perf_counter()
     while step < asked.steps:
         for batch in epoch_batches(store, shape.max_seq_len, plan.num_batches, True, random):
             drawn = draw_step(network, batch, settings, step % 2 == 0, generator, asked.negatives, shares)
-            loss = step_loss(network, drawn.to(torch.device(device)))
+            loss = step_loss(network, drawn.to(device))
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

@@ -294,7 +294,8 @@ def _finish(unfinished: Path, replaced: Path | None, plain_mode: int) -> None:
 def _plain_mode(work: Path) -> int:
     """Return the permissions that new files get in the folder `work`.
 
-    They are those of its lock file, which was made without a mode. Reading the umask itself would change it."""
+    They are those of its lock file, which was made without a mode. Reading the umask itself would change it.
+    """
     return stat.S_IMODE((work / LOCK).stat().st_mode)
 
 

@@ -120,7 +120,7 @@ class ItemIndex:
             log_normalizers, unknown = self.log_normalizers(states, edits.shifts), False
         by_bounds = bounds_pay and not unknown
         columns = self.num_items + 1 if allowed is None else len(allowed)
-        at_once = STATES_AT_ONCE if by_bounds else states_at_once(k, columns)
+        at_once = STATES_AT_ONCE if by_bounds else states_at_once(k, columns, states.device)
 
         if len(states) <= at_once:
             return self._search_some(states, k, edits, allowed, unknown, log_normalizers, by_bounds)
@@ -391,9 +391,9 @@ class ItemIndex:
         return both.gather(1, at).masked_fill_(best == EXCLUDED, 0), best
 
 
-def states_at_once(k: int, columns: int) -> int:
+def states_at_once(k: int, columns: int, device: torch.device) -> int:
     """Return how many states to search together when every item is scored. With few columns, they fit in one block."""
-    in_one_block = blocks.SCORES_AT_ONCE // max(1, columns)
+    in_one_block = blocks.scores_at_once(device) // max(1, columns)
     if in_one_block >= FEWEST_STATES:
         return in_one_block
     return STATES_BY_BLOCKS if k <= SMALL_K else FEWEST_STATES

@@ -70,7 +70,8 @@ class TrainPlan:
         batch_size = batch_size_for(num_windows, store.num_events, config.batch_size)
         long = store.num_events >= LONG_HISTORY * np.count_nonzero(store.lengths)
         epochs = config.epochs or (40 if long else 20)
-        num_steps = epochs * -(-num_windows // batch_size)
+        num_batches = -(-num_windows // batch_size)
+        num_steps = epochs * num_batches
         dropout, until, warmup, num_negatives = (
             config.dropout,
             config.next_item_until,
@@ -83,14 +84,14 @@ class TrainPlan:
         if decay is None:
             num_weights = model.num_items * model.hidden_dim + weights_beside_items(model)
             decay = DECAY_OF_MANY_WEIGHTS if num_weights > store.num_events else DECAY_AN_EPOCH
-            decay = min(LARGEST_WEIGHT_DECAY, decay / (max(1, num_steps // epochs) * config.learning_rate))
+            decay = min(LARGEST_WEIGHT_DECAY, decay / (max(1, num_batches) * config.learning_rate))
         if until is None:
             until = 0.5 if long else 1.0
         if warmup is None:
             warmup = min(1000, num_steps // 20)
         if num_negatives is not None and num_negatives >= model.num_items:
             num_negatives = None
-        padded_events = _largest_step(store, model.max_seq_len, config.whole_history, num_steps // epochs)
+        padded_events = _largest_step(store, model.max_seq_len, config.whole_history, num_batches)
         competing = model.num_items if num_negatives is None else num_negatives
         rows = config.row_updates
         if rows is None:
