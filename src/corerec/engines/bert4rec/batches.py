@@ -17,6 +17,7 @@ from corerec.data.cut_store import CutStore
 from corerec.data.sequences import SequenceStore
 
 LENGTH_NOISE = 8  # events: windows this close in length are shuffled among each other
+NOISE_SHARE = 0.25  # of a window's length, at most, or batches of short windows would be half padding
 
 
 def windows(
@@ -69,7 +70,8 @@ def batch_order(
     num_batches = min(num_batches, len(lengths))
     if not num_batches:
         return []
-    order = np.argsort(-lengths - random.uniform(0, LENGTH_NOISE, len(lengths)), kind="stable")
+    noise = np.minimum(LENGTH_NOISE, NOISE_SHARE * lengths)
+    order = np.argsort(-lengths - random.uniform(0, 1, len(lengths)) * noise, kind="stable")
     padded = rounded_lengths(max_seq_len)[lengths[order]]
     padded = np.maximum.accumulate(padded[::-1])[::-1]  # the longest of a window and those after it: falling
     low, high = 0.0, 2.0 * padded[0] * len(lengths)  # the least size that gives no more batches than asked for
