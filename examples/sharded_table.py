@@ -71,7 +71,7 @@ def main():
     network = ShardedNetwork(shape, mesh).to(device)
     network.dropout.p = 0.0
     used = [weight for name, weight in network.named_parameters() if name not in ("item_embedding", "item_bias")]
-    optimizer = torch.optim.AdamW(used, lr=settings.learning_rate, foreach=False)
+    optimizer = torch.optim.AdamW(used, lr=plan.learning_rate, foreach=False)
     shares = torch.from_numpy(store.item_counts(len(log.items)) / store.num_events).float()
     random, generator = np.random.default_rng(0), torch.Generator().manual_seed(0)
     if dist.get_rank() == 0:

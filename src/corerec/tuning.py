@@ -150,7 +150,7 @@ class SearchSpace:
         shape = replace(base.model_config, num_items=len(train.items))
         plan = TrainPlan.of(base.train_config, shape, train.sequences)
         default = {
-            "learning_rate": base.train_config.learning_rate,
+            "learning_rate": plan.learning_rate,
             "dropout": plan.dropout,
             "hidden_dim": shape.hidden_dim,
             "num_layers": shape.num_layers,

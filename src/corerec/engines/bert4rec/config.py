@@ -108,13 +108,13 @@ class TrainConfig:
     """How the network is trained. A setting that is None is chosen from the log (`plan.py`)."""
 
     epochs: int | None = None
-    """Passes over all events. The cosine schedule of the learning rate ends with the last pass. None: 40 if users have
+    """Passes over all events. The cosine schedule of the learning rate ends with the last pass. None: 30 if users have
     50 events or more on average, else 20, as more would memorise a sparse log."""
     batch_size: int | None = None
     """The mean number of windows in a step. A step has more windows if they are short, so that all steps have about as
     many events. A log too small for 200 steps an epoch takes fewer windows. None: about 4,096 events a step."""
-    learning_rate: float = 0.001
-    """Peak of AdamW's learning rate."""
+    learning_rate: float | None = None
+    """Peak of AdamW's learning rate. None: 0.0015 if users have 50 events or more on average, else 0.001."""
     warmup_steps: int | None = None
     """Steps of linear warm-up. None means a twentieth of all steps, at most 1,000."""
     weight_decay: float | None = None
@@ -164,7 +164,8 @@ class TrainConfig:
             value = getattr(self, name)
             _require(value is None or value >= 1, f"{name} must be at least 1, not {value}")
         for name in ("learning_rate", "gradient_clip"):
-            _require(getattr(self, name) > 0, f"{name} must be above 0, not {getattr(self, name)}")
+            value = getattr(self, name)
+            _require(value is None or value > 0, f"{name} must be above 0, not {value}")
         _require(
             self.weight_decay is None or self.weight_decay >= 0,
             f"weight_decay must not be negative, and is {self.weight_decay}",

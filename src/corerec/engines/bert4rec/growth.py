@@ -117,7 +117,7 @@ def grow(
     config = replace(
         model.train_config,
         epochs=1,  # which holds all passes
-        learning_rate=learning_rate or RATES[catalogue] * model.train_config.learning_rate,
+        learning_rate=learning_rate or RATES[catalogue] * first.learning_rate,
         dropout=first.dropout,
         weight_decay=first.weight_decay,
         next_item_until=1.0,

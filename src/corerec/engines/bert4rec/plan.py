@@ -37,6 +37,7 @@ class TrainPlan:
     epochs: int
     batch_size: int
     num_steps: int
+    learning_rate: float
     warmup_steps: int
     dropout: float
     weight_decay: float
@@ -69,7 +70,8 @@ class TrainPlan:
         num_windows = int(window_counts(store.lengths, model.max_seq_len, config.whole_history).sum())
         batch_size = batch_size_for(num_windows, store.num_events, config.batch_size)
         long = store.num_events >= LONG_HISTORY * np.count_nonzero(store.lengths)
-        epochs = config.epochs or (40 if long else 20)
+        epochs = config.epochs or (30 if long else 20)
+        learning_rate = config.learning_rate or (0.0015 if long else 0.001)
         num_batches = -(-num_windows // batch_size)
         num_steps = epochs * num_batches
         dropout, until, warmup, num_negatives = (
@@ -84,7 +86,7 @@ class TrainPlan:
         if decay is None:
             num_weights = model.num_items * model.hidden_dim + weights_beside_items(model)
             decay = DECAY_OF_MANY_WEIGHTS if num_weights > store.num_events else DECAY_AN_EPOCH
-            decay = min(LARGEST_WEIGHT_DECAY, decay / (max(1, num_batches) * config.learning_rate))
+            decay = min(LARGEST_WEIGHT_DECAY, decay / (max(1, num_batches) * learning_rate))
         if until is None:
             until = 0.5 if long else 1.0
         if warmup is None:
@@ -99,7 +101,18 @@ class TrainPlan:
         rows = rows and num_negatives is not None
         memory = training_bytes(model, padded_events, competing, rows)
         return cls(
-            epochs, batch_size, num_steps, warmup, dropout, decay, until, num_negatives, rows, padded_events, memory
+            epochs,
+            batch_size,
+            num_steps,
+            learning_rate,
+            warmup,
+            dropout,
+            decay,
+            until,
+            num_negatives,
+            rows,
+            padded_events,
+            memory,
         )
 
     def __str__(self) -> str:
@@ -112,9 +125,10 @@ class TrainPlan:
             rows += f", which is faster from {ROW_UPDATES_ITEMS:,} items on"
         return (
             f"{self.epochs} epochs, {self.num_steps:,} steps of {self.batch_size} windows on average and up to "
-            f"{self.padded_events:,} events, {self.warmup_steps:,} of warm-up; dropout {self.dropout:g}, weight decay "
-            f"{self.weight_decay:.2g}; next-item steps for {self.next_item_until:.0%} of them; {compete}{rows}; about "
-            f"{as_text(self.memory_bytes)} of memory beside the log"
+            f"{self.padded_events:,} events, {self.warmup_steps:,} of warm-up; learning rate {self.learning_rate:g}, "
+            f"dropout {self.dropout:g}, weight decay {self.weight_decay:.2g}; next-item steps for "
+            f"{self.next_item_until:.0%} of them; {compete}{rows}; about {as_text(self.memory_bytes)} of memory beside "
+            "the log"
         )
 
 

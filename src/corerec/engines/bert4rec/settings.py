@@ -36,7 +36,7 @@ class Settings:
         whole_history: bool = TrainConfig.whole_history,
         epochs: int | None = TrainConfig.epochs,
         batch_size: int | None = TrainConfig.batch_size,
-        learning_rate: float = TrainConfig.learning_rate,
+        learning_rate: float | None = TrainConfig.learning_rate,
         warmup_steps: int | None = TrainConfig.warmup_steps,
         weight_decay: float | None = TrainConfig.weight_decay,
         gradient_clip: float = TrainConfig.gradient_clip,

@@ -113,7 +113,7 @@ def train_epochs(
             network.train()
             network.dropout.seed_step(seed_for(config.seed, "dropout", state.step))
             masks = torch_generator(seed_for(config.seed, "masks", state.step))
-            rate = config.learning_rate * learning_rate_factor(state.step, plan.num_steps, plan.warmup_steps)
+            rate = plan.learning_rate * learning_rate_factor(state.step, plan.num_steps, plan.warmup_steps)
             share = config.next_item_share * fading(state.step / plan.num_steps, plan.next_item_until)
             causal = batch.items.shape[1] > 1 and bool(torch.rand((), generator=masks) < share)
             step = draw_step(network, batch, config, causal, masks, plan.num_negatives, shares, ranks)
@@ -152,8 +152,8 @@ def _runner(state: TrainingState) -> StepRunner:
 def _diverged(state: TrainingState, rate: float) -> DivergedError:
     return DivergedError(
         f"training diverged in epoch {state.epoch}, step {state.step + 1}, at a learning rate of {rate:g}: the loss or "
-        f"its gradients are not finite, and nothing was kept. Try a learning_rate below {state.config.learning_rate:g} "
-        "(the default is 0.001), more warmup_steps, or bfloat16=False"
+        f"its gradients are not finite, and nothing was kept. Try a learning_rate below {state.plan.learning_rate:g}, "
+        "more warmup_steps, or bfloat16=False"
     )
 
 

@@ -153,7 +153,7 @@ def identity(state: TrainingState) -> dict[str, Any]:
 
 
 def differences(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """Return the differences in words."""
+    """Return the differences in words. What a setting of None chose stands in the plan, and is compared there."""
     words = []
     if then["log_digest"] != now["log_digest"]:
         words.append("it was of another log")
@@ -161,8 +161,10 @@ def differences(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
         words.append("it was of another table of items")
     for part in ("config", "model", "plan", "versions"):
         for name, value in now[part].items():
+            if part == "config" and name in now["plan"]:
+                continue
             other = then[part].get(name)
-            if other != value and not (part == "plan" and words):
+            if other != value and (part != "plan" or name in now["config"] or not words):
                 subject = f"the version of {name}" if part == "versions" else name
                 words.append(f"{subject} was {other} and is {value} now")
     return words

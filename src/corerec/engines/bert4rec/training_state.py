@@ -65,7 +65,7 @@ class TrainingState:
         """Return the state before the first step, on the network's device."""
         plan = TrainPlan.of(config, network.config, store, network.device)
         network.dropout.p = plan.dropout
-        optimizer = make_optimizer(network, config.learning_rate, plan.weight_decay, plan.row_updates)
+        optimizer = make_optimizer(network, plan.learning_rate, plan.weight_decay, plan.row_updates)
         ema = EmaWeights(network, config.ema_steps, optimizer if isinstance(optimizer, RowAdamW) else None)
         loss_sum = torch.zeros((), device=network.device)
         items_digest = None if network.item_encoder is None else network.item_encoder.digest()

@@ -52,8 +52,9 @@ def test_short_histories_keep_next_item_steps_to_the_end():
 
 
 def test_short_histories_are_passed_over_less_often():
-    assert plan(log(length=49)).epochs == 20
-    assert plan(log(length=50)).epochs == 40
+    short, long = plan(log(length=49)), plan(log(length=50))
+    assert (short.epochs, short.learning_rate) == (20, 0.001)
+    assert (long.epochs, long.learning_rate) == (30, 0.0015)
 
 
 def test_a_large_catalogue_takes_negatives():
@@ -92,8 +93,8 @@ def test_what_is_given_stays(name, value):
 def test_says_what_was_chosen():
     chosen = plan(log(users=320, length=10), num_items=30_000, epochs=3)
     assert str(chosen) == (
-        "3 epochs, 60 steps of 16 windows on average and up to 160 events, 3 of warm-up; dropout 0.2, weight decay 1; "
-        "next-item steps for 100% of them; 2,048 items drawn a step compete; about "
+        "3 epochs, 60 steps of 16 windows on average and up to 160 events, 3 of warm-up; learning rate 0.001, "
+        "dropout 0.2, weight decay 1; next-item steps for 100% of them; 2,048 items drawn a step compete; about "
         f"{as_text(chosen.memory_bytes)} of memory beside the log"
     )
 

@@ -58,6 +58,8 @@ def test_another_training_is_refused_with_what_differs(tmp_path):
         fit(path, 3)
     with pytest.raises(CheckpointError, match=r"learning_rate was 0\.001 and is 0\.01 now"):
         fit(path, learning_rate=0.01)
+    with pytest.raises(CheckpointError, match=r"epochs was \d+ and is 20 now"):
+        fit(path, epochs=None)
     with pytest.raises(CheckpointError, match="another log"):
         Bert4Rec(**SETTINGS).fit(USERS[:-1], ITEMS[:-1], timestamps=np.arange(479), checkpoint=path)
     (tmp_path / "else").write_text("user,item")

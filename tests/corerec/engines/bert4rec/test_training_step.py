@@ -49,7 +49,7 @@ def test_the_losses_of_all_ranks_add_up_to_that_of_one(network, causal, world_si
 
 
 def test_an_update_moves_the_weights_by_its_rate_and_never_by_what_is_not_finite(network):
-    runner = StepRunner(network, make_optimizer(network, CONFIG.learning_rate, 0.01), CONFIG)
+    runner = StepRunner(network, make_optimizer(network, 1e-3, 0.01), CONFIG)
     step = drawn(network)
     before = network.head.weight.detach().clone()
     loss = runner.gradients(step)
