@@ -2,9 +2,10 @@
 
 A network is overconfident where it has memorised a log (Guo et al. 2017, arXiv:1706.04599). On a grocery's log, the
 network's first recommendations for 1,468 users had a mean probability of .18, but only .02 of them came true. So `fit`
-keeps the last events of a few users out of training, and fits five numbers to their likelihood:
+keeps the last events of a few users out of training, and fits six numbers to their likelihood:
 
     b           the factor of the states, and so of the items' scores (an inverse temperature)
+    k           the events after which half of b is reached: it is b n / (n + k) after n events
     theta       level and slope of the concentration of `TransitionModel`
     D           a shift of its discounts: a transition is repeated more often within a log than after it
     r           the repeat bias, added to the network's score of each item that the history holds
@@ -12,13 +13,15 @@ keeps the last events of a few users out of training, and fits five numbers to t
 The items' biases are not multiplied. So the probabilities of a network that knows little of a log are near those of the
 biases, not near equal ones.
 
+A network reads long windows in training, so it knows less than it says after one or two events. That is what k is for.
+
 Each question is asked twice: with the whole history, of n events, and with a random newest part of it. So short
 histories are calibrated even if all users have long histories.
 
-Whether users repeat items does not depend on the temperature. So the fit of the first four numbers compares each target
+Whether users repeat items does not depend on the temperature. So the fit of the first five numbers compares each target
 only with the items of its kind: those in its history, or those not in it.
 
-The fifth number, r, is fitted to the kinds of the targets, given the other four. Fitting the four again with r was no
+The sixth number, r, is fitted to the kinds of the targets, given the others. Fitting those again with r was no
 better. Training hides random items of windows, which does not teach that nobody rates a film twice. On MovieLens-100K,
 where nobody does, the network gave .26 of its probability to items of the history.
 
@@ -49,11 +52,12 @@ SCORES_IN_ALL = 25 * 10**7  # of all questions: fewer are asked in a large catal
 SCORES_AT_ONCE = 2**20
 LOWEST, HIGHEST, GRID = 0.05, 1.5, 9  # of b
 _LOG_GRID = torch.linspace(math.log(LOWEST), math.log(HIGHEST), GRID, dtype=torch.float64)
-# log b; level and slope of log theta; what is added to the log-odds of the first discount: where no question says
-# otherwise, and how far from it they may well be. The level is above that which `TransitionModel.of` finds with
+LONGEST_HALF = 4.0  # events: the most that k may be
+# log b; level and slope of log theta; what is added to the log-odds of the first discount; log k: where no question
+# says otherwise, and how far from it they may well be. The level is above that which `TransitionModel.of` finds with
 # popularity in the network's place.
-PRIOR_MEAN = (-0.3, 0.8, 0.0, 0.0)
-PRIOR_DEVIATION = (1.0, 1.0, 0.3, 1.0)
+PRIOR_MEAN = (-0.3, 0.8, 0.0, 0.0, -2.3)
+PRIOR_DEVIATION = (1.0, 1.0, 0.3, 1.0, 1.0)
 
 
 def hold_out_for_calibration(store: SequenceStore, num_items: int, seed: int) -> tuple[CutStore, Holdout]:
@@ -87,6 +91,7 @@ def calibrate(
     targets = questions.targets.items[questions.targets.offsets[:-1]].astype(np.int64)
     known = np.flatnonzero((targets > 0) & (questions.history.lengths > 0))
     network.inverse_temperature.fill_(1)
+    network.half_length.fill_(0)
     repeat_bias = torch.zeros((), dtype=torch.float64)
     values = torch.tensor(PRIOR_MEAN, dtype=torch.float64)
     values[1] += transitions.concentration[0]
@@ -96,6 +101,7 @@ def calibrate(
         repeat_bias = _most_likely_repeat_bias(evidence, values)
     network.repeat_bias.fill_(repeat_bias)
     network.inverse_temperature.fill_(min(max(math.exp(values[0]), LOWEST), HIGHEST))
+    network.half_length.fill_(min(math.exp(values[4]), LONGEST_HALF))
     discounts = _shifted(torch.from_numpy(transitions.discounts), values[3]).numpy()
     return replace(transitions, concentration=values[1:3].numpy(), discounts=discounts)
 
@@ -109,6 +115,8 @@ class _Evidence:
 
     log_lengths: Tensor
     """(R,): log n minus TYPICAL_LOG_LENGTH."""
+    read_lengths: Tensor
+    """(R,): the events that the network reads."""
     scores: Tensor
     """(R,): state @ weights of the target."""
     biases: Tensor
@@ -155,6 +163,7 @@ class _Evidence:
         groups = [np.ones(len(at)), of_kind, successors == own[row_of]]
         return cls(
             torch.from_numpy(np.log(asked.lengths) - TYPICAL_LOG_LENGTH),
+            torch.from_numpy(np.minimum(asked.lengths, network.config.max_seq_len - 1)).double(),
             scores,
             network.item_biases(torch.from_numpy(targets).to(network.device)).cpu().double(),
             torch.from_numpy(is_seen),
@@ -169,12 +178,13 @@ class _Evidence:
         )
 
     def log_likelihood(self, values: Tensor, repeat_bias: Tensor | float = 0.0) -> tuple[Tensor, Tensor]:
-        """Return log-probabilities, given the first four numbers in `values`, and r.
+        """Return log-probabilities, given the first five numbers in `values`, and r.
 
         Returns:
             two float64 (R,): the log-probability of each target among the items of its kind, and that of its kind.
         """
-        log_b = values[0].clamp(math.log(LOWEST), math.log(HIGHEST)).expand(len(self.scores))
+        half_length = values[4].exp().clamp(max=LONGEST_HALF)
+        log_b = (values[0] - (half_length / self.read_lengths).log1p()).clamp(math.log(LOWEST), math.log(HIGHEST))
         theta = (values[1] + values[2] * self.log_lengths).exp().clamp(MIN_CONCENTRATION, MAX_CONCENTRATION)
         of_seen, of_new = (_interpolated(*pair, log_b) for pair in zip(self.normalizers, self.slopes, strict=True))
         of_seen = of_seen + repeat_bias
@@ -246,7 +256,7 @@ def _interpolated(values: Tensor, slopes: Tensor, at: Tensor) -> Tensor:
 
 
 def _most_likely(evidence: _Evidence, mean: Tensor) -> Tensor:
-    """Return the first four numbers, float64 (4,), at the maximum of the posterior.
+    """Return the first five numbers, float64 (5,), at the maximum of the posterior.
 
     Each question is asked twice, so each of its two terms has half a weight.
     """
@@ -265,7 +275,7 @@ def _most_likely(evidence: _Evidence, mean: Tensor) -> Tensor:
 
 
 def _most_likely_repeat_bias(evidence: _Evidence, values: Tensor) -> Tensor:
-    """Return r, float64 (), at the maximum of its posterior given the other four. Only whole histories are used.
+    """Return r, float64 (), at the maximum of its posterior given the others. Only whole histories are used.
 
     The prior of r is a standard logistic distribution, which adds one repeat and one other event to the data. After Q
     questions without any repeat, r is about -log(2 + Q m). Here m is the mean of the total probability that the network

@@ -26,7 +26,7 @@ KEPT_BYTES = 2**25 - 2**16  # below the most that glibc lets its threshold rise 
 
 @torch.no_grad()
 def next_states(network: Bert4RecNetwork, histories: SequenceStore) -> Tensor:
-    """Return the hidden state of a blank after each history, multiplied by the inverse temperature.
+    """Return the hidden state of a blank after each history, multiplied by its inverse temperature.
 
     Args:
         histories: B rows, each possibly empty. The newest max_seq_len - 1 events of each are read. A network that reads
@@ -58,7 +58,8 @@ def next_states(network: Bert4RecNetwork, histories: SequenceStore) -> Tensor:
         gaps = None if gaps is None else gaps.to(device)
         states[torch.from_numpy(rows).to(device)] = network(inputs, positions, gaps=gaps)[:, 0].float()
         first += count
-    return states.mul_(network.inverse_temperature)
+    lengths = torch.from_numpy(recent.lengths).to(device)
+    return states.mul_(network.inverse_temperatures(lengths)[:, None])
 
 
 def _keep_freed_memory() -> None:

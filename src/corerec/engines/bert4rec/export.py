@@ -135,13 +135,13 @@ class NextItem(nn.Module):
             follows = F.pad(items[:, :-1], (1, 0)) != 0  # the first event that is read follows none
             gaps = torch.where(follows, gaps, UNKNOWN)
         state = network(items, torch.full_like(blank, items.shape[1] - 1), gaps=gaps)[:, 0]  # (B, D)
-        state = state * network.inverse_temperature
+        num_events = (items != 0).sum(1, keepdim=True) - 1  # without the blank
+        state = state * network.inverse_temperatures(num_events)
         scores = F.linear(state, network.item_vectors(), self.item_bias)  # (B, V + 1)
         times = torch.zeros_like(scores).scatter_add(1, histories, torch.ones_like(histories, dtype=scores.dtype))
         scores = scores + network.repeat_bias * times.clamp(max=1)  # of the whole history, as it was given
         logs = self._blended(scores.log_softmax(1), histories)
-        has_items = (items != 0).sum(1, keepdim=True) > 1  # besides the blank
-        return torch.where(has_items, logs, self.without_history)
+        return torch.where(num_events > 0, logs, self.without_history)
 
     def _blended(self, logs: Tensor, histories: Tensor) -> Tensor:
         """Blend transitions into the network's log-probabilities, (B, V + 1), by the formula of `TransitionModel`."""

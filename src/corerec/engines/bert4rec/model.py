@@ -37,6 +37,7 @@ class Bert4RecNetwork(nn.Module):
     """
 
     inverse_temperature: Tensor
+    half_length: Tensor
     repeat_bias: Tensor
     time_encoder: TimeEncoder | None
     item_encoder: ItemEncoder | None
@@ -67,8 +68,9 @@ class Bert4RecNetwork(nn.Module):
         self.item_encoder = None
         if config.content_codes or config.content_dim:
             self.item_encoder = ItemEncoder(dim, config.content_codes, config.content_dim)
-        # What states are multiplied by before they meet the items in an answer (`calibration.py`); not in training.
+        # Both give `inverse_temperatures`, by which the states of answers are multiplied, not those of training.
         self.register_buffer("inverse_temperature", torch.empty(()))
+        self.register_buffer("half_length", torch.empty(()))
         # What is added to the scores of the items that a history holds, in an answer to what comes next.
         self.register_buffer("repeat_bias", torch.empty(()))
 
@@ -86,6 +88,7 @@ class Bert4RecNetwork(nn.Module):
         if self.time_encoder is not None:
             self.time_encoder.since_embedding[0] = self.time_encoder.until_embedding[0] = 0
         self.inverse_temperature.fill_(1)
+        self.half_length.fill_(0)
         self.repeat_bias.fill_(0)
         return self
 
@@ -124,6 +127,16 @@ class Bert4RecNetwork(nn.Module):
             x = block(x, mask)
         x = self.blocks[-1](x, mask, positions)  # (B, M, D)
         return self.head_norm(x + self.head(x, gelu=True))
+
+    def inverse_temperatures(self, lengths: Tensor) -> Tensor:
+        """Return the inverse temperature b n / (n + k) after n visible events; none count as one (`calibration.py`).
+
+        Args:
+            lengths: int64 (...), n. b is `inverse_temperature`, and k is `half_length`: b is halved after k events.
+        Returns:
+            float32 (...).
+        """
+        return self.inverse_temperature / (1 + self.half_length / lengths.clamp(min=1))
 
     @torch.no_grad()
     def with_more_items(self, vectors: Tensor, biases: Tensor) -> Bert4RecNetwork:

@@ -234,7 +234,8 @@ def test_reasons_sum_up_what_followed_the_newest_event(model):
     known = dict(model.recommend(history=list("fgh"), top_k=12, exclude_seen=False, with_scores=True))["i"]
     asked = torch.tensor([[*model.items.encode(list("fg")), MASK, MASK]]), torch.tensor([[3]])
     alone = model.fitted.network(*(tensor.to(model.device) for tensor in asked))
-    scores = model.fitted.network.logits(alone[0, 0] * model.fitted.network.inverse_temperature)
+    temperature = model.fitted.network.inverse_temperatures(torch.tensor(3))  # the hidden event counts
+    scores = model.fitted.network.logits(alone[0, 0] * temperature)
     shifted = scores.detach().clone()
     shifted[model.items.encode(list("fg"))] += model.fitted.network.repeat_bias
     hidden = float(shifted[1:].softmax(0)[item - 1])

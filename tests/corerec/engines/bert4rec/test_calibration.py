@@ -78,6 +78,7 @@ def test_without_a_question_the_numbers_are_the_prior_s(network):
     none = Holdout(SequenceStore.from_lists([]), SequenceStore.from_lists([]), np.zeros(0, np.int64))
     fitted = calibrate(network, transitions, none)
     assert float(network.inverse_temperature) == pytest.approx(np.exp(PRIOR_MEAN[0]))
+    assert float(network.half_length) == pytest.approx(np.exp(PRIOR_MEAN[4]))
     assert fitted.concentration.tolist() == [transitions.concentration[0] + PRIOR_MEAN[1], PRIOR_MEAN[2]]
 
 
@@ -91,6 +92,24 @@ def test_the_temperature_that_the_answers_were_drawn_with_is_found(network, hist
     calibrate(network, TransitionModel.none(np.ones(V + 1, np.int64)), asked)
     # Every question is asked again with less history, of which the answer is not drawn: hence lower, if not by much.
     assert 0.8 * b < float(network.inverse_temperature) < 1.1 * b
+
+
+def test_a_network_that_is_too_sure_after_one_event_is_told_so(network, histories):
+    """The answers after single events are drawn at random, those after longer histories by the network itself."""
+    long, single = histories.select(np.flatnonzero(histories.lengths > 9)), histories.last(1)
+    network.inverse_temperature.fill_(1)
+    network.half_length.fill_(0)
+    asked = [answered(NetworkScorer(network), long)]
+    network.inverse_temperature.fill_(0)
+    asked.append(answered(NetworkScorer(network), single))
+    both = Holdout(
+        *(SequenceStore.concatenate([getattr(part, name) for part in asked]) for name in ("history", "targets")),
+        np.arange(1, 1 + sum(map(len, asked))),
+    )
+    calibrate(network, TransitionModel.none(np.ones(V + 1, np.int64)), both)
+    after_one, after_twenty = network.inverse_temperatures(torch.tensor([1, 20])).tolist()
+    assert after_one < 0.35
+    assert after_twenty > 0.7
 
 
 def test_the_concentration_that_the_answers_were_drawn_with_is_found(network, histories):
