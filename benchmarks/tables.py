@@ -283,6 +283,21 @@ def server_robustness() -> str:
     return markdown(["", "measured"], rows)
 
 
+def balancer() -> str:
+    """Servers behind nginx, as fast as they answer: medians of the rounds, and the slowest and fastest round."""
+    measured = result("serve_balancer")
+    rows = []
+    for name, figures in measured["medians"].items():
+        rounds = [one["requests_per_s"] for one in measured["runs"][name]]
+        spread = f"{figures['requests_per_s']:,.0f} ({min(rounds):,.0f} to {max(rounds):,.0f})"
+        times = [f"{figures[key]:.1f}" for key in ("p50_ms", "p99_ms")]
+        rows.append(
+            [name, spread, *times, *(f"{figures[f'{part}_cpu_ms']:.2f}" for part in ("servers", "nginx", "wrk"))]
+        )
+    head = ["", "requests/s", "p50 ms", "p99 ms", "CPU ms a request: servers", "nginx", "wrk"]
+    return markdown(head, rows)
+
+
 ATTACKS = {
     "idle": "1,100 connections that send nothing, at most 1,024 files",
     "bodies": "four clients with bodies of 1.6 MB",
@@ -460,6 +475,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "answers": answers,
     "large-catalogue": large_catalogue,
     "server": server,
+    "balancer": balancer,
     "server-robustness": server_robustness,
     "attacks": attacks,
     "files": files,
