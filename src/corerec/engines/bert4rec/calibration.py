@@ -15,8 +15,8 @@ biases, not near equal ones.
 
 A network reads long windows in training, so it knows less than it says after one or two events. That is what k is for.
 
-Each question is asked twice: with the whole history, of n events, and with a random newest part of it. So short
-histories are calibrated even if all users have long histories.
+Each question is asked with the whole history, of n events, and with four random newest parts of it. So short histories
+are calibrated even if all users have long histories.
 
 Whether users repeat items does not depend on the temperature. So the fit of the first five numbers compares each target
 only with the items of its kind: those in its history, or those not in it.
@@ -50,14 +50,15 @@ ONE_USER_IN = 10  # asked at most
 MOST_QUESTIONS, FEWEST_QUESTIONS = 4000, 200
 SCORES_IN_ALL = 25 * 10**7  # of all questions: fewer are asked in a large catalogue
 SCORES_AT_ONCE = 2**20
+PARTS = 4  # newest parts of each history, which are asked after besides the whole
 LOWEST, HIGHEST, GRID = 0.05, 1.5, 9  # of b
 _LOG_GRID = torch.linspace(math.log(LOWEST), math.log(HIGHEST), GRID, dtype=torch.float64)
 LONGEST_HALF = 4.0  # events: the most that k may be
 # log b; level and slope of log theta; what is added to the log-odds of the first discount; log k: where no question
 # says otherwise, and how far from it they may well be. The level is above that which `TransitionModel.of` finds with
 # popularity in the network's place.
-PRIOR_MEAN = (-0.3, 0.8, 0.0, 0.0, -2.3)
-PRIOR_DEVIATION = (1.0, 1.0, 0.3, 1.0, 1.0)
+PRIOR_MEAN = (-0.3, 0.8, 0.0, 0.0, -0.7)
+PRIOR_DEVIATION = (1.0, 1.0, 0.3, 1.0, 0.5)
 
 
 def hold_out_for_calibration(store: SequenceStore, num_items: int, seed: int) -> tuple[CutStore, Holdout]:
@@ -143,11 +144,11 @@ class _Evidence:
         cls, network: Bert4RecNetwork, transitions: TransitionModel, questions: Holdout, targets: np.ndarray, seed: int
     ) -> _Evidence:
         whole, random = questions.history, np.random.default_rng([seed, 2])
-        newest = np.exp(random.random(len(whole)) * np.log(whole.lengths)).astype(np.int64)  # 1 to n, short ones often
-        parts = whole.ranges(whole.offsets[1:] - newest, whole.offsets[1:])
-        asked = SequenceStore.concatenate([whole, parts]).asked_at_newest()
-        seen = SequenceStore.concatenate([whole, whole])
-        targets, num_items = np.tile(targets, 2), network.config.num_items
+        ends, lengths = np.tile(whole.offsets[1:], PARTS), np.tile(whole.lengths, PARTS)
+        newest = np.exp(random.random(len(ends)) * np.log(lengths)).astype(np.int64)  # 1 to n, short ones often
+        asked = SequenceStore.concatenate([whole, whole.ranges(ends - newest, ends)]).asked_at_newest()
+        seen = SequenceStore.concatenate([whole] * (1 + PARTS))
+        targets, num_items = np.tile(targets, 1 + PARTS), network.config.num_items
         columns = num_items + 1
         keys = np.unique(np.repeat(np.arange(len(seen)), seen.lengths) * columns + seen.items)
         rows, own = np.arange(len(asked)), np.arange(len(asked)) * columns + targets
@@ -258,15 +259,18 @@ def _interpolated(values: Tensor, slopes: Tensor, at: Tensor) -> Tensor:
 def _most_likely(evidence: _Evidence, mean: Tensor) -> Tensor:
     """Return the first five numbers, float64 (5,), at the maximum of the posterior.
 
-    Each question is asked twice, so each of its two terms has half a weight.
+    The whole history has half the weight of a question, and its parts have the other half.
     """
+    num_questions = len(evidence.scores) // (1 + PARTS)
+    weights = torch.full((len(evidence.scores),), 0.5 / PARTS, dtype=torch.float64)
+    weights[:num_questions] = 0.5
     deviation = torch.tensor(PRIOR_DEVIATION, dtype=torch.float64)
     offset = torch.zeros(len(mean), dtype=torch.float64, requires_grad=True)
     optimizer = torch.optim.LBFGS([offset], max_iter=200, line_search_fn="strong_wolfe")
 
     def loss() -> Tensor:
         optimizer.zero_grad()
-        value = offset.square().sum() / 2 - evidence.log_likelihood(mean + offset * deviation)[0].sum() / 2
+        value = offset.square().sum() / 2 - weights @ evidence.log_likelihood(mean + offset * deviation)[0]
         value.backward()
         return value
 
@@ -283,7 +287,7 @@ def _most_likely_repeat_bias(evidence: _Evidence, values: Tensor) -> Tensor:
     """
     repeat_bias = torch.zeros((), dtype=torch.float64, requires_grad=True)
     optimizer = torch.optim.LBFGS([repeat_bias], max_iter=100, line_search_fn="strong_wolfe")
-    whole = len(evidence.scores) // 2
+    whole = len(evidence.scores) // (1 + PARTS)
 
     def loss() -> Tensor:
         optimizer.zero_grad()

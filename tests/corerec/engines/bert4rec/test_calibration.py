@@ -113,7 +113,7 @@ def test_a_network_that_is_too_sure_after_one_event_is_told_so(network, historie
 
 
 def test_the_concentration_that_the_answers_were_drawn_with_is_found(network, histories):
-    """Drawn after single events, so that each question is asked twice with the same."""
+    """Drawn after single events, so that each question is asked five times with the same."""
     single = histories.last(1)
     counted = TransitionModel.of(histories, V)
     for log_theta in (0.0, 4.0, 7.0):
