@@ -1,1 +1,1 @@
-"""Interaction logs: columns and files in, sequences of item numbers out."""
+"""Interaction logs: read columns and files, and convert them to sequences of item numbers."""

@@ -24,12 +24,13 @@ IDS_AT_ONCE = 2**18
 def append_store(
     old: Interactions, new: Interactions, writer: StoreWriter, source: str, advance: Callable[[float], None]
 ) -> Manifest:
-    """Write both logs as one store, as if the two had been read together, the old one first.
+    """Write both logs as one store. The result is the same as if the two logs had been read together, the old one
+    first.
 
     Args:
         advance: is called with the share of the work that is done, from 0 to 1.
     Raises:
-        DataError: only one log has times, or only one has ratings, or the times of the two count different units.
+        DataError: only one log has times, or only one has ratings, or the times of the two logs have different units.
         UnknownIdError: the new log has an id whose type (text or number) no id of the old log has.
     """
     before, after = old.sequences, new.sequences
@@ -101,7 +102,7 @@ def _columns(store: SequenceStore) -> dict[str, np.ndarray]:
 
 
 def _numbers_in(known: Vocabulary, new: Vocabulary) -> tuple[np.ndarray, np.ndarray]:
-    """Return the number of each id of `new` (int64), and the ids that `known` lacks, which get the next numbers."""
+    """Return the number of each id of `new` (int64), and the ids that `known` lacks. These ids get the next numbers."""
     numbers = known.encode(new.ids)
     unknown = np.flatnonzero(numbers == 0)
     more = new.ids[unknown]

@@ -1,4 +1,5 @@
-"""CutStore: a SequenceStore without the last events of some rows, such as those held out of a training, not copied."""
+"""CutStore: a view of a SequenceStore that omits the last events of some rows, such as events held out of a
+training."""
 
 from __future__ import annotations
 
@@ -17,7 +18,7 @@ class CutStore:
 
         sequences [[5, 6], [7, 8, 9]], ends [2, 3]  ->  [[5, 6], [7]]
 
-    Counts, digests and trainings are those of the same rows in a store of their own (`compact`).
+    Counts, digests and trainings are the same as for a separate store of the cut rows (`compact`).
 
     Attributes:
         whole: the store.
@@ -37,12 +38,12 @@ class CutStore:
 
     @property
     def items(self) -> np.ndarray:
-        """The items of `whole`, int32: also those that no row owns."""
+        """The items of `whole`, int32. They include the items of events that no row owns."""
         return self.whole.items
 
     @property
     def times(self) -> np.ndarray | None:
-        """The times of `whole`: also those that no row owns."""
+        """The times of `whole`. They include the times of events that no row owns."""
         return self.whole.times
 
     @property
@@ -67,7 +68,7 @@ class CutStore:
         return self.whole.item_counts(num_items) - self._left_out().item_counts(num_items)
 
     def digest(self) -> str:
-        """Return the digest of the same rows in a store of their own (`SequenceStore.digest`)."""
+        """Return the digest that a separate store of the cut rows would have (`SequenceStore.digest`)."""
         hasher = blake2b(digest_size=16)
         hasher.update(np.concatenate([[0], np.cumsum(self.lengths)]).data)
         for name in ("items", "times", "ratings"):

@@ -1,7 +1,7 @@
 """Read dates as people write them (31/01/2023 5:06 PM, Jan 31, 2023) as nanoseconds UTC, one format for a whole column.
 
-Texts of one shape ("00/00/0000 00:00") are read together. A regular expression finds the fields of the first text of a
-shape. All texts of this shape have their fields at the same byte positions.
+Texts of the same shape, such as "00/00/0000 00:00" with any digits, are read together. A regular expression finds the
+fields of the first text of a shape. All other texts of this shape have their fields at the same byte positions.
 """
 
 from __future__ import annotations
@@ -75,8 +75,8 @@ def read_dates(texts: Sequence[str], day_first: bool | None = None) -> tuple[np.
     Dates without a zone are taken for UTC. Years of two digits are 1969 to 2068.
 
     Args:
-        day_first: whether 05/03/2023 is the fifth of March. None takes the order that reads all dates, and gives a
-            `DataWarning` where several orders do.
+        day_first: whether 05/03/2023 is the fifth of March. None takes the order by which all dates can be read. If
+            several orders can read all dates, it gives a `DataWarning`.
     Returns:
         the times, and the indices of the texts that do not have the format of the majority.
     """
@@ -92,7 +92,7 @@ def read_dates(texts: Sequence[str], day_first: bool | None = None) -> tuple[np.
 
 
 def _cut(texts: Sequence[str]) -> _Fields | None:
-    """Cut the texts into fields by the most frequent format. Return None where no text has a known format."""
+    """Cut the texts into fields by the most frequent format. Return None if no text has a known format."""
     try:
         raw = np.array(texts, dtype=np.bytes_)
     except UnicodeEncodeError:
@@ -181,7 +181,8 @@ def _days(name: str, year: np.ndarray, month: np.ndarray, day: np.ndarray) -> _R
 def _settle(
     first: np.ndarray, other: np.ndarray, last: np.ndarray, sep: str, texts: Sequence[str], day_first: bool | None
 ) -> _Reading:
-    """Return the order of day, month and year that reads all dates, with a warning where several orders do."""
+    """Return the reading by the order of day, month and year that reads all dates. Warn if several orders can read all
+    dates."""
     years = _whole_years(last)
     readings = [_days("month first", years, first, other), _days("day first", years, other, first)]
     if day_first or (day_first is None and sep == "."):

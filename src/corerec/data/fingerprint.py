@@ -1,9 +1,9 @@
-"""A fingerprint of training data: which (user, item) events a model was fitted on, in under 10 bytes an event.
+"""A fingerprint of training data records which (user, item) events a model was fitted on, in under 10 bytes per event.
 
     evaluate: was the model trained on the targets of the test?
 
-The fingerprint does not need the events, so a model file without histories has it too. Whoever holds the file can test
-a guess ("did this user meet that item?"), but cannot list the events.
+The fingerprint does not contain the events, so a model file without histories has a fingerprint too. Whoever holds the
+file can test a guess ("did this user meet that item?"), but cannot list the events.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ WHOLE_NUMBER = re.compile(r"0|-?[1-9]\d{0,18}")
 
 @dataclass(frozen=True)
 class HashSet:
-    """A set of 64-bit hashes in 4.5 bytes each.
+    """A set of 64-bit hashes, which takes 4.5 bytes for each hash.
 
     The highest bits of a hash choose a bucket, and the next 32 bits are stored in it (quotienting, Bender et al. 2012,
     arXiv:1208.0290). The chance that an unknown hash is found is 1 in 268 million.
@@ -49,7 +49,7 @@ class HashSet:
 
     @classmethod
     def of(cls, hashes: np.ndarray) -> HashSet:
-        """Build the set of some hashes, almost without memory of its own.
+        """Build the set of some hashes, with almost no further memory.
 
         Args:
             hashes: uint64 (hashes,), an array that owns its memory. The set takes over the memory, and keeps half of
@@ -116,7 +116,7 @@ class EventFingerprint:
         events: the hashes of all (user id, item id, n) where the user has n or more events of the item. The hashes do
             not depend on the order of the events.
         windows: the hashes of every WINDOW consecutive items of a user, in order, without the user's id. They recognise
-            users who were given other ids.
+            users whose ids have changed.
     """
 
     events: HashSet
@@ -124,7 +124,8 @@ class EventFingerprint:
 
     @classmethod
     def of(cls, log: Interactions) -> EventFingerprint:
-        """Compute the fingerprint of a log, with at most 12 bytes of memory an event, of which 9 stay."""
+        """Compute the fingerprint of a log. This takes at most 12 bytes of memory per event, and the result takes 9
+        bytes per event."""
         items = id_hashes(log.items)
         return cls(
             HashSet.of(_all_event_hashes(log.sequences, id_hashes(log.users), items)),
@@ -136,11 +137,12 @@ class EventFingerprint:
         return len(self.events.remainders)
 
     def knows(self, users: np.ndarray, items: np.ndarray, occurrences: np.ndarray) -> np.ndarray:
-        """Return bool (events,): whether users had so many events of an item, or more, in the training data.
+        """Return bool (events,): whether, in the training data, the user had at least the given number of events of the
+        item.
 
         Args:
             users, items: uint64 (events,), hashes from `id_hashes`.
-            occurrences: int (events,), from 1.
+            occurrences: int (events,), the number of events of each (user, item) pair to look for, from 1.
         """
         return self.events.contains(_event_hashes(_pair_hashes(users, items), occurrences))
 
@@ -197,8 +199,8 @@ def seen_answers(fingerprint: EventFingerprint, holdout: Holdout) -> np.ndarray:
     was seen if the training data has n or more events of this user and item. So the order of the rows does not matter.
 
     A user with a new id may be a training user under another id. So the window of the question's newest items and its
-    first target is looked up too. Windows that are found count only if at least the share RENAMED of new users'
-    questions has such a window.
+    first target is looked up too. A window that is found counts only if at least the share RENAMED of the new users'
+    questions have such a window.
 
     Args:
         holdout: a holdout with vocabularies, split from an `Interactions`, in the numbers of that log.

@@ -1,7 +1,8 @@
-"""Users' histories: the fitted log, and the events observed since. Readers take no lock, and see whole histories.
+"""Users' histories: the fitted log, and the events observed since the fit. Readers take no lock, and never see a
+half-written history.
 
-Fit leaves one immutable SequenceStore. A user with observed events gets a separate row, which replaces the user's row
-in the store. When there are many such rows, all histories are written into a new store.
+`fit` produces one immutable SequenceStore. A user with observed events gets a separate row, which replaces the user's
+row in the store. When there are many such rows, all histories are written into a new store.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ MUCH_LATER = 10  # times the newest time on a clock: seconds of 2023 times ten a
 
 
 class _Row(NamedTuple):
-    """One user's events: the first `length` values of arrays that may have room for more. Those are never changed."""
+    """One user's events: the first `length` values of arrays that may have room for more. These values are never
+    changed."""
 
     length: int
     items: np.ndarray
@@ -32,14 +34,15 @@ class _Row(NamedTuple):
 
 
 class _View(NamedTuple):
-    """The data that a reader uses. Row r (user r + 1) is in `store`, or is `rows[r]` where `changed[r]` is true."""
+    """The data that a reader uses. The history of user r + 1 is `rows[r]` if `changed[r]` is true, else row r of
+    `store`."""
 
     store: SequenceStore
     changed: np.ndarray  # bool, at least as many as there are users
     rows: dict[int, _Row]
 
     def whole(self, num_users: int) -> SequenceStore:
-        """Return the rows of all users: `store` itself, not a copy, where no row changed."""
+        """Return the rows of all users. If no row has changed, the result is `store` itself, not a copy."""
         if not self.rows and num_users == len(self.store):
             return self.store
         return self.select(np.arange(num_users))
@@ -79,7 +82,7 @@ class _View(NamedTuple):
 
 
 class Histories:
-    """All users' histories, by user number. Writers share one lock; readers take none.
+    """All users' histories, by user number. Writers share one lock; readers take no lock.
 
     >>> histories = Histories(SequenceStore.from_lists([[1, 2], [3]]), Vocabulary(["ann", "bob"], "user"))
     >>> histories.append(["bob", "eve"], np.array([1, 2]))
@@ -105,7 +108,8 @@ class Histories:
         self._lock = threading.Lock()
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return the state without the lock. It holds all events of an `append`, or none of them."""
+        """Return the state without the lock. The state contains all events of an `append` that runs meanwhile, or none
+        of them."""
         users, store = self.snapshot()
         return {"users": users, "_newest": self._newest, "store": store}
 
@@ -115,12 +119,13 @@ class Histories:
 
     @property
     def now(self) -> int | float | None:
-        """Return the newest time so far, which is given to events without a time. None for a log without times."""
+        """Return the newest time so far, which events without a time get. Return None for a log without times."""
         return None if self._view.store.times is None else np.asarray(self._newest).item()
 
     @property
     def time_unit(self) -> str | None:
-        """The unit of the times since 1970, as in `times.time_unit`. None for row numbers, or without times."""
+        """The unit of times that count from 1970, as in `times.time_unit`. None if the times are row numbers, or if
+        there are no times."""
         return None if self._view.store.times is None else unit_of(self._newest)
 
     def items(self, user: int) -> np.ndarray:
@@ -130,11 +135,13 @@ class Histories:
         return store.row(user - 1) if row is None else row.items[: row.length]
 
     def select(self, users: np.ndarray) -> SequenceStore:
-        """Return the histories of the given user numbers, in their order, asked at the time of their newest event."""
+        """Return the histories of the given user numbers, in their order. The time of each query is that of the user's
+        newest event."""
         return self._view.select(np.asarray(users, np.int64) - 1).asked_at_newest()
 
     def snapshot(self) -> tuple[Vocabulary, SequenceStore]:
-        """Return the users so far and their histories, one row each. Of an `append`, it has all events or none.
+        """Return the users so far and their histories, one row each. The result contains all events of an `append` that
+        runs meanwhile, or none of them.
 
         A fitted log without observed events is not copied.
         """
@@ -144,12 +151,12 @@ class Histories:
         return users, view.whole(len(users))
 
     def append(self, user_ids: Any, items: np.ndarray, timestamps: Any = None, ratings: Any = None) -> int:
-        """Add events, all or none. Each event goes behind its user's events of the same or an earlier time.
+        """Add events, all or none. Each event is placed after its user's events of the same or an earlier time.
 
         Args:
             user_ids: (events,) ids, known or new.
             items: int (events,) item numbers.
-            timestamps: (events,) times in the log's own unit, of the types that fit takes. None, or None in a list,
+            timestamps: (events,) times in the log's own unit, of the types that `fit` accepts. None, or None in a list,
                 means the newest time so far. A log without times ignores timestamps, and keeps the order of the calls.
             ratings: (events,) finite numbers. None, or None in a list, is a missing rating (NaN in the store). A log
                 without ratings ignores them.
@@ -210,7 +217,7 @@ class Histories:
         Return NaN for None, and for a log without times.
 
         Raises:
-            DataError: the value does not read as a time, or cannot be one in the log's unit.
+            DataError: the value cannot be read as a time, or cannot be a time in the log's unit.
         """
         if value is None or self._view.store.times is None:
             return np.nan
@@ -223,7 +230,7 @@ class Histories:
         return float(moment)
 
     def _off_the_clock(self, times: np.ndarray) -> np.ndarray:
-        """Return bool (events,): true for a time that counts another unit than this log's times do."""
+        """Return bool (events,): true for a time that has another unit than this log's times."""
         times, newest = times.astype(np.float64), float(self._newest)
         if unit_of(newest) is None:  # steps, or dates before 1973
             return (times >= CLOCK_FROM) & (times > 100 * abs(newest))
@@ -236,7 +243,7 @@ class Histories:
         return "" if unit is None else f" ({unit} since 1970)"
 
     def _take(self, rows: np.ndarray, items: np.ndarray, times: np.ndarray | None, ratings: np.ndarray | None) -> None:
-        """Add checked events to their users' rows: one user at a time, or all at once where there are many users."""
+        """Add checked events to their users' rows: one user at a time, or, if there are many users, all at once."""
         store, changed, own = self._view
         order = np.argsort(rows, kind="stable") if times is None else np.lexsort((times, rows))
         bounds = np.flatnonzero(np.diff(rows[order], prepend=-1, append=-1))
@@ -284,7 +291,8 @@ class Histories:
     def _fold(self) -> None:
         """Write all histories into a new store once a quarter of the users have separate rows.
 
-        That happens seldom, so an observed event costs a few copies of its user's history, not of the store.
+        This happens seldom. So on average, an observed event costs a few copies of its user's history, not of the
+        store.
         """
         if len(self._view.rows) >= self._rows_to_fold():
             whole = self.select(np.arange(1, len(self.users) + 1))
@@ -292,7 +300,7 @@ class Histories:
 
 
 def _extended(row: _Row, items: np.ndarray, times: np.ndarray | None, ratings: np.ndarray | None) -> _Row:
-    """Return the row with more events, sorted by time. Late events go behind those of equal time."""
+    """Return the row with the new events added, sorted by time. A new event comes after old events of equal time."""
     length = row.length
     late = None
     if times is not None and length and times[0] < row.times[length - 1]:
@@ -320,7 +328,8 @@ def _compared(a_time: Any, newest: Any) -> str:
 
 
 def _times(values: Any) -> tuple[np.ndarray, np.ndarray] | None:
-    """Return the times, int64 or float64 (events,), and bool (events,): which were given. None where no time was."""
+    """Return the times, int64 or float64 (events,), and bool (events,): whether each time was given. Return None if no
+    time was given."""
     if values is None:
         return None
     given = np.array([value is not None for value in values])

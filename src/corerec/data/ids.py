@@ -1,4 +1,4 @@
-"""Normalise ids by value. This module alone decides which ids of columns, files and requests are the same.
+"""Normalise ids by value. Only this module decides which ids of columns, files and requests are the same.
 
 10, 10.0, Decimal("10.00") and NumPy's or a tensor's 10 are one id; "10" is another, and "007" is text.
 """
@@ -24,7 +24,7 @@ ROWS_AT_ONCE = 100_000
 
 
 def canonical_id(an_id: Any) -> Any:
-    """Return an id by its value: a whole float or Decimal as an int, a NumPy scalar or 1-value tensor as Python's."""
+    """Normalise an id: a whole float or Decimal becomes an int, and a NumPy scalar or 1-value tensor a Python value."""
     kind = type(an_id)
     if kind in PLAIN:
         return an_id
@@ -60,7 +60,7 @@ def text_to_id(text: str) -> int | str:
 
 
 def exact_in_javascript(an_id: Any) -> Any:
-    """Return the id for JSON: as text if it is a whole number that JavaScript would round."""
+    """Return the id as JSON should carry it: as text if it is a whole number that JavaScript would round."""
     return str(an_id) if type(an_id) is int and abs(an_id) > LARGEST_EXACT else an_id
 
 

@@ -22,7 +22,7 @@ PLAUSIBLE_EVENTS, PLAUSIBLE_MEDIANS = 1_000, 100  # a user with more, and more t
 
 @dataclass(frozen=True)
 class Interactions:
-    """A log in numbers, with the vocabularies that map the numbers to ids."""
+    """A log of user and item numbers, with the vocabularies that map these numbers to ids."""
 
     sequences: SequenceStore
     users: Vocabulary
@@ -63,7 +63,8 @@ class Interactions:
             user_ids, item_ids: ids, text or numbers: lists, NumPy, pandas, polars or Arrow columns of one length.
             ratings: finite numbers, or None.
             timestamps: numbers in any unit, dates, or text that parses as either; or None.
-            day_first: whether 05/03/2023 is the fifth of March. None decides by the column, and warns where it cannot.
+            day_first: whether 05/03/2023 is the fifth of March. None decides by the whole column, and warns if the
+                column leaves it open.
         Raises:
             DataError: there are no rows, or lengths differ. Or an id is missing or cannot be saved. Or a rating or time
                 is missing or not finite, or the times have several formats or units.
@@ -150,7 +151,8 @@ def _warn_of_repeats(store: SequenceStore, stacklevel: int) -> None:
 
 
 def _count_repeats(items: np.ndarray, times: np.ndarray, starts: np.ndarray) -> int:
-    """Count the events that repeat another's item and time, in rows that begin at 0 and at `starts`."""
+    """Count the events that repeat the item and the time of another event of their row. Rows begin at 0 and at
+    `starts`."""
     follows = times[1:] == times[:-1]  # the event has the time of the one before it
     follows[starts[(starts > 0) & (starts < len(items))] - 1] = False
     tied = np.zeros(len(items), bool)
@@ -164,7 +166,7 @@ def _count_repeats(items: np.ndarray, times: np.ndarray, starts: np.ndarray) -> 
 
 
 def _warn_of_crowds(counts: np.ndarray, users: Vocabulary, stacklevel: int) -> None:
-    """Warn once of users with so many events that they are rather bots, or ids that many people share."""
+    """Warn once of users with so many events that they are probably bots, or ids that many people share."""
     bound = max(PLAUSIBLE_EVENTS, PLAUSIBLE_MEDIANS * float(np.median(counts)))
     crowds = np.flatnonzero(counts > bound)
     if len(crowds):

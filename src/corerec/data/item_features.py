@@ -69,8 +69,8 @@ class FeatureColumn:
 
 @dataclass(frozen=True)
 class FeatureTable:
-    """The feature columns of the first table of items: the kind, the categories and the range of each. Later tables are
-    converted with these.
+    """The feature columns of the first table of items: the kind, the categories and the range of each column. Later
+    tables are converted by the same rules.
 
     Columns may hold categories (text, truth values, or lists of these), numbers, dates, or vectors (lists of numbers of
     one length, such as embeddings of texts). A missing value gives no code. A category that the first table did not
@@ -98,7 +98,7 @@ class FeatureTable:
 
     @classmethod
     def from_plain(cls, columns: list[Mapping[str, Any]]) -> FeatureTable:
-        """Build the table from the result of `to_plain`, also after a trip through JSON."""
+        """Build the table from the result of `to_plain`, which may have been written to JSON and read again."""
         read = [
             FeatureColumn(**cast(Any, {k: tuple(v) if isinstance(v, list) else v for k, v in column.items()}))
             for column in columns
@@ -125,7 +125,7 @@ class FeatureTable:
         """Read the features of a table's rows.
 
         Raises:
-            DataError: a column is missing, or holds values of another kind than in the first table.
+            DataError: a column is missing, or holds values of another kind than the same column of the first table.
         """
         if missing := [column.name for column in self.columns if column.name not in frame.columns]:
             raise DataError(f"items lacks the column {missing[0]!r}, which the model was fitted with")
@@ -158,7 +158,7 @@ class FeatureTable:
 
 
 def items_frame(items: Any) -> pd.DataFrame:
-    """Return a table with a column item_id, from a frame that has this column or is indexed by it.
+    """Return a table with a column item_id. The given frame must have this column, or an index of this name.
 
     Raises:
         DataError: `items` is not a table, lacks the ids, or names an item twice.

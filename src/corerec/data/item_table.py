@@ -32,8 +32,8 @@ def read_items(path: str | Path, item_column: str | None = None, *, known: Vocab
 
     Args:
         path: a file of any kind that `read_events` takes.
-        item_column: the column of the ids, by name or by place from "1". The column is guessed from usual names, such
-            as item_id and movieId, for None and for a name that the table does not have.
+        item_column: the column of the ids, by name or by place from "1". If it is None, or the table has no column of
+            this name, the column is guessed from usual names, such as item_id and movieId.
         known: ids of a log or a model. The table's ids are converted to their type.
     Raises:
         FileNotFoundError: there is no such file.
@@ -57,7 +57,7 @@ def read_items(path: str | Path, item_column: str | None = None, *, known: Vocab
 
 
 def read_groups(path: str | Path, item_column: str | None = None, group_column: str | None = None) -> dict[Any, Any]:
-    """Read {item id: group} from a table of items. Items without a group are left out.
+    """Read a dict {item id: group} from a table of items. Items without a group are left out.
 
     Raises:
         FileNotFoundError, DataError: for the reasons that `read_items` lists.
@@ -73,7 +73,7 @@ def read_groups(path: str | Path, item_column: str | None = None, group_column: 
 def item_place(source: Source, item_column: str | None) -> int:
     """Return the place of the ids' column in a table of items, from 0.
 
-    If the table has no column of this name, the name is one of the log's, and the column is guessed.
+    If the table has no column of this name, the name is that of a column of the log, and the column is guessed.
 
     Raises:
         DataError: the table has no column of ids.

@@ -45,10 +45,10 @@ def plain(name: str) -> str:
 
 
 def has_header(path: Path, rows: Sequence[Sequence[str]], wanted: set[str | None], is_csv: bool) -> bool:
-    """Return whether the first line names columns.
+    """Return whether the first line names the columns.
 
-    It does if it holds a wanted or usual name, or if it has no number but later lines do. It does not if it holds a
-    number.
+    It names them if it has a wanted or usual name, or if it has no number but later lines do. A first line with a
+    number does not name them.
 
     Raises:
         DataError: the CSV file holds text alone, so its first line could be either, and `header` was not given.
@@ -78,9 +78,9 @@ def find_columns(
     source: str, names: Sequence[str], named: bool, wanted: dict[str, str | None], needed: Sequence[str],
     without_header: Sequence[str] = (),
 ) -> dict[str, tuple[int, ...]]:  # fmt: skip
-    """Find the places, from 0, of each role's column. Roles without a column are left out.
+    """Find the place of each role's column, from 0. Roles without a column are left out.
 
-    A role has two places where a date and a time of day are joined.
+    A role has two places if its date and its time of day are in two columns.
 
     Args:
         named: whether the columns have names, not only places.

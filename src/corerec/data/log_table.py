@@ -33,7 +33,7 @@ DATE_PART = r"regexp_extract(time, '^\s*\d{1,4}[-/. ]\d{1,2}[-/. ]\d{1,4}')"
 class LogTable:
     """The table `log` of a database, with columns user, item and, if the file has them, rating and time.
 
-    Its rowid is the order of the rows.
+    The table's rowid gives the order of the rows.
     """
 
     def __init__(
@@ -59,7 +59,8 @@ class LogTable:
         return log
 
     def filter(self, filters: Filters) -> None:
-        """Delete the events that the filters exclude, check times and ratings, and make times int64 or float64."""
+        """Delete the events that the filters exclude, check times and ratings, and convert times to int64 or
+        float64."""
         has_bounds = filters.since is not None or filters.until is not None
         if filters.where is not None:
             self.left_out.append(f"where {filters.where}")
@@ -80,7 +81,8 @@ class LogTable:
             self._check_ratings()
 
     def number(self, role: str, writer: StoreWriter) -> int:
-        """Number the ids of a role by first appearance and write them. For users, write the offsets of events, too."""
+        """Number the ids of a role (user or item) by first appearance and write them. For users, write the offsets of
+        their events, too."""
         name = f"{role}_ids"
         missing, first = self._row(f"SELECT count(*), min(rowid) FROM log WHERE {self._missing(role)}")
         if missing:
@@ -182,7 +184,8 @@ class LogTable:
         self._types["time"] = made
 
     def _settled_day_first(self) -> bool | None:
-        """Decide the order of 05/03/2023 by all distinct days of the log, which are few, not by a chunk of its rows."""
+        """Decide whether 05/03/2023 has the day first. All distinct days of the log decide, which are few, not a chunk
+        of its rows."""
         days = [row[0] for row in self._database.execute(f"SELECT DISTINCT {DATE_PART} FROM log").fetchall()]
         days = sorted(day for day in days if day)
         if not days or re.match(r"\s*\d{4}", days[0]):
@@ -200,10 +203,10 @@ class LogTable:
         return None
 
     def _check_clock(self) -> None:
-        """Check that all times count one unit.
+        """Check that all times have the same unit.
 
         Raises:
-            DataError: the times count two units, by the rule of `time_column`.
+            DataError: the times have two units, by the rule of `time_column`.
         """
         if unit_of(self._one("SELECT max(time) FROM log")) in (None, "s"):
             return
@@ -250,7 +253,7 @@ class LogTable:
         return field, "json"
 
     def _checked(self, role: str, chunk: pd.DataFrame) -> list[Any]:
-        """Return the distinct ids of a chunk, as JSON keeps them.
+        """Return the distinct ids of a chunk, as they are written to JSON.
 
         Raises:
             DataError: `Vocabulary.fit` refuses an id.
@@ -301,7 +304,8 @@ class LogTable:
         return f'"{role}" IS NULL{is_nan}'
 
     def _sample(self, role: str) -> pd.Series:
-        """Return values that show what a column holds: the first ones, or the extremes of whole numbers."""
+        """Return values that show what a column holds: the first values, or the smallest and largest of whole
+        numbers."""
         if self._types[role] in WHOLE_TYPES:
             return pd.Series(self._row(f'SELECT min("{role}"), max("{role}") FROM log'), dtype=np.int64)
         frame: Any = self._database.execute(f'SELECT "{role}" FROM log LIMIT 100').df()

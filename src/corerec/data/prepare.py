@@ -80,7 +80,8 @@ def prepare(
     max_events: int | None = None,
     verbose: bool = False,
 ) -> Prepared:
-    """Write a log as a store, which `Interactions.open` maps into memory. The store appears whole or not at all.
+    """Write a log as a store, which `Interactions.open` maps into memory. The store is written completely or not at
+    all.
 
     Args:
         paths, columns, header, delimiter, quote, query, explode, day_first, where, since, until, min_events,
@@ -88,8 +89,8 @@ def prepare(
         store: the folder to write. An existing store is replaced.
         append: add the log to the existing store, as if both logs had been read together. Filters and day_first
             apply to the new log alone.
-        memory: the most memory to use, as bytes or as text such as "4GB"; at least 512MB. Ids come on top where there
-            are many millions of users and items.
+        memory: the most memory to use, as bytes or as text such as "4GB"; at least 512MB. With many millions of users
+            and items, their ids need memory in addition.
         verbose: show progress on stderr.
     Raises:
         FileNotFoundError: there is no such file, or no store to append to.
@@ -139,7 +140,7 @@ def memory_limit(memory: str | int) -> int:
     (4000000000, 1610612736)
 
     Raises:
-        DataError: the value does not read as a size, or is too little.
+        DataError: the value cannot be read as a size, or is too small.
     """
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?I?)B?\s*", str(memory).upper())
     if found is None or found[2] not in SIZES:
@@ -152,7 +153,8 @@ def memory_limit(memory: str | int) -> int:
 
 @contextmanager
 def _database(scratch: Path, limit: int) -> Iterator[duckdb.DuckDBPyConnection]:
-    """Open an empty database in a file. It keeps to a memory limit, and spills to a folder beside that file."""
+    """Open an empty database in a file. The database keeps to a memory limit, and writes further data to a folder
+    beside that file."""
     share = int((limit - OWN_MEMORY) * DATABASE_SHARE)
     with duckdb.connect(scratch / "sorting.duckdb") as database:
         database.execute(
@@ -189,7 +191,8 @@ def _plain_errors(memory: str | int) -> Iterator[None]:
 
 
 class _Progress:
-    """Stages of the work on stderr: a bar on a terminal; elsewhere a line per stage, and one every ten seconds."""
+    """Shows the stages of the work on stderr: a bar on a terminal; elsewhere a line per stage, and a line every ten
+    seconds."""
 
     def __init__(self, verbose: bool) -> None:
         self._console = Console(stderr=True, quiet=not verbose)
@@ -199,9 +202,9 @@ class _Progress:
 
     @contextmanager
     def stage(self, name: str, database: duckdb.DuckDBPyConnection | None) -> Iterator[Callable[[float], None]]:
-        """Yield a function to call with the share done, from 0 to 1.
+        """Yield a function to call with the share of the stage that is done, from 0 to 1.
 
-        Until the function is first called, the share is that of DuckDB's query.
+        Until the first call, the progress of DuckDB's query is shown.
         """
         started, done = time.perf_counter(), 0.0
         columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())

@@ -25,7 +25,8 @@ AS_WHOLE = f"coalesce({WITHOUT_POINT}, TRY_CAST(TRY_CAST({{0}} AS DOUBLE) AS BIG
 
 @dataclass(frozen=True)
 class Selection:
-    """The SELECT that reads a log. Its columns are named by their roles and have their best types.
+    """The SELECT that reads a log. Its columns are named by their roles (user, item, rating, time) and converted to
+    numbers where possible.
 
     Attributes:
         name: the name of the file, or of the files.
@@ -50,8 +51,8 @@ class Selection:
         Args:
             events: role -> a Series of the column's values, or of a sample of them.
         Raises:
-            DataError: there are no rows. Or the columns of a file without a header were guessed, and times are where
-                ids or ratings should be.
+            DataError: there are no rows. Or the columns of a file without a header were guessed, and a column of ids or
+                ratings holds times.
         """
         if not num_rows:
             raise DataError(self.empty)
@@ -74,9 +75,9 @@ def select_events(
     explode: bool,
     where: str | None,
 ) -> Selection:
-    """Find a log's columns and their types. A text file is read whole into a temporary table of `database`.
+    """Find a log's columns and their types. A text file is first read completely into a temporary table of `database`.
 
-    The arguments and errors are those of `read_events`. `stack` closes temporary files once all is read.
+    The arguments and errors are the same as in `read_events`. `stack` closes temporary files after the log is read.
     """
     wanted = vars(columns or Columns())
     source = open_table(database, stack, paths, text, wanted.values(), query)

@@ -16,7 +16,8 @@ EVENTS_AT_ONCE = 2**21  # taken out of a large store: bounds the working memory
 
 @dataclass(frozen=True)
 class SequenceStore:
-    """All sequences in compressed sparse rows (CSR): 4 bytes an event, no padding, memory-mappable.
+    """All sequences in compressed sparse rows (CSR), without padding. An item number takes 4 bytes. The arrays can be
+    memory-mapped.
 
     Row r (user number r + 1) owns the events offsets[r] .. offsets[r + 1], oldest first:
 
@@ -26,7 +27,8 @@ class SequenceStore:
         items: int32 (events,), item numbers from 1.
         offsets: int64 (rows + 1,).
         times: int64 or float64 (events,), in the log's own unit (nanoseconds for dates); None without timestamps.
-        ratings: float32 (events,), NaN where an event observed after fit came without one; None without ratings.
+        ratings: float32 (events,), NaN for an event that was observed after `fit` without a rating; None without
+            ratings.
         asked_at: float64 (rows,), the time of each row's query, in the unit of `times`, NaN where it is unknown. None
             where no query has a time.
     """
@@ -71,7 +73,8 @@ class SequenceStore:
 
     @property
     def time_unit(self) -> str | None:
-        """The unit of the times since 1970: "s", "ms", "us" or "ns" (dates). None for row numbers, or without times."""
+        """The unit of times that count from 1970: "s", "ms", "us" or "ns" (dates). None if the times are row numbers,
+        or if there are no times."""
         return time_unit(self.times)
 
     @property
@@ -104,7 +107,8 @@ class SequenceStore:
         return newest if self.asked_at is None else replace(newest, asked_at=self.asked_at)
 
     def asked_at_newest(self) -> SequenceStore:
-        """Return the rows with each query asked at the time of its newest event. A log without times is unchanged."""
+        """Return the rows with the time of each row's query set to the time of the row's newest event. A log without
+        times is unchanged."""
         if self.times is None:
             return self
         asked_at, known = np.full(len(self), np.nan), self.lengths > 0
@@ -112,7 +116,7 @@ class SequenceStore:
         return replace(self, asked_at=asked_at)
 
     def asked_at_moments(self, moments: np.ndarray) -> SequenceStore:
-        """Return the rows with each query asked at another time. A log without times is unchanged.
+        """Return the rows with another time for each row's query. A log without times is unchanged.
 
         Args:
             moments: float64 (rows,), or (1,) for all rows. NaN leaves a row's time as it is.
@@ -122,7 +126,7 @@ class SequenceStore:
         return replace(self, asked_at=np.where(np.isnan(moments), self.asked_at, moments))
 
     def ranges(self, starts: np.ndarray, ends: np.ndarray) -> SequenceStore:
-        """Return one row for each range starts[i] .. ends[i] of events. It uses little memory besides the result's."""
+        """Return one row for each range starts[i] .. ends[i] of events. This needs little memory besides the result."""
         if int((ends - starts).sum()) <= EVENTS_AT_ONCE:
             at, offsets = flat_ranges(starts, ends)
             taken = {name: column[at] for name, column in self.columns().items()}
@@ -164,7 +168,8 @@ class SequenceStore:
             raise ValueError("ratings that are not finite")
 
     def digest(self) -> str:
-        """Return a hash of all events in their order (BLAKE2b, hexadecimal), at 1 GB/s. Equal logs have one hash."""
+        """Return a hash of all events in their order (BLAKE2b, hexadecimal), at 1 GB/s. Equal logs have equal
+        hashes."""
         hasher = hashlib.blake2b(digest_size=16)
         for array in (self.offsets, self.items, self.times, self.ratings):
             hasher.update(b"none" if array is None else np.ascontiguousarray(array).data)
@@ -179,7 +184,8 @@ class SequenceStore:
 
 
 def _joined(columns: Sequence[np.ndarray | None], lengths: Sequence[int], dtype: type) -> np.ndarray | None:
-    """Join columns end to end, with NaN for a column that is None. Return None where all columns are."""
+    """Join columns end to end, with NaN for the values of a column that is None. Return None if all columns are
+    None."""
     if all(column is None for column in columns):
         return None
     filled = [
@@ -190,7 +196,7 @@ def _joined(columns: Sequence[np.ndarray | None], lengths: Sequence[int], dtype:
 
 
 def flat_ranges(starts: np.ndarray, ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the indices inside many ranges, one range after another, and the ranges' offsets; without a loop.
+    """Return the indices inside many ranges, one range after another, and the offset of each range in the result.
 
     >>> flat_ranges(np.array([0, 7]), np.array([2, 10]))
     (array([0, 1, 7, 8, 9]), array([0, 2, 5]))
@@ -218,7 +224,7 @@ def blocks_of(offsets: np.ndarray, at_once: int) -> list[tuple[int, int]]:
 
 
 def last_items(histories: SequenceStore) -> np.ndarray:
-    """Return the newest item of each history, int64 (B,); 0 where a history is empty."""
+    """Return the newest item of each of B histories, int64 (B,); 0 for an empty history."""
     last = np.zeros(len(histories), np.int64)
     known = histories.lengths.nonzero()[0]  # np.flatnonzero takes three times as long for one
     last[known] = histories.items[histories.offsets[1:][known] - 1]

@@ -77,11 +77,12 @@ def open_source(
     wanted: Iterable[str | None],
     query: str | None = None,
 ) -> Source:
-    """Inspect the files, and decide how DuckDB reads them.
+    """Inspect the files of a log, and decide how DuckDB reads them.
 
     Args:
-        stack: closes temporary files once all is read.
-        wanted: names of the columns that the caller asks for. A first line that holds one is a header.
+        stack: closes temporary files after the log is read.
+        wanted: names of the columns that the caller asks for. If the first line has one of these names, the line is a
+            header.
         query: the SELECT that reads a database file.
     Raises:
         FileNotFoundError: there is no such file.
@@ -143,7 +144,7 @@ def run(
 
 
 def _files(paths: list[str | Path], stack: ExitStack) -> list[Path]:
-    """Return the files in folders and globs, sorted by name, and a temporary file for each pipe."""
+    """Return all files: those in folders and globs, sorted by name, and a temporary file for each pipe."""
     found: list[Path] = []
     for given in paths:
         path = Path(given)
@@ -218,7 +219,7 @@ def _open_duckdb(database: duckdb.DuckDBPyConnection, path: Path, query: str | N
 
 
 def _open_sqlite(database: duckdb.DuckDBPyConnection, name: str, files: list[Path], query: str | None) -> Source:
-    """Read the rows of all files. Of event logs of several servers, each event_id counts once."""
+    """Read the rows of all files. In event logs of several servers, events with the same event_id count once."""
     names: list[str] = []
     rows: list[tuple[Any, ...]] = []
     are_logs = query is None
@@ -247,7 +248,8 @@ def _open_sqlite(database: duckdb.DuckDBPyConnection, name: str, files: list[Pat
 
 
 def _uniform(column: Sequence[Any]) -> pd.Series:
-    """Convert a column of SQLite, where each cell has its own type, to one type: text where the types differ."""
+    """Convert a column of SQLite, where each cell has its own type, to one type. If the types differ, the type is
+    text."""
     types = set(map(type, column)) - {type(None)}
     if types <= {int} or types <= {int, float}:
         return pd.Series(column, dtype="Int64" if types <= {int} else "float64")

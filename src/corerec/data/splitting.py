@@ -28,7 +28,7 @@ AskedAt = Literal["newest", "target"]
 
 
 def sampled(size: int, count: int, seed: int = 0) -> np.ndarray:
-    """Draw at most `count` of 0 .. size - 1 at random without replacement; int64, rising."""
+    """Draw at most `count` of the numbers 0 .. size - 1 at random without replacement; int64, in rising order."""
     if count >= size:
         return np.arange(size)
     return np.sort(np.random.default_rng(seed).choice(size, count, replace=False))
@@ -39,11 +39,12 @@ class Holdout:
     """Questions with known answers: given a row's history, which items came next?
 
     Attributes:
-        history: one row a question: the events that the model may see, oldest first.
-        targets: one row a question: the items that followed, at least one. Number 0 is an item without a number.
+        history: one row for each question: the events that the model may see, oldest first.
+        targets: one row for each question: the items that followed, at least one. Number 0 stands for an item that has
+            no number.
         users: int64 (questions,), the user number of each question.
-        user_vocabulary, item_vocabulary: the ids of the numbers; None where a store without ids was split.
-        num_newcomers: users of a period without any event before it. They have no question.
+        user_vocabulary, item_vocabulary: the ids of the numbers; None if a store without ids was split.
+        num_newcomers: the number of users who have events in the period, but none before it. They have no question.
     """
 
     history: SequenceStore
@@ -90,7 +91,7 @@ class Holdout:
         return replace(self, history=history, targets=targets, item_vocabulary=items)
 
     def numbers_in(self, items: Vocabulary) -> np.ndarray:
-        """Return another vocabulary's number of each of the log's items, int32 (V + 1,); 0 for those that it lacks.
+        """Return another vocabulary's number of each of the log's V items, int32 (V + 1,); 0 for items that it lacks.
 
         Raises:
             DataError: this holdout has no vocabularies.
@@ -110,8 +111,8 @@ class Holdout:
         """Return the same questions with a time for each query, which the scorer may use.
 
         Args:
-            moment: "target" is the time of the first target, which a live server would know. "newest", the default of
-                a Holdout, is the time of the history's newest event, as `recommend` takes it without `at`.
+            moment: "target" is the time of the first target, which a live server would know. "newest", the default of a
+                Holdout, is the time of the history's newest event. `recommend` uses the same time if `at` is not given.
         Raises:
             DataError: the log has no times, and "target" needs them.
         """
@@ -124,7 +125,7 @@ class Holdout:
 
 
 class Split(Generic[Log]):
-    """A split log: `train` has every user's row; `valid` and `test` have the users with a question.
+    """A split log: `train` has a row for every user; `valid` and `test` have a row for each user with a question.
 
     `train` has the type of the log that was split: a store, or an `Interactions` with the same numbers. Each part is
     computed when it is first used, so parts of a large log that are not used need no memory.
@@ -150,7 +151,8 @@ def leave_one_out(log: Log, *, max_users: int | None = None) -> Split[Log]:
     """Split a log by leave-one-out: each user's last event is for the test, the event before it for validation.
 
     When testing, the validation item is part of the history. A user with two events has no training event before the
-    validation target. Only users of three or more events have targets; the others train with all their events.
+    validation target. Only users of three or more events have targets. All events of the other users are training
+    events.
 
         [a b c d]  ->  train [a b]   valid [a b] -> c   test [a b c] -> d
 
@@ -185,10 +187,11 @@ def hold_out_last(
 def hold_out_last(
     log: SequenceStore | Interactions, rows: np.ndarray, asked: np.ndarray | None = None
 ) -> tuple[CutStore | Interactions, Holdout]:
-    """Take the last event of the given rows (each of two events or more) out of a log, as questions.
+    """Take the last event of the given rows out of a log, and make questions of these events. Each row must have two
+    events or more.
 
     Args:
-        asked: those of `rows` that become questions, int64 (questions,). None means all.
+        asked: the rows among `rows` that become questions, int64 (questions,). None means all rows.
     Returns:
         the log without those events, which is not copied if it is a store; and the questions, in the order of `asked`.
     """
@@ -206,15 +209,15 @@ def by_time(
     """Split a log at two times: training events before `valid_from`, validation events up to `test_from`, then test
     events.
 
-    No event of the two periods is trained on, whichever user's it is. Leave-one-out, in contrast, trains on events of
+    No event of the two periods is in the training part, for any user. Leave-one-out, in contrast, trains on events of
     other users that are later than a target.
 
     Args:
         valid_from, test_from: the first moments of the two periods, in the unit of the log's times or as dates.
-        test_until: the first moment after the test period. None takes the rest of the log.
+        test_until: the first moment after the test period. With None, the test period lasts to the end of the log.
         targets: the targets of a user, as in `hold_out_period`.
     Raises:
-        DataError: the log has no times, a moment does not read as one, the moments are out of order, or a part is
+        DataError: the log has no times, a moment cannot be read as a time, the moments are out of order, or a part is
             empty.
     """
     store = _sequences(log)
@@ -234,19 +237,20 @@ def hold_out_period(
     targets: Targets = "all",
     name: str = "evaluation",
 ) -> tuple[Log, Holdout]:
-    """Hold out a period of the log. The question is what each user did in the period, given the history before it.
+    """Hold out a period of the log. Each question asks what a user did in the period, given the user's history before
+    it.
 
     Args:
-        start, end: the first moment of the period and the first after it, as in `by_time`. None as the end takes all
-            the rest.
-        targets: "all" events of the period; the "next" event, the first of the period; or the "last" event, whose
-            history then includes the rest of the period.
+        start, end: the first moment of the period and the first after it, as in `by_time`. With None as the end, the
+            period lasts to the end of the log.
+        targets: "all" events of the period; the "next" event, which is the first of the period; or the "last" event of
+            the period. With "last", the history includes the other events of the period.
         name: what the period is called in error messages.
     Returns:
         the log before the period, and a question for each user with a target and a history. `num_newcomers` counts
         the users without a history.
     Raises:
-        DataError: the log has no times, a moment does not read as one, or no user has a question.
+        DataError: the log has no times, a moment cannot be read as a time, or no user has a question.
         ConfigError: `targets` is none of the three.
     """
     if targets not in ("next", "last", "all"):
@@ -270,10 +274,11 @@ def hold_out_period(
 
 
 def before(log: Interactions, moment: Moment) -> Interactions:
-    """Return the log as it was at a moment: without later events, and without users and items that appeared later.
+    """Return the log as it was just before a moment: without later events, and without users and items that appeared
+    later.
 
     Raises:
-        DataError: the log has no times, the moment does not read as one, or nothing happened before it.
+        DataError: the log has no times, the moment cannot be read as a time, or no event happened before it.
     """
     store = log.sequences
     ends = _first_from(store, as_time(moment, store))
@@ -294,10 +299,11 @@ def before(log: Interactions, moment: Moment) -> Interactions:
 def as_time(moment: Moment, store: SequenceStore) -> float:
     """Convert a moment to the unit of a store's times. A number stays as it is; a date without a zone is UTC.
 
-    Text of four digits is a year, unless the store's times are such numbers.
+    A text of four digits is a year, unless the store's times are themselves such numbers.
 
     Raises:
-        DataError: the store has no times, the moment does not read as one, or it is a date and the times are not.
+        DataError: the store has no times, the moment cannot be read as a time, or the moment is a date and the times
+            are not.
     """
     if store.times is None:
         raise DataError("a split by time needs timestamps; fit or read the log with them, or use leave_one_out")
@@ -329,9 +335,10 @@ def _time_range(store: SequenceStore) -> str:
 
 
 def _first_from(store: SequenceStore, time: float) -> np.ndarray:
-    """Return each row's first event at `time` or later, int64 (rows,); the row's end where there is none.
+    """Return the index of each row's first event at `time` or later, int64 (rows,). If a row has no such event, its
+    value is the row's end.
 
-    All rows are bisected at once, with memory for the rows, not for the events.
+    All rows are bisected at once, so the memory grows with the rows, not with the events.
     """
     assert store.times is not None
     low, high = store.offsets[:-1].copy(), store.offsets[1:].copy()
@@ -359,7 +366,7 @@ def _with_rows(log: Log, starts: np.ndarray, ends: np.ndarray) -> Log:
 def _questions(
     log: SequenceStore | Interactions, rows: np.ndarray, starts: np.ndarray, firsts: np.ndarray, ends: np.ndarray
 ) -> Holdout:
-    """Return a holdout with one question per entry of `rows`, int64 (Q,).
+    """Return a holdout with one question for each entry of `rows`, int64 (questions,).
 
     The events [starts[i], firsts[i]) are the history of question i, and [firsts[i], ends[i]) are its targets.
     """

@@ -5,8 +5,9 @@
         items.1.bin          the columns of a SequenceStore: items, offsets, times, ratings
         user_ids.1.bin       ids in the order of their numbers: int64, or JSON where one is not a whole number
 
-The number in a file's name counts the writes. A write adds new files beside the old ones, and then replaces the
-manifest. So the folder always holds a whole store, and a process that has the old one open can still read it.
+The number in a file's name counts the writes of the store. A write adds new files beside the old files, and then
+replaces the manifest. So the folder always holds a complete store, and a process that has the old store open can still
+read it.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ class Manifest:
     num_items: int
     num_events: int
     source: str
-    """A description of what was read, in one line for people."""
+    """A description of the log that was read, in one line for people."""
     arrays: dict[str, ArrayEntry]
     generation: int = 1
     corerec_version: str = field(default_factory=lambda: metadata.version("corerec-bert4rec"))
@@ -159,14 +160,15 @@ class StoreWriter:
         self.entries[name] = ArrayEntry(path.name, kind, array.num_bytes, array.hasher.hexdigest())
 
     def finish(self, num_users: int, num_items: int, num_events: int, source: str) -> Manifest:
-        """Write the manifest, which completes the store."""
+        """Write the manifest. The store is then complete."""
         manifest = Manifest(num_users, num_items, num_events, source, self.entries, self.generation)
         (self.folder / MANIFEST).write_text(manifest.to_json(), "utf-8")
         return manifest
 
 
 class ArrayFile:
-    """One array of a store: numbers, or ids as one JSON list, which tells text from numbers."""
+    """One array of a store: numbers, or ids as one JSON list. JSON tells ids that are text from ids that are
+    numbers."""
 
     def __init__(self, file: Any, kind: str) -> None:
         self._file, self._kind = file, kind
@@ -192,11 +194,11 @@ class ArrayFile:
 
 
 def check_output(output: AnyPath) -> None:
-    """Refuse a place where no store can be written, before the log is read.
+    """Raise an error if no store can be written at a path. The check runs before the log is read.
 
     Raises:
         DataError: the folder holds something else than a store.
-        OSError: `files.check_writable` refuses the place.
+        OSError: `files.check_writable` refuses the path.
     """
     folder = Path(output)
     if not folder.exists():
@@ -209,9 +211,9 @@ def check_output(output: AnyPath) -> None:
 
 @contextmanager
 def write_store(output: AnyPath) -> Iterator[StoreWriter]:
-    """Open a writer, whose `finish` must be called inside the block. The store appears whole when the block ends.
+    """Open a writer. Call its `finish` inside the block. The complete store appears when the block ends.
 
-    An existing store is replaced. It stays as it was if the block ends with an error.
+    An existing store is replaced; it stays as it was if the block ends with an error.
     """
     folder = Path(output)
     check_output(folder)
@@ -230,7 +232,8 @@ def write_store(output: AnyPath) -> Iterator[StoreWriter]:
 
 
 def _next_generation(folder: Path) -> int:
-    """Return a number above that of any file there, including files of a write that was cut off."""
+    """Return a number for the files of the next write. It is above the number of any file in the folder, including
+    files of an interrupted write."""
     files = folder.iterdir() if folder.is_dir() else ()
     return 1 + max((int(file.name.split(".")[-2]) for file in files if FILE_NAME.fullmatch(file.name)), default=0)
 

@@ -1,4 +1,4 @@
-"""Read files of interactions into checked columns, an EventTable, from which Interactions are made.
+"""Read files of interactions into checked columns (an EventTable), and make Interactions from them.
 
     ratings.csv, events.parquet, days/*.jsonl, log.sqlite, - ...  ->  EventTable  ->  Interactions
 
@@ -48,14 +48,14 @@ class Filters:
 
 @dataclass(frozen=True)
 class EventTable:
-    """The columns of a log, one row an event, in the order of the file.
+    """The columns of a log, with one row for each event, in the order of the file.
 
     Attributes:
         name: the name of the file, or of the files.
         events: columns "user", "item" and, if the file has them, "rating" and "time".
         used: role -> the name of its column in the file.
         unused: the other columns of the file.
-        left_out: what the filters left out, in words.
+        left_out: a description in words of what each filter left out.
         day_first: whether 05/03/2023 is the fifth of March. None decides by the column.
     """
 
@@ -73,7 +73,7 @@ class EventTable:
         """Number the log and sort it stably by (user, time). A rating or time column without any value is left out.
 
         Raises:
-            DataError: an id is missing, or a rating or a time is missing or does not read as one.
+            DataError: an id, a rating or a time is missing or cannot be read.
         """
         events: Any = self.events
         ratings, times = (
@@ -103,13 +103,14 @@ def read_events(
     Args:
         paths: a file, "-" for standard input, a folder or a glob of files of one kind, or a list of these, which are
             read one after another.
-        columns: the column of each role. A file without a header has, in order, user and item, or, with four columns,
-            user, item, rating and time.
+        columns: the column of each role. In a file without a header, the columns are user and item, or, if there are
+            four, user, item, rating and time.
         header: whether the first line of a text file names the columns. None decides by that line.
         delimiter, quote: the delimiter and quote of a text file. None decides by its first line.
-        query: a SELECT for a DuckDB or SQLite file. A file with one table needs none.
+        query: a SELECT for a DuckDB or SQLite file. A file with a single table needs no query.
         explode: whether a list in a column is read as events one after another.
-        day_first: whether 05/03/2023 is the fifth of March. None decides by the column, and warns where it cannot.
+        day_first: whether 05/03/2023 is the fifth of March. None decides by the whole column, and warns if the column
+            leaves it open.
         where, since, until, min_events, max_events: see `Filters`.
     Raises:
         FileNotFoundError: there is no such file.
@@ -140,8 +141,8 @@ def described(name: str, num_events: int, used: dict[str, str], unused: Sequence
 def read_titles(
     path: str | Path, item_column: str | None = None, title_column: str | None = None, header: bool | None = None
 ) -> dict[str, str]:
-    """Read {item id as text: title} from a file. In a file without a header, the first column has the ids and the
-    second the titles.
+    """Read a dict {item id as text: title} from a file. In a file without a header, the first column has the ids and
+    the second the titles.
 
     Raises:
         FileNotFoundError, DataError: for the reasons that `read_events` lists.
@@ -158,8 +159,8 @@ def read_ids(path: str | Path, role: str, column: str | None = None) -> list[Any
     """Read the distinct ids of a table's column, in order of appearance.
 
     Args:
-        role: "user" or "item": whose ids they are.
-        column: the column's name or place. None guesses; a table of one column needs none.
+        role: "user" or "item", the kind of the ids.
+        column: the column's name or place. With None, the column is guessed, or is the only column of the table.
     Raises:
         FileNotFoundError, DataError: for the reasons that `read_events` lists.
     """
@@ -189,7 +190,7 @@ def ids_like(texts: Iterable[Any], known: Vocabulary) -> list[Any]:
 def read_columns(
     database: duckdb.DuckDBPyConnection, source: Source, found: dict[str, tuple[int, ...]]
 ) -> pd.DataFrame:
-    """Read the given columns, named by their roles and in their best types.
+    """Read the given columns, name them by their roles, and convert them to numbers where possible.
 
     Raises:
         DataError: the table has no rows.

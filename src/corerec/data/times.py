@@ -1,6 +1,6 @@
-"""Read timestamps, a column of numbers, dates or text, as int64 or float64, by one format for the whole column.
+"""Read a column of timestamps (numbers, dates or text) as int64 or float64, by one format for the whole column.
 
-Numbers stay as they are. Dates, and text that reads as dates, become nanoseconds UTC.
+Numbers stay as they are. Dates, and texts of dates, become nanoseconds since 1970 UTC.
 """
 
 from __future__ import annotations
@@ -27,15 +27,17 @@ SECOND = 10**9
 
 
 def time_column(values: Any, day_first: bool | None = None) -> np.ndarray:
-    """Read times as int64 or float64 (rows,): numbers as they are, dates and text of dates as nanoseconds UTC.
+    """Read times as int64 or float64 (rows,). Numbers stay as they are. Dates, and texts of dates, become nanoseconds
+    since 1970 UTC.
 
     One format holds for the whole column. Dates without a zone are taken for UTC.
 
     Args:
-        day_first: whether 05/03/2023 is the fifth of March. None decides by the column, and warns where it cannot.
+        day_first: whether 05/03/2023 is the fifth of March. None decides by the whole column, and warns if the column
+            leaves it open.
     Raises:
-        DataError: a time is missing, infinite, a duration or a time of day. Or it does not read in the column's format,
-            counts another unit than the others, or is a date outside 64 bits of nanoseconds. The message names the
+        DataError: a time is missing, infinite, a duration or a time of day. Or it does not have the column's format,
+            has another unit than the other times, or is a date outside 64 bits of nanoseconds. The message names the
             first such row.
     """
     column = as_series(values, "timestamps")
@@ -58,9 +60,10 @@ def time_column(values: Any, day_first: bool | None = None) -> np.ndarray:
 
 
 def time_unit(times: np.ndarray | None) -> str | None:
-    """Return the unit of times that count from 1970: "s", "ms", "us" or "ns". None for others, such as row numbers.
+    """Return the unit of times that count from 1970: "s", "ms", "us" or "ns". Return None for other times, such as row
+    numbers.
 
-    The newest time decides: in that unit, it lies between 1973 and 2128.
+    The newest time decides: it has the unit in which it lies between 1973 and 2128.
     """
     return None if times is None or not len(times) else unit_of(times.max())
 
@@ -82,7 +85,7 @@ def time_in(unit: str | None, moment: Any) -> int | float:
     Args:
         unit: the log's unit, from `time_unit`.
     Raises:
-        DataError: the moment does not read as a time, or it is a date and the log counts no known unit.
+        DataError: the moment cannot be read as a time, or it is a date and the log's times have no known unit.
     """
     (value,) = time_column([moment]).tolist()
     is_number = isinstance(moment, int | float | np.number | Decimal) or (
@@ -138,7 +141,7 @@ def _plain_numbers(values: Any, numbers: list[Any]) -> np.ndarray:
 
 
 def _one_clock(values: Any, times: np.ndarray) -> np.ndarray:
-    """Return the times. Refuse times that, except for zeros, all count from 1970 but in several units."""
+    """Return the times. Raise an error if all times, except for zeros, count from 1970, but not in the same unit."""
     if not len(times) or time_unit(times) in (None, "s"):
         return times
     rows = {unit: np.flatnonzero((times >= CLOCK_FROM * t) & (times < CLOCK_TO * t)) for unit, t in UNITS.items()}
@@ -148,16 +151,17 @@ def _one_clock(values: Any, times: np.ndarray) -> np.ndarray:
 
 
 def check_one_clock(found: dict[str, tuple[int, int]], num_nonzero: int, shown_at: Callable[[int], str]) -> None:
-    """Refuse a column where all times count from 1970, but in several units.
+    """Raise an error if all times of a column count from 1970, but not in the same unit.
 
     A column is checked only if its largest number, as a time since 1970, is in milliseconds or finer.
 
     Args:
-        found: unit -> how many times are in this unit, and the row of the first. Units without times are left out.
+        found: unit -> how many times have this unit, and the row of the first of them. Units without times are left
+            out.
         num_nonzero: the number of times that are not 0.
         shown_at: returns the value of a row, for the message.
     Raises:
-        DataError: the times count two units.
+        DataError: the times have two units.
     """
     if len(found) > 1 and sum(count for count, _ in found.values()) == num_nonzero:
         fewest = min(found, key=lambda unit: found[unit][0])
@@ -240,7 +244,8 @@ def _unreadable(values: Any, bad: Any) -> str:
 
 
 def unreadable(count: int, first: str, row: int) -> str:
-    """Return the error text for times that cannot be read: how many, the first as it was written, and its row."""
+    """Return the error text for times that cannot be read: their number, the first of them as it was written, and its
+    row."""
     return (
         f"timestamps has {count:,} values that are missing or do not read as a time in the format of the others "
         f"(dates: 1678 to 2261), the first ({first}) at row {row}; drop those rows, or go without timestamps"

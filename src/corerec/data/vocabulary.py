@@ -1,4 +1,5 @@
-"""Map external ids (text or numbers) to the numbers 1..V. Number 0 is padding and V+1 is the mask; no id has them."""
+"""Map external ids (text or numbers) to the numbers 1..V, where V is the number of ids. No id has the number 0, which
+is padding, or V + 1, which is the mask."""
 
 from __future__ import annotations
 
@@ -29,7 +30,7 @@ class SortedIds:
     """Whole-number ids, int64 (V,), that are found by bisection."""
 
     def __init__(self, ids: np.ndarray) -> None:
-        """Sort them, if they are not in order already."""
+        """Sort the ids, unless they are in order already."""
         is_rising = bool((ids[1:] > ids[:-1]).all())
         self._order = None if is_rising else np.argsort(ids, kind="stable")
         self._rising = ids if self._order is None else ids[self._order]
@@ -39,7 +40,7 @@ class SortedIds:
         return self._order is None or not (self._rising[1:] == self._rising[:-1]).any()
 
     def duplicated(self) -> np.ndarray:
-        """Return which ids occur earlier, too, bool (V,)."""
+        """Return bool (V,): whether each id also occurs earlier."""
         repeats = np.zeros(len(self._rising), bool)
         if self._order is not None:
             repeats[self._order[1:]] = self._rising[1:] == self._rising[:-1]
@@ -53,7 +54,8 @@ class SortedIds:
 
 
 class LargeDictionary:
-    """The part of a dictionary's interface that a vocabulary needs, over sorted ids and ids that came later."""
+    """A dictionary from ids to numbers, with the methods that a vocabulary needs. It holds sorted ids, and ids that
+    were added later."""
 
     def __init__(self, fitted: SortedIds, added: dict[Any, int]) -> None:
         self._fitted, self._added = fitted, added
@@ -78,9 +80,9 @@ class Vocabulary:
     """The ids of one kind (users, or items) in the order of their numbers 1..V.
 
     `decode` returns an id as int if it is a whole number (also from a column of floats), as float if it has a fraction,
-    and as str if it is text. Ids of equal value (10, 10.0, Decimal("10.00") and a tensor's 10) are one id; "10" is
-    another. JSON carries whole numbers that JavaScript would round as text. So where all ids are whole numbers, such a
-    number is also known by its text.
+    and as str if it is text. Ids of equal value (10, 10.0, Decimal("10.00") and a tensor's 10) are the same id; "10" is
+    another id. JSON answers write a whole number as text if JavaScript would round it. So if all ids are whole numbers,
+    such an id is also found by its text.
 
     >>> items = Vocabulary(["b", "a"])
     >>> items.encode(["a", "b", "?"])
@@ -177,11 +179,12 @@ class Vocabulary:
     def add(self, an_id: Hashable) -> int:
         """Return the number of an id. A new id gets the next number.
 
-        Only one thread may add; others may read meanwhile.
+        Only one thread may add ids; other threads may read meanwhile.
 
         Raises:
-            DataError: the id is missing (None, NaN, NaT), not hashable, or one that a file could not hold.
-            UnknownIdError: no known id has its type, such as "7" among whole numbers. That is a mistake, not a new id.
+            DataError: the id is missing (None, NaN, NaT), is not hashable, or could not be written to a file.
+            UnknownIdError: no known id has the type of this id, such as "7" among whole numbers. Such an id is a
+                mistake, not a new id.
         """
         numbers = self._number_of
         number = self.number_or_zero(an_id)
@@ -192,10 +195,11 @@ class Vocabulary:
         return number
 
     def add_all(self, ids: list[Any]) -> None:
-        """Add many distinct new ids of known types at once. Only one thread may add; others may read meanwhile.
+        """Add many distinct new ids of known types at once. Only one thread may add ids; other threads may read
+        meanwhile.
 
         Raises:
-            DataError: an id is missing, or one that a file could not hold.
+            DataError: an id is missing, or could not be written to a file.
         """
         numbers, first = self._number_of, len(self) + 1
         check_savable(ids, f"{self.kind}_ids")
@@ -211,13 +215,13 @@ class Vocabulary:
         return twin
 
     def with_ids(self, others: Vocabulary) -> tuple[Vocabulary, np.ndarray]:
-        """Return a vocabulary of these ids and of others, which follow them, and the numbers of the others in it.
+        """Return a vocabulary of these ids, followed by the ids of `others`, and the numbers of `others`' ids in it.
 
         Returns:
             the vocabulary, and int64 (len(others),).
         Raises:
-            UnknownIdError: no known id has the type of another, such as "7" among whole numbers.
-            DataError: an id is one that a file could not hold.
+            UnknownIdError: no known id has the type of an id of `others`, such as "7" among whole numbers.
+            DataError: an id could not be written to a file.
         """
         ids, numbers = self.ids, self.encode(others.ids)
         unknown = np.flatnonzero(numbers == 0)
@@ -232,7 +236,7 @@ class Vocabulary:
         return Vocabulary(np.concatenate([ids, added]), self.kind), numbers
 
     def encode(self, column: Any) -> np.ndarray:
-        """Return the numbers of many ids, int64 (rows,); 0 where an id is unknown."""
+        """Return the numbers of many ids, int64 (rows,); 0 for an unknown id."""
         number_of = self._number_of
         if isinstance(column, list | tuple) and PLAIN.issuperset(map(type, column)):
             numbers = np.array([number_of.get(an_id, 0) for an_id in column], dtype=np.int64)
@@ -269,11 +273,13 @@ class Vocabulary:
         return number
 
     def number_or_zero(self, an_id: Hashable) -> int:
-        """Return the number of an id, or 0 for an unknown id that may be a new one, since a known id has its type.
+        """Return the number of an id, or 0 for an unknown id. An unknown id must have the type of a known id, so that
+        it may be a new id.
 
         Raises:
-            UnknownIdError: no known id has this type, such as "7" among whole numbers. That is a mistake, not a new id.
-            DataError: the id is missing, or one that a file could not hold.
+            UnknownIdError: no known id has the type of this id, such as "7" among whole numbers. Such an id is a
+                mistake, not a new id.
+            DataError: the id is missing, or could not be written to a file.
         """
         if an_id in self or not self.is_alike(an_id):
             return self.number(an_id)
@@ -281,11 +287,11 @@ class Vocabulary:
         return 0
 
     def check_new(self, ids: list[Any]) -> None:
-        """Check unknown ids that are to become new ones.
+        """Check that unknown ids may become new ids.
 
         Raises:
             UnknownIdError: an id has a type that no known id has.
-            DataError: an id is missing, or one that a file could not hold.
+            DataError: an id is missing, or could not be written to a file.
         """
         for an_id in ids:
             self.check_alike(an_id)
@@ -295,7 +301,7 @@ class Vocabulary:
         """Return the numbers of many ids, all of which must be known.
 
         Raises:
-            UnknownIdError: an id was never seen. The message names the first.
+            UnknownIdError: an id was never seen. The message names the first such id.
         """
         numbers = self.encode(column)
         unknown = np.flatnonzero(numbers == 0)
@@ -308,14 +314,15 @@ class Vocabulary:
         return {"int"} if self._fitted.dtype == np.int64 and len(self._fitted) else distinct_types(self._fitted)
 
     def is_alike(self, an_id: Any) -> bool:
-        """Return whether a known id has the type of `an_id`. "7" among whole numbers is a mistake, not a new item."""
+        """Return whether a known id has the type of `an_id`. If none has, as for "7" among whole numbers, `an_id` is a
+        mistake, not a new id."""
         return type(self._canonical(an_id)).__name__ in self._types
 
     def check_alike(self, an_id: Any) -> None:
         """Check that some known id has the type of `an_id`.
 
         Raises:
-            UnknownIdError: no known id has it, such as "7" among whole numbers.
+            UnknownIdError: no known id has this type, such as "7" among whole numbers.
         """
         if not self.is_alike(an_id):
             raise UnknownIdError(self._unknown(an_id))

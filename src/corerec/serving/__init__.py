@@ -1,4 +1,5 @@
-"""Serve a trained model over HTTP: a JSON API, health, metrics and one page. `pip install 'corerec-bert4rec[serve]'`.
+"""Serve a trained model over HTTP: a JSON API, health checks, metrics and a web page. `pip install
+'corerec-bert4rec[serve]'`.
 
     >>> from corerec.serving import create_app
 

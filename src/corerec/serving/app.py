@@ -59,11 +59,12 @@ def create_app(
     """Return an ASGI app around a fitted model; `app.state.server` is the `ModelService` behind it.
 
     Args:
-        model: a fitted or loaded model. It observes the log's events before this returns.
+        model: a fitted or loaded model. `create_app` lets it observe the events of `events` before it returns.
         path: the file that a reload reads. Without it, a reload is refused.
-        titles: item id as text -> title, such as `corerec.data.tables.read_titles` gives.
+        titles: item id as text -> title, as `corerec.data.tables.read_titles` returns them.
         candidate_files: tables of item ids. Requests name each list by its file's name without the suffix.
-        events: the log of observed events, which the app closes. None keeps events in memory, until the app ends.
+        events: the log of observed events, which the app closes at its end. None keeps events in memory, until the app
+            ends.
     """
     settings = settings or ServerSettings()
     server = ModelService(
@@ -217,7 +218,8 @@ async def fill_in(asked: schemas.FillInRequest, request: Request) -> schemas.Fil
 
 @router.post("/v1/predict", tags=["recommendations"], responses=problems(*BODY, 404, 409, 503))
 async def predict(asked: schemas.PredictRequest, request: Request) -> schemas.Predictions:
-    """Return a user's rating of an item, or the item's probability, over the whole catalogue, to come next."""
+    """Return a user's expected rating of an item, or the probability, over the whole catalogue, that the item comes
+    next."""
     server = _server(request)
     model = server.live.now.model
     pairs = [(pair.user_id, pair.item_id) for pair in asked.pairs]
@@ -233,7 +235,7 @@ async def observe(asked: schemas.EventsRequest, request: Request) -> schemas.Acc
     """Add events of users. The server answers once they are on disk, and the next recommendation uses them.
 
     All events are added, or none. A new user is added with the first event. Events of items that the model does not
-    know wait in the log for the next fit.
+    know are kept in the log for the next fit.
     """
     server = _server(request)
     events = [LoggedEvent(e.user_id, e.item_id, e.timestamp, e.rating, e.event_id) for e in asked.events]
@@ -247,8 +249,8 @@ async def observe(asked: schemas.EventsRequest, request: Request) -> schemas.Acc
 async def add_to_catalogue(asked: CatalogueRequest, request: Request) -> AddedItems:
     """Add items that are recommended by their features, without training. The server answers once they are on disk.
 
-    All items are added, or none. An item that is sent again gets its new features, unless the model was fitted on
-    events of it. The model must have been fitted with a table of items.
+    All items are added, or none. If an item is sent again, its new features replace the old ones, unless the model was
+    fitted on events of the item. The model must have been fitted with a table of items.
     """
     server = _server(request)
     rows = [CatalogueRow(item.item_id, item.title, item.features) for item in asked.items]
@@ -264,7 +266,7 @@ async def user(
     request: Request,
     limit: Annotated[int, Query(ge=1, le=schemas.MAX_SHOWN_HISTORY)] = schemas.MAX_HISTORY,
 ) -> schemas.UserHistory:
-    """Return a user's history, oldest first: the fitted events, and those observed since."""
+    """Return a user's history, oldest first: the events that the model was fitted on, and the events observed since."""
     served = _server(request).live.now
     model, title = served.model, served.titles.title
     if model.users is None:
@@ -318,7 +320,7 @@ async def items(
     ] = "",
     limit: Annotated[int, Query(ge=1, le=schemas.MAX_SHOWN_ITEMS)] = 20,
 ) -> schemas.Items:
-    """Return the items whose titles hold all the words, in any case and with or without accents, best match first."""
+    """Return the items whose titles contain all the words, best match first. Case and accents do not matter."""
     titles = _server(request).live.now.titles
     found = await asyncio.to_thread(titles.search, q, limit)
     return schemas.Items.model_construct(
@@ -350,7 +352,7 @@ async def model_info(request: Request) -> schemas.ModelInfo:
 
 @router.post("/v1/reload", tags=["model"], responses=problems(409))
 async def reload(request: Request) -> schemas.Reloaded:
-    """Read the model file again and serve the new model. The old model answers until then."""
+    """Read the model file again and serve the new model. The old model answers until the new model is ready."""
     server = _server(request)
     if server.live.path is None:
         raise HTTPException(409, "this server's model was not read from a file")
@@ -368,7 +370,7 @@ async def healthz() -> schemas.Health:
 
 @router.get("/readyz", tags=["health"], responses=problems(503))
 async def readyz(request: Request) -> schemas.Health:
-    """Answer whether the server takes recommend requests: its model is loaded and its queue has room."""
+    """Answer 200 if the server accepts recommend requests: its model is loaded and its queue has room."""
     server = _server(request)
     if not server.is_ready or server.recommend.is_full:
         raise HTTPException(503, "the server is not ready", {"Retry-After": str(server.settings.retry_after_s)})
@@ -387,7 +389,8 @@ async def metrics(request: Request) -> Response:
 
 
 def _moment(model: Bert4Rec, asked: schemas.RecommendRequest) -> Any:
-    """Return the time of a query about a user: the given time, else now. None if the log does not count from 1970."""
+    """Return the time of a query about a user: the given time, else the current time. Return None if the log's times do
+    not count from 1970."""
     histories = model.fitted.histories
     if asked.at is not None or asked.user_id is None or histories is None or histories.time_unit is None:
         return asked.at
@@ -395,7 +398,7 @@ def _moment(model: Bert4Rec, asked: schemas.RecommendRequest) -> Any:
 
 
 def _new_among(model: Bert4Rec, item_ids: Sequence[Any]) -> set[Any]:
-    """Return the items that no fitted event was about."""
+    """Return those of the items that have no event in the log that the model was fitted on."""
     is_new = model.fitted.is_new(model.items.encode(list(item_ids))).tolist()
     return {item_id for item_id, new in zip(item_ids, is_new, strict=True) if new}
 
@@ -403,7 +406,8 @@ def _new_among(model: Bert4Rec, item_ids: Sequence[Any]) -> set[Any]:
 def _known_items(
     model: Bert4Rec, history: Sequence[Any], on_unknown: str, unknown: list[Any]
 ) -> tuple[list[Any], list[int]]:
-    """Return the known items and blanks of a history, and their positions. `_note_unknown` handles the others."""
+    """Return the known items and blanks of a history, and their positions. `_note_unknown` handles the unknown
+    items."""
     vocabulary = model.items
     known = [(place, item_id) for place, item_id in enumerate(history) if item_id is None or item_id in vocabulary]
     items, places = [item_id for _, item_id in known], [place for place, _ in known]
@@ -414,7 +418,7 @@ def _known_items(
 
 
 def _candidates(served: Served, asked: list[Any] | str | None, on_unknown: str, unknown: list[Any]) -> list[Any] | None:
-    """Return the known candidates of a request, which gives ids or the name of a list."""
+    """Return the known candidates of a request. The request gives item ids, or the name of a list."""
     if asked is None:
         return None
     if isinstance(asked, str):

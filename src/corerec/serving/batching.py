@@ -40,10 +40,9 @@ class _Waiting(Generic[Question, Reply]):
 
 
 class Batcher(Generic[Question, Reply]):
-    """Collects questions on the event loop and hands them to `handle` in the executor's thread, a batch at a time.
-
-    While one batch is handled, the next one gathers. So batches grow with the load. On an idle server, a question waits
-    for at most `window_s`. All methods belong to the event loop that runs `run`.
+    """Collects questions on the event loop and passes them to `handle` in the executor's thread, a batch at a time.
+    While one batch is handled, questions of the next batch arrive. So batches grow with the load. On an idle server, a
+    question waits for at most `window_s`. Call all methods on the event loop that runs `run`.
     """
 
     def __init__(
@@ -60,9 +59,11 @@ class Batcher(Generic[Question, Reply]):
         """Set up an empty queue.
 
         Args:
-            handle: takes a batch and returns its replies in order, with an exception for a question that failed.
+            handle: takes a batch of questions and returns their replies in order. The reply to a failed question is an
+                exception.
             executor: an executor of one thread. Several batchers may share it and then take turns.
-            batch_size, queue_size: bounds on the sum of prices, as one question may cost as much as ten others.
+            batch_size, queue_size: limits of a batch and of the queue, as sums of prices: one question may cost as much
+                as ten others.
             window_s: how long a batch that is not full waits for more questions.
             deadline_s: how long a question may wait before it is dropped.
             on_batch: is called with the size of each batch.
@@ -77,7 +78,7 @@ class Batcher(Generic[Question, Reply]):
 
     @property
     def depth(self) -> int:
-        """The number of questions that wait."""
+        """The number of questions that wait in the queue."""
         return len(self._queue)
 
     @property
@@ -126,7 +127,7 @@ class Batcher(Generic[Question, Reply]):
                 _settle(waiting.reply, reply)
 
     def close(self) -> None:
-        """Take no more questions. `run` returns when the last question is answered."""
+        """Accept no more questions. `run` returns when the last accepted question is answered."""
         self._closing = True
         self._arrived.set()
 
@@ -161,7 +162,7 @@ def _settle(future: asyncio.Future[Any], reply: Any) -> None:
 
 @contextlib.asynccontextmanager
 async def running(*batchers: Batcher[Any, Any]) -> AsyncIterator[None]:
-    """Run batchers. On exit they finish the questions that they have taken."""
+    """Run batchers. On exit, they answer the questions that they have accepted."""
     tasks = [asyncio.create_task(batcher.run()) for batcher in batchers]
     try:
         yield

@@ -1,4 +1,4 @@
-"""Read request bodies with bounds on bytes, seconds and values.
+"""Read request bodies, with limits on their bytes, on the seconds that they take, and on their number of values.
 
 A body must be JSON, and must have the content type of JSON.
 """
@@ -20,8 +20,8 @@ from corerec.serving.settings import ServerSettings
 from corerec.serving.user_header import USER_HEADER, check_users, users_of
 
 MAX_SIGNS = 100_000
-"""The most colons, commas and opening brackets in a body. The largest valid request has 30,000, not counting its
-texts."""
+"""The most colons, commas and opening brackets in a body. The largest valid request has 30,000 of them, not counting
+those in its texts."""
 READ_AT_ONCE = 2**14
 """Bodies of up to this many bytes are parsed on the event loop, in 0.1 ms. Larger ones are parsed in a thread."""
 # One thread: a parser holds the interpreter's lock, and several at once would keep the event loop from it for longer.
@@ -29,7 +29,7 @@ PARSER = ThreadPoolExecutor(1, "parser")
 
 
 class BoundedRequest(Request):
-    """A request whose body is read within the bounds of the server's settings."""
+    """A request that reads its body within the limits of the server's settings."""
 
     async def body(self) -> bytes:
         """Read the body.

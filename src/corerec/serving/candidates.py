@@ -1,4 +1,5 @@
-"""Named lists of candidates that the server holds, such as the items in stock. A request can name a list."""
+"""Named lists of candidates on the server, such as the items in stock. A request can name a list instead of item
+ids."""
 
 from __future__ import annotations
 
@@ -20,18 +21,20 @@ ITEM_COLUMNS = ("item_id", "itemid", "item", "movie_id", "movieid", "product_id"
 
 
 class CandidateLists:
-    """Lists of item ids by name. A list holds the items that the model knows, each once, in the file's order."""
+    """Lists of item ids by name. A list contains each item of its file that the model knows once, in the file's
+    order."""
 
     def __init__(self, lists: dict[str, list[Any]]) -> None:
         self._lists = lists
 
     @classmethod
     def read(cls, files: Sequence[str | Path], items: Vocabulary) -> CandidateLists:
-        """Read one list from each file, named as the file without its suffix. Unknown items are left out.
+        """Read one list from each file. The list has the name of the file without its suffix. Unknown items are left
+        out.
 
         Raises:
             FileNotFoundError: there is no such file.
-            DataError: a file cannot be read, or two files give one name.
+            DataError: a file cannot be read, or two files give the same name.
         """
         lists: dict[str, list[Any]] = {}
         for path in map(Path, files):
@@ -48,7 +51,7 @@ class CandidateLists:
         return sorted(self._lists)
 
     def find(self, name: str) -> list[Any] | None:
-        """Return the ids of a list, or None where no list has this name."""
+        """Return the ids of a list, or None if no list has this name."""
         return self._lists.get(name)
 
 

@@ -32,13 +32,14 @@ class CatalogueRow(NamedTuple):
 
 
 def columns_of(model: Bert4Rec) -> list[str]:
-    """Return the names of the columns that the model was fitted with; none if it was fitted without items."""
+    """Return the names of the feature columns that the model was fitted with; none if it was fitted without items."""
     content = model.fitted.content
     return [] if content is None else [column.name for column in content.table.columns]
 
 
 def features_frame(model: Bert4Rec, rows: Sequence[CatalogueRow], *, is_strict: bool = True) -> pd.DataFrame:
-    """Return the rows as a table for `Bert4Rec.add_items`: all columns of the model, with gaps for missing values.
+    """Return the rows as a table for `Bert4Rec.add_items`. The table has all feature columns of the model; a value that
+    a row lacks is a missing value.
 
     Args:
         is_strict: whether a column that the model does not have is an error. If not, it is left out.
@@ -62,7 +63,8 @@ def features_frame(model: Bert4Rec, rows: Sequence[CatalogueRow], *, is_strict: 
 
 
 def apply_rows(model: Bert4Rec, rows: Sequence[CatalogueRow]) -> int:
-    """Add logged rows to a model, which may have been fitted after they were logged. Return how many it accepted."""
+    """Add logged rows to a model, and return how many rows it accepted. The model may have been fitted after the rows
+    were logged."""
     if not rows:
         return 0
 
@@ -73,7 +75,7 @@ def apply_rows(model: Bert4Rec, rows: Sequence[CatalogueRow]) -> int:
 
 
 def titles_of(rows: Iterable[CatalogueRow]) -> dict[str, str]:
-    """Return {item id as text: title} of the rows that have a title."""
+    """Return a dict {item id as text: title} of the rows that have a title."""
     return {str(row.item_id): row.title for row in rows if row.title is not None}
 
 
@@ -97,7 +99,7 @@ def _suited(column: FeatureColumn, item_id: Any, value: Any) -> Any:
     """Convert a value to the type of its column.
 
     Raises:
-        DataError: the value is of another kind.
+        DataError: the value does not suit the kind of the column.
     """
     if value is None:
         return None if column.kind != "number" else float("nan")

@@ -1,4 +1,4 @@
-"""The request and the answer of /v1/catalogue, with every bound."""
+"""The schemas of /v1/catalogue: the request and the answer, with the limits of every field."""
 
 from __future__ import annotations
 
@@ -62,7 +62,8 @@ class CatalogueItem(Request):
 
 
 class CatalogueRequest(Request):
-    """Items that are recommended from now on by their features. All are added, or none, and they outlast a restart."""
+    """Items that the server recommends from now on by their features. All items are added, or none. They are kept over
+    a restart."""
 
     model_config = ConfigDict(
         json_schema_extra={

@@ -27,7 +27,7 @@ ACCEPT_ERRORS = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 
 def open_files_limit() -> int | None:
-    """Return how many files this process may have open, or None where the system does not say."""
+    """Return how many files this process may have open, or None if the operating system does not tell."""
     try:
         import resource
     except ImportError:  # Windows
@@ -37,7 +37,7 @@ def open_files_limit() -> int | None:
 
 
 def connection_bound(wanted: int) -> int:
-    """Return `wanted`, or fewer connections where the process may not open so many files."""
+    """Return the number of connections to allow: `wanted`, or fewer if the process may not open so many files."""
     limit = open_files_limit()
     if limit is None or limit - RESERVED_FILES - ACCEPTED_AT_ONCE >= wanted:
         return wanted
@@ -53,7 +53,7 @@ class LimitedProtocol(H11Protocol):
     header_timeout_s: float
     write_timeout_s: float
     idle: dict[LimitedProtocol, None]
-    """Connections without a request. The one that has been idle longest comes first."""
+    """The connections without a request. The connection that has been idle longest comes first."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -125,7 +125,8 @@ def limited_protocol(max_connections: int, header_timeout_s: float, write_timeou
 
 
 class AcceptErrorLog:
-    """An exception handler of the event loop. It reports connections that could not be accepted once a second."""
+    """An exception handler of the event loop. Once a second at most, it reports connections that could not be
+    accepted."""
 
     def __init__(self) -> None:
         self._last, self._count = -1.0, 0

@@ -19,7 +19,7 @@ from corerec.files import atomic_path
 from corerec.serving.events import COLUMNS, ROWS_AT_ONCE, EventColumns, check, read_columns
 
 SALVAGED_AT_ONCE = 50
-"""The most rows that are lost before and after a damaged place."""
+"""The most rows that a read may lose before, and after, a damaged place."""
 FORMATS = {
     ".parquet": "FORMAT parquet",
     ".csv": "FORMAT csv, HEADER",
@@ -28,7 +28,8 @@ FORMATS = {
 
 
 def read_all(path: Path, after: int = 0) -> tuple[EventColumns, DataError | None]:
-    """Return the events behind number `after`, oldest first, and the error of a damaged log, else None.
+    """Return the events with numbers above `after`, oldest first. Also return the error of a damaged log, or None for a
+    sound log.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -73,7 +74,7 @@ def _damage(database: sqlite3.Connection, path: Path) -> DataError | None:
 
 
 def _forward(database: sqlite3.Connection, path: Path, after: int, is_damaged: bool) -> list[EventColumns]:
-    """Return the events behind number `after`. If the log is damaged, return the events before the damage."""
+    """Return the events with numbers above `after`. If the log is damaged, return the events before the damage."""
     parts = []
     while True:
         try:
@@ -89,7 +90,7 @@ def _forward(database: sqlite3.Connection, path: Path, after: int, is_damaged: b
 
 
 def _backward(database: sqlite3.Connection, after: int) -> list[EventColumns]:
-    """Return the events behind number `after` that can be read backwards from the end of the log."""
+    """Return the events with numbers above `after` that can be read backwards from the end of the log."""
     parts: list[EventColumns] = []
     before = 2**63 - 1
     query = f"SELECT {COLUMNS} FROM events WHERE number > ? AND number < ? ORDER BY number DESC LIMIT ?"
@@ -105,7 +106,7 @@ def _backward(database: sqlite3.Connection, after: int) -> list[EventColumns]:
 
 
 def write_table(columns: EventColumns, path: Path) -> None:
-    """Write events as Parquet or CSV, whole or not at all.
+    """Write events to a Parquet or CSV file. The file is written completely or not at all.
 
     Raises:
         DataError: the file has another suffix.
@@ -124,7 +125,8 @@ def write_table(columns: EventColumns, path: Path) -> None:
 
 
 def as_frame(columns: EventColumns) -> pd.DataFrame:
-    """Return a frame with one row an event. timestamp, rating and event_id are left out where no event has one."""
+    """Return a frame with one row for each event. The columns timestamp, rating and event_id are left out if no event
+    has a value for them."""
     frame = pd.DataFrame(
         {
             "user_id": _ids(columns.user_ids),
@@ -140,7 +142,7 @@ def as_frame(columns: EventColumns) -> pd.DataFrame:
 
 
 def _ids(ids: Sequence[Any]) -> pd.Series:
-    """Return ids as whole numbers where all are, else as text."""
+    """Return ids as whole numbers if all of them are whole numbers, else as text."""
     if all(type(an_id) is int for an_id in ids):
         return pd.Series(list(ids), dtype="int64")
     return pd.Series([str(an_id) for an_id in ids], dtype="string")

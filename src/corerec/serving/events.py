@@ -1,4 +1,4 @@
-"""The durable log of observed events: SQLite in WAL mode, one row an event in the order of arrival.
+"""The durable log of observed events: an SQLite database in WAL mode, with one row for each event, in order of arrival.
 
     append(events) -> on disk -> the model observes them -> the client is told
 
@@ -78,7 +78,7 @@ class EventColumns(NamedTuple):
 
 
 class EventLog:
-    """The observed events, in the order of arrival. The class is thread-safe. Other processes may read the file."""
+    """The log of observed events, in order of arrival. The class is thread-safe. Other processes may read the file."""
 
     def __init__(self, path: str | Path | None) -> None:
         """Open an event log, or create one.
@@ -86,7 +86,8 @@ class EventLog:
         Args:
             path: the SQLite file. None keeps the log in memory, for as long as this process lives.
         Raises:
-            DataError: the file is not an event log, is damaged, cut or gone, or another server has it open.
+            DataError: the file is not an event log, is damaged or truncated, has disappeared, or is open in another
+                server.
         """
         self.path = None if path is None else Path(path)
         self._lock = threading.Lock()
@@ -105,10 +106,11 @@ class EventLog:
         return self._count
 
     def append(self, batches: Sequence[Sequence[LoggedEvent]]) -> list[list[tuple[int, LoggedEvent]]]:
-        """Write batches in one transaction, which is on disk when this returns.
+        """Write batches of events in one transaction. When this method returns, the events are on disk.
 
         Returns:
-            for each batch, its new events with their numbers. An event whose event_id is in the log already is not new.
+            for each batch, its new events with their numbers. An event is not new if its event_id is in the log
+            already.
         Raises:
             OSError: the events could not be written, or the file was moved or removed. No event was written.
         """
@@ -150,7 +152,7 @@ class EventLog:
             self._count -= len(numbers)
 
     def append_items(self, rows: Sequence[CatalogueRow]) -> None:
-        """Write items of the catalogue, all or none. They replace older rows of the same ids.
+        """Write items of the catalogue, all or none. An item replaces an older row of the same id.
 
         Raises:
             OSError: the items could not be written, or the file was moved or removed.
@@ -172,7 +174,7 @@ class EventLog:
             self._check_files()
 
     def read_items(self, after: int = 0) -> tuple[list[CatalogueRow], int]:
-        """Return the items of the catalogue behind number `after`, and the number of the last one.
+        """Return the items of the catalogue with numbers above `after`, and the number of the last item.
 
         Raises:
             DataError: the file is damaged.
@@ -187,7 +189,7 @@ class EventLog:
         return items, rows[-1][0] if rows else after
 
     def read(self, after: int = 0) -> Iterator[EventColumns]:
-        """Yield the events behind number `after`, `ROWS_AT_ONCE` at a time.
+        """Yield the events with numbers above `after`, in blocks of `ROWS_AT_ONCE`.
 
         Raises:
             DataError: the file is damaged.
@@ -270,7 +272,7 @@ class EventLog:
             raise
 
     def _check_files(self) -> None:
-        """Check that the files are still in place, as events written to a lost file would be lost.
+        """Check that the files are still in place. Events that are written to a removed file would be lost.
 
         Raises:
             OSError: a file was removed, replaced or cut.
@@ -298,7 +300,7 @@ class EventLog:
 
 
 def read_columns(database: sqlite3.Connection, after: int, limit: int, path: Path | None) -> EventColumns:
-    """Read at most `limit` events behind number `after`. The columns are empty at the end of the log.
+    """Read at most `limit` events with numbers above `after`. At the end of the log, the columns are empty.
 
     Raises:
         DataError: the file is damaged.
@@ -330,7 +332,7 @@ def check(database: sqlite3.Connection, path: Path | None) -> None:
     """Check that a database is an event log.
 
     Raises:
-        DataError: it is not an event log, is one of a newer version, or is damaged.
+        DataError: the database is not an event log, has a newer version, or is damaged.
         sqlite3.Error: the database is damaged.
     """
     (version,) = database.execute("PRAGMA user_version").fetchone()
@@ -366,7 +368,7 @@ def _check_is_database(path: Path) -> None:
     """Check that a file is a SQLite database.
 
     Raises:
-        DataError: the file is empty, or is not one.
+        DataError: the file is empty, or is not a SQLite database.
     """
     try:
         with path.open("rb") as file:

@@ -1,5 +1,5 @@
-"""The checks before every route: Host and Origin, the token, and the queue's bound. The gate also measures each
-answer's time and adds headers.
+"""The checks before every route: the headers Host and Origin, the token, and whether the queue is full. The gate also
+measures each answer's time and adds headers.
 
 The checks run before a body is read, so that refusing a flood of requests costs little time.
 """
@@ -28,7 +28,8 @@ READS = {"GET", "HEAD", "OPTIONS"}
 
 
 class Gate:
-    """Lets in requests with an allowed host, of the same site, with the token, and while the queue has room."""
+    """Passes a request to the app if it has an allowed host, comes from the same site, has the token, and the queue has
+    room."""
 
     def __init__(
         self,
@@ -46,7 +47,7 @@ class Gate:
         Args:
             allowed_hosts: names that the Host header may have. "*" allows all, "*.example.org" all subdomains of
                 example.org.
-            token: the bearer token that all paths but the public ones need. With None, no token is needed.
+            token: the bearer token that all paths need, except public paths. With None, no token is needed.
             is_full: path -> a function that returns whether its queue is full.
             count: is called with the route, method, status and seconds of each answer.
         """
@@ -102,7 +103,7 @@ class Gate:
 
 
 class AllowedHosts:
-    """The names that a Host header may have. A DNS rebinding attack uses another name."""
+    """The host names that are allowed in a Host header. A DNS rebinding attack uses another name."""
 
     def __init__(self, names: Collection[str]) -> None:
         self._all = "*" in names
@@ -114,7 +115,8 @@ class AllowedHosts:
 
         Args:
             host: the header. None, which no browser sends, is allowed.
-            local_address: the address that the connection came to. It is allowed, as an address cannot be rebound.
+            local_address: the address at which the connection arrived. It is allowed, because DNS rebinding cannot
+                change an address.
         """
         if self._all or host is None:
             return True
@@ -142,7 +144,8 @@ def _address(name: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
 
 
 def is_from_another_site(headers: Mapping[bytes, bytes]) -> bool:
-    """Return whether a browser sent this request for a page of another origin. Other clients send neither header."""
+    """Return whether a browser sent this request for a page of another origin. Other clients do not send the headers
+    Sec-Fetch-Site and Origin, so the result is False."""
     site = headers.get(b"sec-fetch-site")
     if site is not None:
         return site not in (b"same-origin", b"none")

@@ -1,4 +1,4 @@
-"""Give a model as many rows as it accepts, although one bad row makes it refuse a whole block."""
+"""Pass rows to a model, which refuses a whole block if one row is bad, so that it accepts as many rows as possible."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from corerec.errors import CorerecError
 
 
 def take_most(count: int, take: Callable[[int, int], object]) -> int:
-    """Take `count` rows at once, or by halves where an error refuses a block. Return how many rows were taken.
+    """Call `take` for `count` rows at once; if it refuses a block, call it for each half. Return how many rows it took.
 
     Args:
-        take: takes the rows from its first argument to its second, or raises a CorerecError and takes none.
+        take: a function of (first, end) that takes the rows first .. end - 1, or raises a CorerecError and takes none.
     """
 
     def taken(first: int, end: int) -> int:

@@ -18,9 +18,9 @@ NEVER = -(2**63)  # the time of an event that has none, in a log that has times
 class KnownEvents:
     """Recognises the logged events that a model already holds in its histories.
 
-    Two events are the same if their user, item and time are equal. If the model holds three equal events, the first
-    three of these in the log are known. Events are compared by 64-bit hashes, and events with equal hashes field by
-    field.
+    Two events are the same if their user, item and time are equal. If the model holds an event three times, the first
+    three such events of the log are known. Events are compared by 64-bit hashes. If two hashes are equal, all fields
+    are compared.
     """
 
     def __init__(self, histories: Histories | None, items: Vocabulary, user_ids: Sequence[Any]) -> None:
@@ -50,10 +50,10 @@ class KnownEvents:
         self._fields = fields[:, order]
         self._hashes = _hashes(self._fields)
         self._met = np.zeros(len(order), np.int64)
-        """How many events of the log had the hash that begins at this place."""
+        """For each distinct hash, at the index of its first place: how many events of the log had this hash so far."""
 
     def find(self, columns: EventColumns) -> np.ndarray:
-        """Return bool (events,): which of the log's next events the model already holds."""
+        """Return bool (events,): whether the model already holds each of the log's next events."""
         found = np.zeros(len(columns), bool)
         if self._vocabulary is None or not len(self._hashes):
             return found

@@ -1,4 +1,5 @@
-"""The model in service: it observes logged events, and a newer model can replace it between two requests."""
+"""The model that the server answers with. It observes logged events, and a newer model can replace it between two
+requests."""
 
 from __future__ import annotations
 
@@ -38,7 +39,7 @@ class LimitReachedError(CorerecError):
 
 @dataclass(frozen=True)
 class Served:
-    """One model with its titles and candidate lists. A request uses the same model from start to end."""
+    """One model with its titles and candidate lists. A request uses the same `Served` from start to end."""
 
     model: Bert4Rec
     titles: TitleIndex
@@ -46,7 +47,8 @@ class Served:
     num_fitted_users: int
     num_fitted_items: int
     fingerprint: str
-    """Hexadecimal hash of the fitted events: equal for models that were fitted on the same events."""
+    """The hexadecimal hash of the events that the model was fitted on. Models fitted on the same events have equal
+    hashes."""
 
 
 class _Logged(NamedTuple):
@@ -58,7 +60,7 @@ class _Logged(NamedTuple):
 
 @dataclass(frozen=True)
 class EventBatch:
-    """Events that the server takes all together or not at all.
+    """A batch of events. The server accepts all of them, or none.
 
     With `on_unknown="raise"`, the server refuses a batch with an unknown item. Otherwise, events of unknown items are
     only logged, for the next fit.
@@ -73,7 +75,7 @@ class Taken:
     """What the server did with a batch of posted events."""
 
     accepted: int
-    """The number of events that were new. They are on disk."""
+    """The number of new events, which are on disk."""
     unknown_items: list[Any]
     """The distinct items that the model does not know."""
 
@@ -85,11 +87,12 @@ class Added:
     added: int
     """The number of items that the model did not know."""
     known_items: list[Any]
-    """The items with fitted events. Their learned vectors are kept."""
+    """The items that the model was fitted on. Their learned vectors are kept."""
 
 
 class LiveModel:
-    """The model `now` in service. `observe` and `take_over` run in one thread, so no event is lost at a reload."""
+    """Holds the model that is in service, as the attribute `now`. `observe` and `take_over` run in one thread, so no
+    event is lost at a reload."""
 
     def __init__(
         self,
@@ -107,7 +110,8 @@ class LiveModel:
             model: a fitted model. It observes the events of the log at once, except those that it already holds.
             path: the file that `load` reads, or None.
             titles: item id as text -> title.
-            candidate_files: tables with a column of item ids. Each is a list, named as the file without its suffix.
+            candidate_files: tables with a column of item ids. Each table becomes a list with the name of the file
+                without its suffix.
             events: the log. None keeps events in memory only.
         """
         self.path = path
@@ -139,12 +143,12 @@ class LiveModel:
         self.now = served
 
     def observe(self, batches: Sequence[EventBatch]) -> list[Taken | Exception]:
-        """Log batches of events, each whole or not at all, and let the model observe them.
+        """Log batches of events, and let the model observe them. Each batch is accepted completely or not at all.
 
         Returns:
-            the outcome of each batch, in order. A batch that was refused gives its error.
+            the outcome of each batch, in order. The outcome of a refused batch is one of these errors:
 
-            - UnknownIdError: an unknown item with on_unknown "raise", or an id whose type no known id has.
+            - UnknownIdError: an unknown item with on_unknown "raise", or an id of a type that no known id has.
             - LimitReachedError: a bound of the settings is reached.
             - DataError: a time counts another unit than the fitted log.
             - NotFittedError: the model has no histories.
@@ -167,10 +171,11 @@ class LiveModel:
         return outcomes
 
     def add_items(self, batches: Sequence[Sequence[CatalogueRow]]) -> list[Added | Exception]:
-        """Log batches of items, each whole or not at all, and let the model rank them by their features.
+        """Log batches of items, and let the model rank them by their features. Each batch is accepted completely or not
+        at all.
 
         Returns:
-            the outcome of each batch, in order. A batch that was refused gives its error.
+            the outcome of each batch, in order. The outcome of a refused batch is one of these errors:
 
             - DataError: the model has no features of items, or a value does not suit its column.
             - UnknownIdError: an id has a type that no known item's id has.
@@ -217,7 +222,8 @@ class LiveModel:
     # ------------------------------------------------------------------------------------------------ observing
 
     def _checked(self, batch: EventBatch, already: int) -> list[LoggedEvent]:
-        """Check the events of a batch, and give each its time, so that the log records it.
+        """Check the events of a batch. In a log with times, give an event without a time the newest time so far, so
+        that the event log records it.
 
         Args:
             already: the number of events that the log will hold without this batch.
@@ -304,7 +310,8 @@ class LiveModel:
         return Served(model, titles, candidates, num_fitted_users, num_fitted_items, _digest(model))
 
     def _replay(self, model: Bert4Rec, after: int) -> int:
-        """Let a model observe each logged event behind number `after` once. Return the number of the last event."""
+        """Let a model observe each logged event with a number above `after` once. Return the number of the last
+        event."""
         started, taken, known, skipped = time.perf_counter(), 0, 0, 0
         known_events = (
             None
@@ -340,7 +347,8 @@ class LiveModel:
 
 
 def histories_of(model: Bert4Rec) -> Histories | None:
-    """Return a model's histories with their times, which `Bert4Rec.history` leaves out. None if it has none."""
+    """Return a model's histories with their times, which `Bert4Rec.history` leaves out. Return None if the model has no
+    histories."""
     return model.fitted.histories
 
 

@@ -1,4 +1,4 @@
-"""Escape control characters in log lines, so that no name, id or path can forge a line."""
+"""Escape control characters in log lines, so that no name, id or path can imitate a log line."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ def _plain(record: logging.LogRecord) -> logging.LogRecord:
 
 
 class LineFormatter(DefaultFormatter):
-    """Writes one record as one line. The lines of a traceback are indented, so none can pass for a record."""
+    """Writes each log record as one line. The lines of a traceback are indented, so no such line looks like a
+    record."""
 
     def format(self, record: logging.LogRecord) -> str:
         return super().format(_plain(record))
@@ -40,7 +41,8 @@ class LineFormatter(DefaultFormatter):
 
 
 def logging_config() -> dict[str, Any]:
-    """Return uvicorn's logging with our formatter and our own lines, without uvicorn's messages of start and end."""
+    """Return a configuration of logging: uvicorn's, with the formatter of this module, without uvicorn's messages of
+    start and end."""
     config = copy.deepcopy(LOGGING_CONFIG)
     config["formatters"]["default"]["()"] = LineFormatter
     config["formatters"]["access"]["()"] = AccessFormatter  # it quotes paths itself

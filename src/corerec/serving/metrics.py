@@ -12,7 +12,7 @@ SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
 
 
 class ServerMetrics:
-    """The counters of one app. `request` is called once for each answer."""
+    """The counters of one app. The app calls `request` once for each answer."""
 
     def __init__(self, queue_depths: dict[str, Callable[[], int]]) -> None:
         """Register the metrics.

@@ -1,4 +1,4 @@
-"""`corerec serve`: the server as a process of its own."""
+"""The server process of `corerec serve`: its sockets, its signals and its event loop."""
 
 from __future__ import annotations
 
@@ -55,17 +55,21 @@ def serve(
 ) -> None:
     """Serve a model file until SIGTERM or SIGINT. Then answer the accepted requests, for half a minute at most.
 
-    SIGHUP reads the file again, as POST /v1/reload does. A SIGHUP during the start takes effect once the server is up.
+    On SIGHUP, the server reads the file again, as for POST /v1/reload. A SIGHUP during the start takes effect once the
+    server is up.
 
     Args:
         host, port: the address to listen on; port 0 takes a free one.
-        uds: a Unix socket to listen on instead. A socket that a dead server left is replaced.
-        root_path: the path that a proxy in front removes, such as "/recommend". Links of the page and /docs get it.
-        forwarded_allow_ips: proxies whose X-Forwarded-For and -Proto headers are trusted; none when empty.
+        uds: a Unix socket to listen on instead of a port. A socket that no server listens on any more is replaced.
+        root_path: the path that a proxy in front removes, such as "/recommend". Links of the page and of /docs begin
+            with it.
+        forwarded_allow_ips: addresses of proxies whose headers X-Forwarded-For and X-Forwarded-Proto are trusted. With
+            an empty text, none are.
         titles: item id as text -> title.
-        candidate_files: tables of item ids. Each is a list that requests can name. A reload reads them again.
-        events_file: SQLite log of observed events. None puts it in the model's folder, as MODEL.events.sqlite.
-        settings: the server's bounds. `host` is added to its allowed hosts.
+        candidate_files: tables of item ids. Each table becomes a list that requests can name. A reload reads the tables
+            again.
+        events_file: the SQLite log of observed events. With None, it is MODEL.events.sqlite in the model's folder.
+        settings: the limits of the server. `host` is added to its allowed hosts.
         threads: CPU threads of torch. The event loop has a thread of its own.
     Raises:
         FileNotFoundError, CheckpointError: there is no such model file, or it is damaged.
@@ -159,7 +163,8 @@ async def _run(process: uvicorn.Server, server: ModelService, listener: socket.s
 
 @contextlib.contextmanager
 def _hangups() -> Iterator[list[int]]:
-    """Collect the SIGHUP signals that come while no event loop handles them, where each would end the process."""
+    """Collect the SIGHUP signals that arrive before the event loop handles them. Otherwise, such a signal would end the
+    process."""
     noted: list[int] = []
     if sys.platform == "win32":
         yield noted
@@ -185,7 +190,8 @@ def shown_address(name: object) -> str:
 
 @contextlib.contextmanager
 def _listening(host: str, port: int, uds: str | Path | None) -> Iterator[socket.socket]:
-    """Bind a socket without listening. So clients that come before the model is loaded are refused, not kept."""
+    """Bind a socket, but do not listen yet. So clients that connect before the model is loaded are refused, and need
+    not wait."""
     if uds is not None:
         with _bound_unix(Path(uds)) as listener:
             mine = os.stat(uds)
@@ -211,7 +217,7 @@ def _listening(host: str, port: int, uds: str | Path | None) -> Iterator[socket.
 
 
 def _bound_unix(path: Path) -> socket.socket:
-    """Bind a Unix socket at a path, in place of a socket that nobody listens on."""
+    """Bind a Unix socket at a path. If nobody listens on a socket there, the new socket replaces it."""
     if not hasattr(socket, "AF_UNIX"):
         raise OSError("this system has no Unix sockets; use --host and --port")
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)

@@ -1,4 +1,5 @@
-"""The requests and answers of the HTTP API, with every bound. /openapi.json is made from these models."""
+"""The requests and answers of the HTTP API as pydantic models, with the limits of every field. /openapi.json is made
+from them."""
 
 from __future__ import annotations
 
@@ -35,7 +36,7 @@ LARGEST_TIME = 9 * 10**18  # below 2**63, and exact where JSON's numbers are rea
 
 
 def _checked_id(value: Any) -> int | float | str:
-    """Accept a number, or a text of bounded length. The model need not know the id."""
+    """Check that an id is a number, or a text of bounded length. The recommender need not know the id."""
     if (type(value) is int and abs(value) <= LARGEST_ID) or (type(value) is str and 1 <= len(value) <= MAX_ID_LENGTH):
         return value
     if type(value) is float and math.isfinite(value):  # 50.0 is 50: a float64 column holds whole numbers, too
@@ -44,7 +45,8 @@ def _checked_id(value: Any) -> int | float | str:
 
 
 def _checked_time(value: Any) -> int | float:
-    """Return a number as it is, and a date in nanoseconds since 1970, as `fit` does. Without a zone it is UTC."""
+    """Return a number as it is, and convert a date to nanoseconds since 1970, as `fit` does. A date without a time zone
+    is UTC."""
     if type(value) is str:
         with contextlib.suppress(ValueError):
             date = datetime.fromisoformat(value)
@@ -71,7 +73,7 @@ def _checked_candidates(value: Any) -> list[Any] | str | None:
 
 
 def _whole(value: Any) -> Any:
-    """Convert a float such as 5.0 to int, as JSON Schema counts it among the whole numbers."""
+    """Convert a float such as 5.0 to int, because JSON Schema regards it as a whole number."""
     return int(value) if type(value) is float and value.is_integer() else value
 
 
@@ -133,7 +135,8 @@ class Request(BaseModel):
 
 
 class Answer(BaseModel):
-    """An answer. Long lists are built with model_construct, as validating our own values costs as much as scoring."""
+    """An answer. Long lists are built with `model_construct`, because validating the server's own values takes as long
+    as scoring."""
 
 
 class RecommendRequest(Request):
@@ -278,7 +281,7 @@ class Pair(Request):
 
 
 class PredictRequest(Request):
-    """The request for users' ratings of items, or for the items' probabilities to come next."""
+    """The request for users' expected ratings of items, or for the probabilities that the items come next."""
 
     model_config = ConfigDict(
         json_schema_extra={"examples": [{"pairs": [{"user_id": 1, "item_id": 50}], "kind": "probability"}]}
@@ -322,7 +325,7 @@ class Event(Request):
 
 
 class EventsRequest(Request):
-    """Events of users since the model was trained. All are accepted, or none."""
+    """New events of users. The server accepts all events of the request, or none."""
 
     model_config = ConfigDict(
         json_schema_extra={

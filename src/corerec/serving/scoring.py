@@ -1,4 +1,4 @@
-"""The work of the model's threads: many recommendations at once, and other requests one at a time."""
+"""The computations in the server's threads: many recommendations at once, and other requests one at a time."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Ask:
 
 
 def answer_all(asks: Sequence[Ask]) -> list[Recommendations | Exception]:
-    """Return every query's answer, or its own error, in the order of the queries.
+    """Return for each query its answer, or the error that it raised, in the order of the queries.
 
     Queries to the same model are scored together. Just after a reload, there may be queries to two models.
     """
@@ -74,7 +74,8 @@ def reasons_for(
     history: Sequence[Any] | None = None,
     at: Any = None,
 ) -> list[list[Reason]]:
-    """Explain each item by at most three events, the largest effect first. Ties go to the newer event."""
+    """Explain each item by at most three events, the event with the largest effect first. Of equal effects, the newer
+    event's comes first."""
     times, asked_at = None, math.nan
     if history is None:
         known = model.fitted.known_histories()

@@ -35,7 +35,7 @@ QUEUES = ("recommend", "events", "catalogue", *PIECES)
 
 
 class ModelService:
-    """The parts of one app: the model in service, its queues and threads, and its counters."""
+    """Everything behind the routes of one app: the model in service, the queues and threads, and the counters."""
 
     def __init__(self, live: LiveModel, settings: ServerSettings) -> None:
         self.live, self.settings = live, settings
@@ -99,7 +99,8 @@ class ModelService:
         self.live.close()
 
     async def ask(self, queue: str, question: Any, request: Request, price: int = 1) -> Any:
-        """Return the answer of a queue, or raise the HTTP error that says why there is none."""
+        """Put a question into a queue and return the answer. If there is no answer, raise the HTTP error that says
+        why."""
         later = {"Retry-After": str(self.settings.retry_after_s)}
         try:
             return await self.queues[queue].ask(question, request.is_disconnected, price)

@@ -1,4 +1,4 @@
-"""The bounds of the server, as frozen settings that are checked at construction."""
+"""The settings of the server. They are frozen, and checked at construction."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 @dataclass(frozen=True)
 class ServerSettings:
-    """Bounds of one server process."""
+    """The limits of one server process."""
 
     batch_size: int = 32
     """The most requests that are scored together."""
     batch_window_ms: float = 2.0
-    """How long the first request of a batch waits for others while the model is idle."""
+    """How long the first request of a batch waits for further requests while the model is idle."""
     queue_size: int = 128
-    """Requests of one kind that may wait for the model or the event log. A further request gets 503 at once."""
+    """The most requests of one kind that may wait for the model or the event log. A further request gets 503 at
+    once."""
     deadline_s: float = 2.0
-    """How long a request may wait. A request that waits longer gets 503, unscored."""
+    """How long a request may wait. A request that waits longer is not scored, and gets 503."""
     retry_after_s: int = 1
     """The seconds after which a client that got 503 may try again."""
     max_body_bytes: int = 2**21
@@ -28,20 +29,22 @@ class ServerSettings:
     body_timeout_s: float = 10.0
     """How long the body of a request may take to arrive. A slower body gets 408."""
     max_connections: int = 1000
-    """The most open connections, or fewer if the process may not open so many. A new connection then ends the longest
-    idle one."""
+    """The most open connections, or fewer if the process may not open so many files. At this limit, a new connection
+    closes the connection that has been idle longest."""
     header_timeout_s: float = 10.0
     """How long the headers of a request may take to arrive, before the connection is closed."""
     idle_timeout_s: int = 30
     """How long a connection may stay open without a request, and how long a client may leave an answer unread."""
     max_new_users: int = 1_000_000
-    """The most users that events may add. Events of further users are refused until the next fit knows them."""
+    """The most new users that events may add. Events of further new users are refused until a model is fitted that
+    knows these users."""
     max_new_items: int = 100_000
-    """The most items that /v1/catalogue may add. Further items are refused until the next fit knows them."""
+    """The most items that /v1/catalogue may add. Further items are refused until a model is fitted that knows the added
+    items."""
     max_user_events: int = 100_000
-    """The most events of one user, with the fitted events. Further events are refused."""
+    """The most events of one user, including the events that the model was fitted on. Further events are refused."""
     max_log_events: int = 5_000_000
-    """The most events in the log. Further events are refused until a new log is begun."""
+    """The most events in the event log. Further events are refused until the server starts with a new log."""
     token: str | None = None
     """The bearer token that /v1/* and /metrics need. With None, no token is needed."""
     allowed_hosts: tuple[str, ...] = LOOPBACK

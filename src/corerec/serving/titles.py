@@ -1,4 +1,4 @@
-"""The titles of the items, and a search in them that ignores case and accents."""
+"""The titles of the items, and a search for words in the titles that ignores case and accents."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class TitleIndex:
         self._starts = list(accumulate((len(name) + 1 for name in names), initial=1))
 
     def with_more(self, item_ids: Sequence[Any], titles: Mapping[str, str]) -> TitleIndex:
-        """Return an index with more items at the end, and with new titles."""
+        """Return an index that also has the given items, at the end, and the given titles."""
         known = {str(item_id): title for item_id, title in self._titles.items()}
         return TitleIndex([*self._ids, *item_ids], known | dict(titles))
 
@@ -47,10 +47,10 @@ class TitleIndex:
         return self._titles.get(item_id)
 
     def search(self, query: str, limit: int = 20) -> list[Any]:
-        """Return the ids of the items whose titles hold all words of the query, best match first.
-
-        The item whose id is the query comes first, then titles that begin with it, then titles with a word that begins
-        with it. Among equal matches the more popular item comes first. An empty query finds the most popular items.
+        """Return the ids of the items whose titles contain all words of the query, best match first. An item whose id
+        equals the query comes first. Titles that begin with the query come next, and then titles with a word that
+        begins with it. Among equal matches, the more popular item comes first. An empty query finds the most popular
+        items.
         """
         wanted = _folded(query)
         words = wanted.split()
@@ -70,7 +70,7 @@ class TitleIndex:
         return [self._ids[at] for at in sorted(found, key=lambda at: (found[at], at))[:limit]]
 
     def _lines_with(self, word: str) -> Iterator[int]:
-        """Yield the places of the names that contain a word, in order."""
+        """Yield the indices of the titles that contain a word, in order."""
         position = self._text.find(word)
         while position >= 0:
             at = bisect_right(self._starts, position) - 1

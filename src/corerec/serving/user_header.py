@@ -1,7 +1,6 @@
-"""The header Corerec-User: the user of a request, by which a balancer chooses one of several servers.
-
-A server knows the events that were sent to it. So a request about another user than its header names may have come to
-the wrong server, and is refused.
+"""The header Corerec-User names the user of a request, so that a load balancer can choose one of several servers. A
+server knows only the events that were sent to it. If a request is about another user than its header names, it may have
+come to the wrong server. So the server refuses it.
 """
 
 from __future__ import annotations
@@ -16,13 +15,14 @@ SHOWN = 100  # letters of an id in an error
 
 
 def check_users(header: str | None, user_ids: list[Any]) -> None:
-    """Check that a request is about the user that its header names. Without the header, all is well.
+    """Check that a request is about the user that its header names. Without the header, nothing is checked.
 
     Args:
         header: the user's id as text, percent-encoded as in a URL.
-        user_ids: the users that the request is about, as it gives them. Anything that is no id is left to other checks.
+        user_ids: the users that the request is about, as its body gives them. Values that are not ids are left to other
+            checks.
     Raises:
-        HTTPException: 422, a user is another one.
+        HTTPException: 422, the request is about another user than the header names.
     """
     if header is None:
         return
@@ -38,7 +38,8 @@ def check_users(header: str | None, user_ids: list[Any]) -> None:
 
 
 def users_of(body: Any) -> list[Any]:
-    """Return the user ids in a parsed body, which is not validated yet: of the request, its events and its pairs."""
+    """Return the user ids in a parsed body that is not validated yet: the ids of the request, of its events and of its
+    pairs."""
     if not isinstance(body, dict):
         return []
     rows = [body]
