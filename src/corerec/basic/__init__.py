@@ -1,1 +1,1 @@
-"""Models without a network: popularity, item-to-item transitions, ratings."""
+"""Models without a neural network: popularity, item-to-item transitions and expected ratings."""

@@ -1,4 +1,4 @@
-"""Popularity: a baseline, and the fallback for users without a known event.
+"""Popularity of items: a baseline model, and the fallback for users without a known event.
 
 B queries, V items, k the most items that one query asks for.
 """
@@ -17,7 +17,8 @@ from corerec.retrieval.topk import EXCLUDED, top_k
 
 
 class Popularity:
-    """Scores every item by its share of the training events, whatever the history. Ties go to the lower number.
+    """Scores every item by its share of the training events, whatever the history is. Of equal shares, the lower item
+    number ranks first.
 
     `shares` is float64 (V + 1,), by item number; 0 for padding.
     """
@@ -40,7 +41,8 @@ class Popularity:
     probabilities = score
 
     def answer(self, batch: QueryBatch) -> tuple[np.ndarray, np.ndarray]:
-        """Return item numbers, int64 (B, k), best first, 0 from where a row has ended; and their shares, float64."""
+        """Return item numbers, int64 (B, k), best first, and their shares, float64. Where a row has no item left, the
+        number is 0."""
         order, rank = self._order
         numbers = np.zeros((len(batch), min(int(batch.top_k.max(initial=1)), len(order))), np.int64)
         limits = dict(zip(batch.limited.tolist(), range(len(batch.limited)), strict=True))

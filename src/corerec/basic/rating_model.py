@@ -4,11 +4,11 @@ A rating is a mean, an offset of the user, an offset of the item, and the produc
 
     rating = mean + offset_user + offset_item + <factors_user, factors_item> + noise
 
-Item vectors have Gaussian priors whose means are a linear map of the network's item embeddings. Embeddings show which
-items are alike before any rating is seen. All parameters are fitted in closed form by variational Bayes (Lim & Teh
-2007), so shrinkage comes from the data. A user or an item with few ratings stays near its prior, and products use
-covariances, not only means. A user is represented by a history: the user's vector is the posterior given the rated
-events, computed at each query.
+Item vectors have Gaussian priors whose means are a linear map of the network's item embeddings. The embeddings tell
+which items are alike before any rating is seen. All parameters are fitted in closed form by variational Bayes (Lim &
+Teh 2007), so shrinkage comes from the data. A user or an item with few ratings stays near its prior, and products use
+covariances, not only means. A user is represented by a history: the user's vector is the posterior mean given the rated
+events. It is computed at each query.
 
 U users, V items, K factors, J = K + 1 (the factors and, last, the offset).
 """
@@ -40,7 +40,7 @@ class RatingModel:
         noise: the variance of a rating around its expectation.
         item_vectors: (V + 1, J), posterior means; row 0 is the prior of an item without events.
         item_covariances: (V + 1, J, J).
-        user_variances: (J,), the variances of users around the average user.
+        user_variances: (J,), the prior variances of the user vectors around the average user's.
     """
 
     mean: float
@@ -58,7 +58,7 @@ class RatingModel:
         return replace(self, item_vectors=vectors, item_covariances=covariances)
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return all fields as tensors for a file; `of` reads them."""
+        """Return all fields as tensors, to save in a file; `of` reads them."""
         scalars = torch.tensor([self.mean, self.lowest, self.highest, self.noise], dtype=torch.float64)
         return {
             "scalars": scalars,
@@ -118,13 +118,13 @@ class RatingModel:
         return vectors.numpy()
 
     def expected(self, user_vectors: np.ndarray, item_numbers: np.ndarray | int) -> np.ndarray:
-        """Return the expected ratings of (user vector, item number) pairs, clipped to the log's scale.
+        """Return the expected ratings for (user vector, item number) pairs, clipped to the rating scale of the log.
 
         Args:
             user_vectors: float64 (J,) or (pairs, J).
             item_numbers: int64 (pairs,), or one number. 0 is an item without events.
         Returns:
-            float64 (pairs,), or one.
+            float64 (pairs,), or one number.
         """
         items = self._item_vectors[item_numbers]
         raw = (user_vectors[..., :-1] * items[..., :-1]).sum(-1) + user_vectors[..., -1] + items[..., -1]
@@ -138,7 +138,7 @@ class RatingModel:
 
     @cached_property
     def average_user(self) -> np.ndarray:
-        """The prior, zeros, float64 (J,)."""
+        """The vector of the average user, float64 (J,): zeros, the mean of the prior."""
         return np.zeros(len(self.user_variances))
 
     @cached_property
@@ -227,11 +227,11 @@ def _posterior(
     """Return Gaussian posteriors of the vectors of one side (users or items), given the vectors of the other side.
 
     Args:
-        others: int64 (events,), the other side's row of each event, gathered by our rows.
-        offsets: int64 (rows + 1,), the offsets of our rows.
+        others: int64 (events,), for each event the row of the other side. Events are grouped by the rows of this side.
+        offsets: int64 (rows + 1,), the offsets of this side's rows in `others`.
         centred: (events,), ratings minus the mean.
         vectors, covariances: (N, J) and (N, J, J), the posteriors of the other side.
-        prior: (rows, J) or (J,), our prior means; `variances`, (J,), are the prior variances.
+        prior: (rows, J) or (J,), the prior means of this side; `variances`, (J,), are its prior variances.
     Returns:
         means (rows, J), covariances (rows, J, J), and the expected squared error of a rating under both posteriors.
     """
@@ -258,7 +258,8 @@ def _posterior(
 
 
 def _features(embeddings: Tensor, counts: Tensor) -> Tensor:
-    """Return embeddings and log counts, each column standardised, float64 (V + 1, D + 1); row 0 is 0."""
+    """Return embeddings and log counts as features, with each column standardised, float64 (V + 1, D + 1); row 0 is
+    0."""
     table = embeddings.detach().cpu().double()
     raw = torch.cat([table, counts[:, None].double().log1p()], dim=1)[1:]
     standard = (raw - raw.mean(0)) / raw.std(0, correction=0).clamp(min=1e-9)

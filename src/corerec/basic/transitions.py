@@ -38,10 +38,10 @@ STORED = {
 
 
 def count_transitions(store: SequenceStore | CutStore, num_items: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Count how often each item directly followed each other one, in compressed sparse rows by the earlier item.
+    """Count how often each item directly followed each item, in compressed sparse rows by the earlier item.
 
-    The log is read once for about every TRANSITIONS_AT_ONCE transitions: each pass sorts those of some earlier items.
-    So the memory beside the result depends neither on the log nor on the number of pairs.
+    The log is read once for about every TRANSITIONS_AT_ONCE transitions: each pass sorts the transitions from some of
+    the items. So the working memory does not grow with the log or with the number of pairs.
 
     Returns:
         offsets int64 (V + 2,), items int32 (P,) rising within a row, counts int32 (P,).
@@ -70,7 +70,8 @@ def count_transitions(store: SequenceStore | CutStore, num_items: int) -> tuple[
 
 
 def _transitions(store: SequenceStore | CutStore, first: int, end: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield the transitions from the items first .. end - 1: two int64 arrays, items and those that followed them."""
+    """Yield the transitions from the items first .. end - 1 as two int64 arrays: items, and the items that followed
+    them."""
     whole = store.whole if isinstance(store, CutStore) else store
     for row, stop in row_blocks(whole, EVENTS_AT_ONCE):
         start = whole.offsets[row]
@@ -84,16 +85,16 @@ def _transitions(store: SequenceStore | CutStore, first: int, end: int) -> Itera
 
 
 def leave_one_out_fit(offsets: np.ndarray, items: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, float]:
-    """Fit the discounts and a concentration, by how well a log's transitions predict each other.
+    """Fit the discounts and a concentration, so that a log's transitions predict each other as well as possible.
 
     Each transition is left out in turn, and predicted from the other transitions of its item by the formula of
     `TransitionModel`. In place of the network's probabilities, the formula uses the items' shares of all transitions.
-    The result maximises the likelihood (Ney, Essen & Kneser 1995: leaving-one-out), with discounts that rise with the
-    count by 1 at most.
+    The result maximises the likelihood (leaving-one-out; Ney, Essen & Kneser 1995). The discounts rise with the count,
+    by at most 1 from one count to the next.
 
     Closed forms from counts of counts, such as modified Kneser-Ney's (Chen & Goodman 1999), fail where all items are
-    about equally frequent. Where an item followed another one nine times in ten, these forms gave it a fifth of the
-    probability.
+    about equally frequent. In a log where an item followed another one nine times in ten, these closed forms gave the
+    item a probability of only a fifth.
 
     Args:
         offsets, items, counts: the result of `count_transitions`.
@@ -144,9 +145,10 @@ def leave_one_out_fit(offsets: np.ndarray, items: np.ndarray, counts: np.ndarray
 
 
 def _predictable(offsets: np.ndarray, totals: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return pairs whose item has other transitions, every n-th where they are many: the items, and places of pairs.
+    """Return the pairs whose earlier item also has other transitions: the items, and the places of the pairs. If there
+    are many such pairs, return every n-th.
 
-    An only transition leaves nothing to predict it by.
+    If an item has only one transition, there is no other transition to predict it from.
     """
     counts = np.where(totals > 1, np.diff(offsets), 0)
     ends = np.cumsum(counts)
@@ -165,8 +167,8 @@ class TransitionModel:
     item (`benchmarks/by_history.py`). Rare items occur too seldom for the network to learn, but often enough to count.
 
     A count is not a probability: most pairs of a sparse log occur once, by chance. So each count is discounted. The
-    discounted probability goes to the network, which is the base measure of this Pitman-Yor process. This is equation 8
-    of Teh (2006), with one discount for each of three counts:
+    probability that the discounts take away goes to the network's prediction, which is the base measure of this
+    Pitman-Yor process. This is equation 8 of Teh (2006), with one discount for each of three counts:
 
         p(i) = (1 - w) p_network(i) + (c_i - D(c_i)) / (N + theta),      w = sum over i of the second term
 
@@ -176,15 +178,16 @@ class TransitionModel:
 
         log theta = concentration[0] + concentration[1] (log n - TYPICAL_LOG_LENGTH)
 
-    since a network knows more of a long history. w is 0 for an empty history, and if nothing ever followed its last
-    item.
+    because the network predicts better from a long history. w is 0 for an empty history, and also if nothing ever
+    followed the last item.
 
     Attributes:
         item_counts: int64 (V + 1,), events of each item number; 0 for padding.
         offsets: int64 (V + 2,); item number i has the transitions offsets[i] .. offsets[i + 1]. Padding (0) has none.
-        items: int32 (P,), the MAX_SUCCESSORS most frequent successors, rising within a row. Ties go to the lower.
-        counts: int32 (P,), how often each followed, from 1.
-        totals: int64 (V + 1,), N, which counts all successors, also those that were not kept.
+        items: int32 (P,), the MAX_SUCCESSORS most frequent successors of each item, rising within a row. Of equally
+            frequent successors, the lower numbers are kept.
+        counts: int32 (P,), how often each successor followed, from 1.
+        totals: int64 (V + 1,), N. It counts all successors, also successors that were not kept.
         discounts: float64 (3,), the discounts of the counts 1, 2, and 3 or more.
         concentration: float64 (2,).
     """
@@ -204,8 +207,9 @@ class TransitionModel:
         """Count the transitions of a log, without a loop over events.
 
         Args:
-            like: a model whose discounts and concentration are taken. None fits both by `leave_one_out_fit`. The
-                concentration of that fit is too low for a network, which predicts better than popularity does.
+            like: a model from which the discounts and the concentration are copied. With None, `leave_one_out_fit` fits
+                both. Its concentration is too low for a network, because a network predicts better than popularity
+                does.
         """
         starts, successors, counts = count_transitions(store, num_items)
         if like is None:
@@ -253,7 +257,7 @@ class TransitionModel:
         return replace(self, item_counts=item_counts, offsets=offsets, totals=totals)
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return the tensors that a file needs besides the item counts; `of_tensors` reads them."""
+        """Return the tensors to save in a file besides the item counts; `of_tensors` reads them."""
         return {name: torch.from_numpy(array) for name, array in vars(self).items() if name in STORED}
 
     @classmethod
@@ -299,13 +303,15 @@ class TransitionModel:
         """Return w for histories, float64 (B,), or for one history.
 
         Args:
-            lengths: int (B,), the number of events, with those too old for the network to read.
-            last: int (B,), each history's last item, 0 where it is empty.
+            lengths: int (B,), the number of events of each history. Events that are too old for the network to read
+                count, too.
+            last: int (B,), the last item of each history; 0 for an empty history.
         """
         return self.masses[last] / (self.totals[last] + self.concentrations(lengths))
 
     def count(self, last: Any, items: Any) -> Any:
-        """Return how often each item followed each last item, int32 (pairs,), or for one pair; 0 if it never did."""
+        """Return, for pairs of a last item and an item, how often the item followed, int32 (pairs,), or one number for
+        one pair."""
         return self._of_pairs(self._values[0], last, items)
 
     def blended(self, probabilities: Any, lengths: Any, last: Any, items: Any) -> Any:
@@ -323,8 +329,8 @@ class TransitionModel:
     def blend_(self, scores: Tensor, histories: SequenceStore) -> Tensor:
         """Mix the transitions into the scores of all items, in place.
 
-        Scores are known up to a constant, so the factor 1 - w, which all items share, is left out. Thus only the
-        successors' scores change, and they only rise.
+        A row's scores may differ from log-probabilities by a constant, so the factor 1 - w, which all items share, is
+        left out. Thus only the scores of the last item's successors change, and they only rise.
 
         Args:
             scores: float32 (B, V + 1), log-probabilities up to a constant; column 0 is ignored.
@@ -335,7 +341,7 @@ class TransitionModel:
         return scores
 
     def boosts(self, lengths: np.ndarray, last: np.ndarray) -> Boosts:
-        """Return what the transitions add to a network's probabilities, as shares of the network's part.
+        """Return the amounts that the transitions add to a network's probabilities, as shares of the network's part.
 
         Args:
             lengths, last: int64 (B,), as in `weights`.
@@ -350,7 +356,8 @@ class TransitionModel:
         """Pad each item's row of successors to the width F of the longest row.
 
         Returns:
-            the successors' numbers, int32 (V + 1, F), 0 as padding, and their `discounted`, float32 (V + 1, F).
+            the successors' numbers, int32 (V + 1, F), with 0 as padding, and their values of `discounted`, float32 (V +
+            1, F).
         """
         counts = np.diff(self.offsets)
         rows = np.repeat(np.arange(len(counts)), counts)
@@ -401,7 +408,7 @@ class TransitionModel:
 class LastItemMarkov:
     """Scores an item by how often it followed the history's last item in training. Popularity breaks ties.
 
-    It is a first-order Markov chain with add-one mass on popularity:
+    The score is the probability of item i in a first-order Markov chain, with popularity added as one pseudo-count:
     (count(last -> i) + popularity(i)) / (count(last) + 1).
     """
 

@@ -1,1 +1,1 @@
-"""Evaluation metrics over the whole catalogue, with standard errors."""
+"""Evaluation of recommenders by ranking metrics over the whole catalogue, with standard errors."""

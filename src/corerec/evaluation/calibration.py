@@ -24,7 +24,7 @@ Binning = Literal["count", "width"]
 
 
 class Model(Protocol):
-    """A fitted model that gives probabilities, in the numbers of its own items."""
+    """A fitted model that gives probabilities. It has its own item numbers."""
 
     @property
     def scorer(self) -> ProbabilityScorer: ...
@@ -37,7 +37,7 @@ class Model(Protocol):
 class Bin:
     """Recommendations of similar probability: how many, their mean probability, and the share that came true.
 
-    `error` is the standard error of that share, with one hit and one miss added, so it is never 0.
+    `error` is the standard error of that share. It is computed with one hit and one miss added, so it is never 0.
     """
 
     num_questions: int
@@ -48,7 +48,7 @@ class Bin:
 
 @dataclass(frozen=True)
 class Reliability:
-    """A reliability diagram as values: bins in rising order of probability."""
+    """The values of a reliability diagram: bins in rising order of probability."""
 
     scorer: str
     bins: tuple[Bin, ...]
@@ -59,7 +59,8 @@ class Reliability:
 
     @property
     def expected_calibration_error(self) -> float:
-        """The expected calibration error (ECE): the mean |said - happened| over the questions (Naeini et al. 2015)."""
+        """The expected calibration error (ECE): |said - happened| of each bin, averaged over the questions (Naeini et
+        al. 2015)."""
         return sum(each.num_questions * abs(each.said - each.happened) for each in self.bins) / self.num_questions
 
     @property
@@ -95,9 +96,9 @@ def reliability(
     Args:
         scorer: a fitted model, which ranks its own item numbers, or a scorer, which ranks the holdout's.
         num_bins: the most bins. Bins without questions are left out.
-        by: "count" puts equally many questions into each bin, so that low probabilities are resolved; "width" splits
-            0 to 1 evenly.
-        k: count the first k recommendations of each question, each with its own probability.
+        by: "count" puts the same number of questions into each bin, so that low probabilities also get several bins.
+            "width" makes all bins equally wide between 0 and 1.
+        k: the number of recommendations of each question to count. Each counts with its own probability.
     Raises:
         ConfigError: num_bins or k is below 1, or `by` is neither of the two.
     """
@@ -123,12 +124,12 @@ def reliability(
 
 
 def first_of_each(targets: SequenceStore) -> SequenceStore:
-    """Return every row, none of which may be empty, cut to its first item."""
+    """Return every row cut to its first item. No row may be empty."""
     return targets.ranges(targets.offsets[:-1], targets.offsets[:-1] + 1)
 
 
 def _binned(said: np.ndarray, hits: np.ndarray, num_bins: int, by: Binning) -> tuple[Bin, ...]:
-    """Bin probabilities, float (n,), together with whether each came true, bool (n,)."""
+    """Group predictions into bins, given their probabilities, float (n,), and whether each came true, bool (n,)."""
     order = np.argsort(said, kind="stable")
     said, hits = said[order].astype(np.float64), hits[order]
     if by == "count":
@@ -147,7 +148,7 @@ def _binned(said: np.ndarray, hits: np.ndarray, num_bins: int, by: Binning) -> t
 
 
 def reliability_table(reliabilities: Sequence[Reliability], title: str | None = None) -> Table:
-    """Return a table for a terminal, one scorer below another.
+    """Return a table for a terminal. It lists one scorer below the other.
 
     Each row compares a bin's probability with its true share.
     """
@@ -168,7 +169,8 @@ def reliability_table(reliabilities: Sequence[Reliability], title: str | None = 
 
 
 def reliability_plot(reliabilities: Sequence[Reliability], path: str | PathLike[str]) -> None:
-    """Draw a reliability diagram in the format of the file's suffix: said on the x axis, happened on the y axis.
+    """Draw a reliability diagram: predicted probability on the x axis, true share on the y axis. The file's suffix
+    decides the format.
 
     Raises:
         MissingPackageError: matplotlib is not installed.

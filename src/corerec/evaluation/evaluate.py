@@ -29,7 +29,7 @@ NEWEST = (1, 2, 5, 10, 20, 50)  # events of a history, for quality by history le
 
 
 class Model(Protocol):
-    """A fitted model: a scorer in the numbers of its own items, and the fingerprint of its training data."""
+    """A fitted model: it has a scorer, its own item numbers, and the fingerprint of its training data."""
 
     @property
     def scorer(self) -> Scorer: ...
@@ -55,17 +55,17 @@ def evaluate(
 ) -> Report:
     """Rank the catalogue for every question, and measure the ranks of the targets.
 
-    By default the whole catalogue competes, except the items of the user's own history, as in the published figures. A
-    target competes even if it is in its history. A target that occurs more than once counts once. Ties count against
-    the target. An item unknown to the scorer, number 0, is a miss.
+    By default, each target is ranked against the whole catalogue, except the items of the user's own history, as in the
+    published figures. A target is ranked even if it is in the history. A target that occurs more than once counts once.
+    Ties count against the target. A target that the scorer does not know (number 0) is a miss.
 
         split = leave_one_out(log)                      # log: Interactions
         model = Bert4Rec().fit_interactions(split.train)
         evaluate(model, split.test).value("NDCG", 10)
 
-    A model is evaluated in its own item numbers, for a holdout of any log. A model that was trained on targets is
-    reported by a warning and `Report.seen_answers`. A scorer is evaluated in the holdout's numbers, and its training
-    data is not known.
+    A model is evaluated in its own item numbers, so the holdout may come from any log. If a model was trained on
+    targets, a warning and `Report.seen_answers` say so. A scorer is evaluated in the holdout's item numbers, and the
+    data that it was trained on is not known.
 
     Args:
         scorer: a fitted model, or a scorer.
@@ -74,8 +74,8 @@ def evaluate(
         names: keys of METRICS.
         seen: whether items of the history are "excluded", "included", or "both" reported.
         negatives: rank each target against this many items only, drawn by popularity without replacement from the items
-            that the user never met (the BERT4Rec paper draws 100). Use it only to compare with such tables: sampled
-            metrics can order models wrongly (Krichene & Rendle 2020).
+            that the user never met (the BERT4Rec paper draws 100). Use `negatives` only to compare with published
+            tables that use them: sampled metrics can order models wrongly (Krichene & Rendle 2020).
         item_counts: (V + 1,), training events of each item, by the holdout's numbers, for novelty and for drawing
             negatives. None counts them in the histories.
         max_users: the size of a random sample of the questions; None asks all.
@@ -97,10 +97,10 @@ def evaluate(
 def compare(
     scorers: Sequence[Scorer | Model], holdout: Holdout, ks: Sequence[int] = (10,), **settings: Any
 ) -> Comparison:
-    """Evaluate several scorers or models on the same questions, and how much each differs from the first.
+    """Evaluate several scorers or models on the same questions, and measure how much each differs from the first.
 
-    The differences are paired: their errors come from each question's own difference. Models that are right about
-    the same users differ by far less than the two errors of their means suggest.
+    The differences are paired: their standard errors are computed from the difference on each question. If two models
+    are right about the same users, this error is far smaller than the errors of the two means suggest.
 
     Args:
         scorers: scorers or models, as in `evaluate`. The others are compared with the first. Models may have different
@@ -141,16 +141,16 @@ def by_history(
 ) -> list[Report]:
     """Evaluate with only the newest events of each history visible, to see how much history a good answer needs.
 
-    Every report has the same questions, so the reports are comparable. A history shorter than the length is visible
-    whole. The filter of seen items knows the visible events alone, like a server that has only those. So earlier items
-    of the user are ranked too, for every scorer.
+    Every report has the same questions, so the reports are comparable. A history with fewer events is fully visible.
+    Only the visible items are excluded as seen, as on a server that knows only these events. So for every scorer,
+    earlier items of the user are ranked, too.
 
     Args:
-        newest: the numbers of visible events; 0 asks with empty histories.
+        newest: the numbers of visible events, one for each report; 0 means empty histories.
         item_counts: as in `evaluate`. None counts them in the whole histories.
         settings: the other keywords of `evaluate`.
     Returns:
-        one report for each of `newest`, then one of the whole histories.
+        one report for each number in `newest`, then one report with the whole histories.
     Raises:
         ConfigError: `evaluate` would raise it, or a length is negative.
     """
@@ -178,8 +178,8 @@ def by_length(
 ) -> list[Report]:
     """Evaluate a scorer on each group of questions whose histories are about equally long.
 
-    Each group has other users, so the reports also show how the users differ. `by_history` asks all users at every
-    length.
+    Each group has different users, so the reports also differ because the users differ. `by_history`, in contrast,
+    evaluates all users at every length.
 
     Args:
         longest: the longest history of each group, rising. (1, 2, 5) means 0, 1, 2, 3-5 and 6+ events.
@@ -208,7 +208,8 @@ def by_length(
 
 @dataclass(frozen=True)
 class _Exam:
-    """A scorer, the questions in its item numbers, and each question's number of targets that it was trained on."""
+    """A scorer, the questions in its item numbers, and, for each question, how many of its targets the scorer was
+    trained on."""
 
     scorer: Scorer
     holdout: Holdout
@@ -323,6 +324,7 @@ class _Protocol:
 
 
 def _mean_and_error(values: np.ndarray) -> tuple[float, float]:
-    """Return the mean over the questions and its standard error, which is NaN for a single question."""
+    """Return the mean over the questions and the standard error of the mean. For a single question, the error is
+    NaN."""
     error = values.std(ddof=1) / np.sqrt(len(values)) if len(values) > 1 else float("nan")
     return float(values.mean()), float(error)

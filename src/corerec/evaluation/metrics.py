@@ -1,8 +1,8 @@
 """Ranking metrics: pure functions of the 1-based ranks of the relevant items, one value per query.
 
-Every function takes `ranks`, int (relevant items,), of all questions one after another. `offsets`, int
-(questions + 1,), says that question q owns ranks[offsets[q]:offsets[q + 1]]. Without offsets, each question has one
-relevant item. The result is float64 (questions,).
+Every function takes `ranks`, int (relevant items,): the ranks of all questions, one question after another. `offsets`
+is int (questions + 1,): the ranks of question q are ranks[offsets[q]:offsets[q + 1]]. Without offsets, each question
+has one relevant item. The result is float64 (questions,).
 
 Definitions: Järvelin & Kekäläinen 2002 (NDCG, binary relevance), Voorhees 1999 (MRR), trec_eval (average precision).
 Tests compare all of them with ranx.
@@ -18,7 +18,7 @@ Metric = Callable[[np.ndarray, int, np.ndarray | None], np.ndarray]
 
 
 def hit_rate(ranks: np.ndarray, k: int, offsets: np.ndarray | None = None) -> np.ndarray:
-    """Return 1 where any relevant item is among the first k, else 0."""
+    """Return 1 for a question if any relevant item is among the first k, else 0."""
     return (_sums(ranks <= k, offsets) > 0).astype(np.float64)
 
 
@@ -28,12 +28,12 @@ def recall(ranks: np.ndarray, k: int, offsets: np.ndarray | None = None) -> np.n
 
 
 def precision(ranks: np.ndarray, k: int, offsets: np.ndarray | None = None) -> np.ndarray:
-    """Return the share of the first k places that hold a relevant item."""
+    """Return the share of the first k places that relevant items take."""
     return _sums(ranks <= k, offsets) / k
 
 
 def mrr(ranks: np.ndarray, k: int, offsets: np.ndarray | None = None) -> np.ndarray:
-    """Return 1 / rank of the best relevant item; 0 where none is among the first k."""
+    """Return 1 / rank of the best relevant item, or 0 if no relevant item is among the first k."""
     inverse = np.where(ranks <= k, 1 / ranks, 0.0)
     return inverse if offsets is None else np.maximum.reduceat(inverse, offsets[:-1])
 
@@ -46,7 +46,8 @@ def ndcg(ranks: np.ndarray, k: int, offsets: np.ndarray | None = None) -> np.nda
 
 
 def average_precision(ranks: np.ndarray, k: int, offsets: np.ndarray | None = None) -> np.ndarray:
-    """Return the mean, over the relevant items, of the precision at their ranks (0 beyond k). Its mean is MAP."""
+    """Return the mean, over the relevant items, of the precision at their ranks (0 beyond k). The mean of this value
+    over the questions is called MAP."""
     if offsets is None:
         return mrr(ranks, k)
     questions = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
@@ -56,7 +57,7 @@ def average_precision(ranks: np.ndarray, k: int, offsets: np.ndarray | None = No
 
 
 def catalogue_coverage(named_counts: np.ndarray) -> float:
-    """Return the share of the catalogue that is recommended to any user.
+    """Return the share of the catalogue's items that are recommended to at least one user.
 
     Args:
         named_counts: int (V + 1,), how often each item number was recommended; 0, padding, is ignored.

@@ -32,8 +32,9 @@ class Ranking:
     """The ranks of the targets of all questions.
 
     Attributes:
-        ranks: for each protocol, int64 (targets,) from 1, all questions one after another; MISS for unknown targets.
-        offsets: int64 (questions + 1,): question q owns ranks offsets[q] .. offsets[q + 1]. None where each has one.
+        ranks: for each protocol, int64 (targets,), from 1, one question after another; MISS for unknown targets.
+        offsets: int64 (questions + 1,): question q has the ranks offsets[q] .. offsets[q + 1]. None if each question
+            has one target.
         named_counts: int64 (V + 1,), how often each item was among the first k places.
     """
 
@@ -57,7 +58,8 @@ def rank_answers(
 
     Args:
         k: the number of places whose items are counted as recommended.
-        protocols: whether items of the history are "excluded" or "included". Each is ranked in turn.
+        protocols: "excluded", "included" or both: whether items of the history are ranked. Each protocol is ranked in
+            turn.
     """
     answers = distinct(holdout.targets)
     ranks: dict[Seen, np.ndarray] = {protocol: np.empty(answers.num_events, np.int64) for protocol in protocols}

@@ -1,4 +1,4 @@
-"""The results of an evaluation: means with standard errors, as values, frames, tables and JSON."""
+"""The results of an evaluation: means with standard errors, available as values, data frames, tables and JSON."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ Seen = Literal["excluded", "included"]
 
 @dataclass(frozen=True)
 class Measure:
-    """One mean over all questions. `error` is its standard error, which is NaN (null in JSON) for a single question."""
+    """The mean of one metric over all questions. `error` is its standard error, which is NaN (null in JSON) for a
+    single question."""
 
     metric: str
     k: int
@@ -29,7 +30,8 @@ class Measure:
 
 @dataclass(frozen=True)
 class Report:
-    """The measures of one scorer, as values (`to_dict`, `to_frame`, `to_json`) and as a table for people (`table`)."""
+    """The measures of one scorer. `to_dict`, `to_frame` and `to_json` return them as values, and `table` as a table for
+    people."""
 
     scorer: str
     num_questions: int
@@ -39,26 +41,29 @@ class Report:
     catalogue_coverage: float
     novelty_bits: float
     histories: str = "whole"
-    """The histories that the scorer saw: "whole", the "newest 5" events of each, or only those of "length 3-5"."""
+    """The histories that the scorer saw: "whole" histories, the "newest 5" events of each history, or only histories of
+    "length 3-5"."""
     seen_answers: int | None = None
-    """Targets that the model was trained on. If there are any, the figures are too good. None if the number is
-    unknown."""
+    """The number of targets that the model was trained on. If there are any, the figures are too good. None if the
+    number is unknown."""
     unknown_answers: int = 0
-    """Targets that the scorer has no number for, such as items that appeared after the training. They are misses."""
+    """The number of targets that the scorer does not know, such as items that appeared after the training. They are
+    misses."""
 
     def value(self, metric: str, k: int = 10, seen: Seen | None = None) -> float:
         """Return the mean of one metric, such as value("NDCG", 10)."""
         return self.measure(metric, k, seen).mean
 
     def measure(self, metric: str, k: int = 10, seen: Seen | None = None) -> Measure:
-        """Return one metric with its error. If two protocols were measured, `seen` chooses; by default the first."""
+        """Return one metric with its error. If two protocols were measured, `seen` chooses one; the default is the
+        first."""
         for measure in self.measures:
             if (measure.metric, measure.k) == (metric, k) and seen in (None, measure.seen):
                 return measure
         raise ConfigError(f"{metric}@{k} (seen {seen}) was not measured; ask evaluate for it with ks=[{k}]")
 
     def to_dict(self) -> dict[str, Any]:
-        """Return all fields as plain Python types. An unknown error is None, as JSON has no NaN."""
+        """Return all fields as plain Python types. An unknown error is None, because JSON has no NaN."""
         return _without_nan(asdict(self))
 
     def to_json(self) -> str:
@@ -72,7 +77,7 @@ class Report:
 
 @dataclass(frozen=True)
 class Difference:
-    """The metric of one scorer minus that of another, `reference`, on the same questions.
+    """The metric of one scorer minus the metric of another scorer, `reference`, on the same questions.
 
     `mean` is the difference, and `error` its standard error.
     """
@@ -88,7 +93,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Reports of several scorers on the same questions, and the difference of each scorer to the first."""
+    """The reports of several scorers on the same questions, and the difference of each scorer to the first."""
 
     reports: tuple[Report, ...]
     differences: tuple[Difference, ...]
@@ -124,7 +129,8 @@ def table(reports: Sequence[Report], title: str | None = None, differences: Sequ
     """Return a table for a terminal with one column for each report: mean ± standard error.
 
     Args:
-        differences: `Comparison.differences` of these reports, for a second line in each cell, "+.0123 ± .0045".
+        differences: `Comparison.differences` of these reports. Each cell shows its difference in a second line, such as
+            "+.0123 ± .0045".
     """
     caption = f"{reports[0].num_questions:,} users, {reports[0].candidates}; ± standard error"
     if differences:
@@ -150,7 +156,8 @@ def table(reports: Sequence[Report], title: str | None = None, differences: Sequ
 
 
 def by_history_table(columns: Sequence[Sequence[Report]], metric: str = "NDCG", k: int = 10) -> Table:
-    """Return a table of `by_history` or `by_length`: a column for each scorer, a row for each length."""
+    """Return a table of the reports of `by_history` or `by_length`, with a column for each scorer and a row for each
+    length."""
     out = Table(title=f"{metric}@{k} by history", caption=f"{columns[0][0].candidates}; ± standard error")
     out.add_column("histories")
     out.add_column("users", justify="right")

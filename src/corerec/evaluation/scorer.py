@@ -1,4 +1,5 @@
-"""The Scorer protocol: what a model must have to be evaluated, and what it may have to be ranked faster."""
+"""The Scorer protocol: the methods that a model needs so that it can be evaluated. VectorScorer has optional methods
+for faster ranking."""
 
 from __future__ import annotations
 
@@ -13,7 +14,7 @@ from corerec.retrieval.score_edits import Boosts, Shifts
 class Scorer(Protocol):
     """Scores the whole catalogue for many histories at once.
 
-    A row's scores depend on its history alone, not on the other rows. A history gives the same scores each time.
+    A row's scores depend only on its history, not on the other rows. A history gets the same scores each time.
     """
 
     name: str
@@ -26,7 +27,7 @@ class Scorer(Protocol):
 
 @runtime_checkable
 class VectorScorer(Scorer, Protocol):
-    """A scorer whose scores are state @ vector + bias, with some scores shifted and a few boosted.
+    """A scorer that computes scores as state @ vector + bias, and may then shift or boost some of the scores.
 
     The items are ranked in blocks. So memory does not grow with the catalogue, and each block fits into the cache.
 

@@ -35,7 +35,8 @@ def rank_histories(
 
     Args:
         histories, targets: B rows each.
-        k: the number of places whose items are counted as recommended, after exclusion if "excluded" is asked for.
+        k: the number of places whose items are counted as recommended. If the protocol "excluded" is among `ranks`,
+            they are counted after exclusion.
         ranks: int64 (T,) for each protocol, overwritten. A target of number 0 gets an arbitrary rank.
         named_counts: int64 (V + 1,). The counts are added to it.
     """
@@ -78,9 +79,10 @@ class _Blocks:
 
 
 class _Cells(NamedTuple):
-    """Pairs of a row and an item, int64 (cells,) each, in rising order of items, so that a block finds its cells fast.
+    """Pairs of a row and an item, int64 (cells,) each, in rising order of items, so that the cells of a block are found
+    fast.
 
-    `order` is each cell's place in the order that was given.
+    `order` is each cell's place in the order in which the cells were given.
     """
 
     rows: np.ndarray
@@ -93,7 +95,8 @@ class _Cells(NamedTuple):
         return cls(rows[order], columns[order].astype(np.int64), order)
 
     def within(self, first: int, block: Tensor) -> tuple[tuple[Tensor, Tensor], Tensor]:
-        """Return the cells of a block of items from `first` on: their index in it, and their places as given."""
+        """Return the cells of a block of items from `first` on: their index in the block, and their places in the given
+        order."""
         start, end = np.searchsorted(self.columns, (first, first + block.shape[1]))
         rows, columns = torch.from_numpy(self.rows[start:end]), torch.from_numpy(self.columns[start:end] - first)
         at = rows.to(block.device), columns.to(block.device)
@@ -108,11 +111,12 @@ def _count_lower(
     k: int,
     protocols: list[Seen],
 ) -> tuple[dict[Seen, Tensor], Tensor]:
-    """Count the items that score lower than each target, with padding, int64 (T,); and find the k best, int64 (B, k).
+    """Count the items that score lower than each target, int64 (T,), where padding counts, too. Also find the k best
+    items, int64 (B, k).
 
     There are two passes over the items. The first pass computes the scores of the targets. It uses the same matrix
-    products as the second pass, so that equal scores stay equal. The first pass also computes the sums that boosts are
-    shares of.
+    products as the second pass, so that equal scores stay equal. The first pass also computes the sums of exponentiated
+    scores, because boosts are given as shares of them.
     """
     target_rows = np.repeat(np.arange(len(targets)), targets.lengths)
     answers = _Cells.of(target_rows, targets.items)
@@ -165,7 +169,7 @@ def _row_counts(block: Tensor, own: Tensor, rows: Tensor) -> Tensor:
 
 
 def _common(boosts: Boosts, rows: np.ndarray, items: np.ndarray, columns: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return which (row, item) cells are boosted, and the index of each one's boost; int64 each."""
+    """Return which (row, item) cells are boosted, and the index of each such cell's boost; int64 each."""
     keys = boosts.rows * columns + boosts.columns
     order = np.argsort(keys)
     at, met = look_up(keys[order], rows * columns + items)
@@ -173,7 +177,8 @@ def _common(boosts: Boosts, rows: np.ndarray, items: np.ndarray, columns: int) -
 
 
 class _Best:
-    """Collects the best k items of one block after another, in rising order of numbers; int64 (B, k), 0 for none."""
+    """Collects the best k items, int64 (B, k), from one block after another, in rising order of item numbers. 0 means
+    no item."""
 
     def __init__(self, states: Tensor, k: int) -> None:
         self.k = k

@@ -1,1 +1,1 @@
-"""Exact top-k retrieval over item vectors, for any model that has them."""
+"""Exact top-k retrieval over item vectors, for any model that has item vectors."""

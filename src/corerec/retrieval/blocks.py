@@ -32,13 +32,14 @@ class BlockTopK:
         self._ends = [0]
 
     def add(self, numbers: Tensor, scores: Tensor) -> None:
-        """Add a block's best items, best first, int64 and float32 (B, some). A sole block pads ended rows with 0."""
+        """Add a block's best items, best first: numbers, int64, and scores, float32, both (B, some). If there is only
+        one block, rows without further items are padded with 0."""
         self._ends.append(self._ends[-1] + numbers.shape[1])
         here = slice(*self._ends[-2:])
         self._numbers[:, here], self._scores[:, here] = numbers, scores
 
     def best(self, k: int) -> tuple[Tensor, Tensor]:
-        """Return item numbers and scores, (B, at most k), best first; 0 where a row has no item left."""
+        """Return item numbers and scores, (B, at most k), best first. The number is 0 if a row has no item left."""
         numbers, scores = self._numbers[:, : self._ends[-1]], self._scores[:, : self._ends[-1]]
         if len(self._ends) > 2:  # more than one block
             at, scores = top_k(scores, k)
@@ -47,7 +48,8 @@ class BlockTopK:
 
 
 def scores_at_once(device: torch.device) -> int:
-    """Return how many scores a block has: few on a CPU, to stay near its cache, and many on other devices."""
+    """Return how many scores a block has: few on a CPU, so that they nearly fit into its cache, and many on other
+    devices."""
     return SCORES_AT_ONCE if device.type == "cpu" else SCORES_AT_ONCE_GPU
 
 

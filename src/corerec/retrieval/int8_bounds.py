@@ -19,14 +19,16 @@ SMALLEST_STATE = 2**-4  # int8 is no finer for states whose greatest value is be
 
 @dataclass(frozen=True)
 class QuantizedTable:
-    """An int8 copy of an item table, with a scale for each group: weights are about `weights` times the group's scale.
+    """An int8 copy of an item table, with a scale for each of G groups. The table's weights are about `weights` times
+    the scale of the item's group.
 
     Attributes:
         weights: int8 (G GROUP, D); zeros beyond the table.
         biases: float32 (G GROUP,), in units of their group's scale.
         scales: float32 (G,).
-        longest, lost, rounded: float32 (G,), the factors of |h - h'|, |h| and 1 in `bounds`. They are a group's
-            greatest |e'|, its greatest |e - e'| with float32's rounding of products, and the rounding of biases.
+        longest, lost, rounded: float32 (G,), terms of the formula in `bounds`. `longest` is a group's greatest |e'|,
+            the factor of |h - h'|. `lost` is its greatest |e - e'| with float32's rounding of products, the factor of
+            |h|. `rounded` is the rounding of biases.
     """
 
     weights: Tensor
@@ -69,13 +71,14 @@ class QuantizedTable:
         return table
 
     def bounds(self, states: Tensor, exclusions: Exclusions) -> Tensor:
-        """Return an upper bound on the scores of each group's items that are not excluded, float32 (B, G).
+        """Return an upper bound on the scores of each group's items, without excluded items, float32 (B, G).
 
         With h a state, e an item's weights, b its bias, h' and e' their int8 versions, and |.| Euclidean length,
 
             h e + b  =  h' e' + b + (h - h') e' + h (e - e')  <=  h' e' + b + |h - h'| |e'| + |h| |e - e'|
 
-        (Cauchy-Schwarz). h' e' is exact: a whole number of units, the product of both scales. b is rounded to units.
+        by the Cauchy-Schwarz inequality. h' e' is exact: it is a whole number of units, where a unit is the product of
+        both scales. b is rounded to units.
         """
         scale = max(float(states.abs().max()), SMALLEST_STATE) / 127
         whole = (states / scale).round_()

@@ -8,10 +8,10 @@ A score is state @ vector + bias. There are three exact ways to find the items w
     block by block    every item is scored, a block of items at a time, and the blocks' best are ranked
     by bounds         a large catalogue, where the processor is fast at int8: a fifth of the time
 
-The bounds come from an int8 copy of the table (the quantized table): each limits the scores of a group of items. The
-groups with the highest bounds are scored in float32. If every other group's bound is below the k-th best of these
+The bounds come from an int8 copy of the table (the quantized table). Each bound limits the scores of a group of items.
+The groups with the highest bounds are scored in float32. If every other group's bound is below the k-th best of these
 scores, no item of those groups can be among the k best. Otherwise, all items are scored for this state, block by block.
-That happens if many groups nearly tie.
+This happens if many groups have nearly equal bounds.
 
 Normalizers (the log of the sum of exponentiated scores) need every score. If they are asked for, a few states are
 searched block by block. For many states, one pass computes the normalizers and another finds the items by bounds.
@@ -57,8 +57,9 @@ LOG2_E = math.log2(math.e)
 class TopItems(NamedTuple):
     """The best items of B states, best first.
 
-    `numbers` is int64 (B, at most k), with 0 from the place on where a row has no item left. `scores` is float32 of
-    the same shape. Scores minus `log_normalizers`, float32 (B,), are log-probabilities; None if they were not computed.
+    `numbers` is int64 (B, at most k), with 0 from the place on where a row has no item left. `scores` is float32 of the
+    same shape. Scores minus `log_normalizers`, float32 (B,), are log-probabilities. `log_normalizers` is None if it was
+    not computed.
     """
 
     numbers: Tensor
@@ -67,9 +68,9 @@ class TopItems(NamedTuple):
 
 
 class ItemIndex:
-    """Searches the items, each with a vector and a bias, for those with the highest scores. Thread-safe.
+    """Finds the items with the highest scores, where each item has a vector and a bias. The class is thread-safe.
 
-    The vectors must not change while the index is in use, as the quantized table is computed from them once.
+    The vectors must not change while the index is in use, because the quantized table is computed from them only once.
 
     Attributes:
         vectors: float32 (V + 1, D); row i is item number i, row 0 is padding.
@@ -77,7 +78,7 @@ class ItemIndex:
     """
 
     def __init__(self, vectors: Tensor, biases: Tensor) -> None:
-        """Build the index from the arrays that the attributes describe."""
+        """Build the index from the vectors and the biases that the class docstring describes."""
         self.num_items = len(vectors) - 1
         self.vectors, self.biases = vectors.detach(), biases.detach()
         self._quantized: QuantizedTable | None = None
@@ -85,7 +86,7 @@ class ItemIndex:
         self._deriving = threading.Lock()
 
     def __reduce__(self) -> tuple[type[ItemIndex], tuple[Tensor, Tensor]]:
-        """Pickle the vectors and biases only: another process computes its own quantized table."""
+        """Pickle only the vectors and the biases. The process that unpickles them computes its own quantized table."""
         return ItemIndex, (self.vectors, self.biases)
 
     def search(
@@ -106,8 +107,8 @@ class ItemIndex:
             allowed: the only item numbers that may be ranked, int (candidates,); None means all.
             with_normalizers: whether to compute `log_normalizers`, too. Normalizers need the score of every item, which
                 takes five times as long as the best items alone in a large catalogue.
-            log_normalizers: float32 (B,), those of the shifted scores, if known. Boosts need them, so they are computed
-                if not given.
+            log_normalizers: float32 (B,), the normalizers of the shifted scores, if known. Boosts need the normalizers,
+                so they are then computed if not given.
         """
         unknown = log_normalizers is None and (with_normalizers or len(edits.boosts) > 0)
         if allowed is not None:
@@ -159,7 +160,8 @@ class ItemIndex:
         return log_normalizers
 
     def score_of(self, state: np.ndarray, number: int) -> np.float32:
-        """Return the score of one item for one state, float32 (D,), in a microsecond: torch would take several."""
+        """Return the score of one item for one state, float32 (D,). It uses NumPy, which takes a microsecond, while
+        torch takes several."""
         return self._host_vectors[number] @ state + self._host_biases[number]
 
     def scores_of(self, states: np.ndarray, rows: np.ndarray, numbers: np.ndarray) -> np.ndarray:
@@ -245,12 +247,13 @@ class ItemIndex:
         allowed: np.ndarray | None = None,
         summed_with: Shifts | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Find the best items block by block: numbers, scores, and the normalizers (empty if not asked for).
+        """Find the best items block by block. Return their numbers and scores, and the normalizers (empty if not asked
+        for).
 
         Args:
-            allowed: int64, rising. The normalizers would be of these items alone.
-            summed_with: the shifts of the scores to sum for the normalizers; their items are excluded from the ranking.
-                None computes no normalizers.
+            allowed: int64, rising item numbers. With it, the normalizers are sums over these items only.
+            summed_with: the shifts to add to the scores that are summed for the normalizers. Shifted items are excluded
+                from the ranking. With None, no normalizers are computed.
         """
         with_normalizers = summed_with is not None
         shifts = NO_SHIFTS if summed_with is None else summed_with.by_column()
@@ -280,7 +283,8 @@ class ItemIndex:
     def _score_blocks(self, states: Tensor, allowed: np.ndarray | None = None) -> Iterator[tuple[int, Tensor]]:
         """Score all items, or the allowed ones, a block at a time.
 
-        Each result is a block's first column and its scores, float32 (B, block). Each block overwrites the one before.
+        Each result is a block's first column and its scores, float32 (B, block). Each block overwrites the previous
+        block.
         """
         columns, width = self._columns_and_width(len(states), allowed)
         buffer = states.new_empty(len(states) * width)
@@ -299,7 +303,7 @@ class ItemIndex:
         return -(-columns // width)
 
     def _columns_and_width(self, num_states: int, allowed: np.ndarray | None) -> tuple[int, int]:
-        """Return how many columns of scores there are, and how many of them a block has."""
+        """Return how many columns of scores there are, and how many columns a block has."""
         if allowed is None:
             return self.num_items + 1, block_width(num_states, self.num_items + 1, self.vectors.device)
         picked = max(1, FLOATS_AT_ONCE // self.vectors.shape[1])
@@ -314,7 +318,8 @@ class ItemIndex:
         return enough and worth_a_table and int8_is_fast(self.vectors.device)
 
     def _by_bounds(self, states: Tensor, k: int, excluded: Exclusions) -> tuple[Tensor, Tensor]:
-        """Return numbers and scores of the best items, found by bounds as the module's docstring describes."""
+        """Return the numbers and scores of the best items. They are found by bounds, as the module's docstring
+        describes."""
         bounds = self._quantized_table().bounds(states, excluded)
         numbers, scores, is_exact = self._verify_top_groups(states, bounds, k, excluded)
         if not is_exact.all():
@@ -325,7 +330,8 @@ class ItemIndex:
     def _verify_top_groups(
         self, states: Tensor, bounds: Tensor, k: int, excluded: Exclusions
     ) -> tuple[Tensor, Tensor, np.ndarray]:
-        """Return the best items of the groups with the highest bounds, their scores, and which rows are exact."""
+        """Return the best items of the groups with the highest bounds, their scores, and whether each row's result is
+        exact."""
         count = min(k + SPARE_GROUPS, bounds.shape[1] - 1)
         highest, order = bounds.topk(count + 1, dim=1)
         groups = order[:, :count].sort(dim=1).values  # rising numbers: of equal scores the lower comes first
@@ -370,8 +376,8 @@ class ItemIndex:
         """Merge the best unedited items, (B, k) best first, with the shifted and boosted items.
 
         Args:
-            numbers, scores: the unedited items. Where a row has fewer than k items, the last numbers are 0, and their
-                scores -inf.
+            numbers, scores: the unedited items. If a row has fewer than k items, its last numbers are 0, and their
+                scores are -inf.
         """
         host_states = states.cpu().numpy()
         rows, columns, values = edits.competing(
@@ -402,8 +408,8 @@ def states_at_once(k: int, columns: int, device: torch.device) -> int:
 def log_sum(scores: Tensor) -> Tensor:
     """Return log(sum(exp(scores))) of each row, float32 (B, n) -> (B,).
 
-    It equals torch.logsumexp, but uses powers of 2, which torch computes twice as fast on a CPU. It also clamps tiny
-    terms: a CPU takes as long for one denormal number as for fifty others.
+    The result equals torch.logsumexp, but the function uses powers of 2, which torch computes twice as fast on a CPU.
+    It also clamps tiny terms: a CPU takes as long for one denormal number as for fifty normal numbers.
     """
     top = scores.amax(1, keepdim=True)
     shares = torch.add(top * -LOG2_E, scores, alpha=LOG2_E).clamp_(min=-126).exp2_()

@@ -28,14 +28,16 @@ LEAST = 1e-30  # stands for a probability of 0, whose logarithm is not finite
 
 @dataclass(frozen=True, eq=False)
 class Reranking:
-    """The rule that picks the best items of a query from a longer ranked list, its pool."""
+    """A rule of re-ranking: it picks the items of an answer from a longer ranked list, the query's pool."""
 
     diversity: float = 0.0
-    """A number in 0..1. 0 keeps the order; 1 picks, after the first item, the item least like those picked so far."""
+    """A number in 0..1. 0 keeps the order. 1 always picks, after the first item, the item that is least similar to the
+    items picked so far."""
     max_per_group: int | None = None
-    """The most items of one group."""
+    """The most items of one group that an answer may have."""
     groups: np.ndarray | None = None
-    """int64 (V + 1,): each item number's group, from 1. 0 means no group. Items without a group are not limited."""
+    """int64 (V + 1,): the number of each item's group, from 1. 0 means no group. Items without a group are not
+    limited."""
 
     def __post_init__(self) -> None:
         check_diversity(self.diversity)
@@ -50,7 +52,8 @@ class Reranking:
         return max(SMALLEST_POOL, POOL_PER_ITEM * k)
 
     def pick(self, numbers: np.ndarray, probabilities: np.ndarray, vectors: Tensor, k: int) -> np.ndarray:
-        """Return the places in the pool of the picked items, int64 (B, k), best first; -1 from where no item is left.
+        """Return the picked items as places in the pool, int64 (B, k), best first. Where no item is left, the place is
+        -1.
 
         Args:
             numbers: int64 (B, C), best first, 0 from the place on where a row has ended.
@@ -67,7 +70,7 @@ class Reranking:
         return picks
 
     def _walk(self, numbers: np.ndarray, k: int) -> np.ndarray:
-        """Walk down the list, and skip items whose group is full."""
+        """Pick the k best items from the top of the list, but skip an item if its group is full."""
         allowed = numbers > 0
         if self.max_per_group is not None:
             allowed &= self._rank_within_group(numbers) < self.max_per_group
@@ -124,7 +127,8 @@ def check_diversity(diversity: float) -> None:
 
 
 def _scaled(scores: np.ndarray, real: np.ndarray) -> np.ndarray:
-    """Scale each row's real scores to 0 for the lowest and 1 for the highest, float64 (B, C); 1 if all are equal."""
+    """Scale each row's real scores linearly, so that the lowest becomes 0 and the highest 1, float64 (B, C). If all are
+    equal, they become 1."""
     low = np.where(real, scores, math.inf).min(1, initial=math.inf, keepdims=True)
     high = np.where(real, scores, -math.inf).max(1, initial=-math.inf, keepdims=True)
     span = high - low

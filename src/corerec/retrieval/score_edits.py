@@ -52,7 +52,8 @@ class Cells:
 
     @property
     def keys(self) -> np.ndarray:
-        """Return one key per cell, int64 (P,). Sorting by it sorts the cells by row, then by column."""
+        """Return one key for each cell, int64 (P,). Sorting the cells by their keys sorts them by row, then by
+        column."""
         return self.rows << 32 | self.columns
 
     def index(self, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -66,11 +67,11 @@ class Cells:
 
 @dataclass(frozen=True)
 class Exclusions(Cells):
-    """Items that may not be ranked. A cell may occur twice."""
+    """Cells of items that may not be ranked. A cell may occur twice."""
 
     @classmethod
     def of(cls, items: SequenceStore) -> Exclusions:
-        """Build the cells of B rows of item numbers, such as each user's history."""
+        """Build the exclusions from B rows of item numbers, such as each user's history."""
         return cls(np.repeat(np.arange(len(items)), items.lengths), items.items.astype(np.int64))
 
     def apply_(self, block: Tensor, value: float = EXCLUDED) -> None:
@@ -89,7 +90,8 @@ class Exclusions(Cells):
         return self._take(found, columns=at[found])
 
     def within_groups(self, groups: np.ndarray, size: int) -> Exclusions:
-        """Return the cells in some groups of `size` neighbouring columns, as cells of these groups' scores.
+        """Return the cells that lie in some groups of `size` neighbouring columns. Columns of the result count within
+        the scores of these groups.
 
         Args:
             groups: int64 (B, c), rising in each row. Group g has the columns from g * size on. The result's scores are
@@ -135,17 +137,17 @@ NO_SHIFTS = Shifts(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.
 
 @dataclass(frozen=True)
 class Boosts(Cells):
-    """Amounts to add to the probabilities of some items. No cell occurs twice.
+    """Amounts to add to the probabilities of some items. Each cell occurs at most once.
 
     Attributes:
-        amounts: float32 (P,), the logarithm of the amount to add to an exponentiated score. At first it is a share of
-            the sum of all exponentiated scores. `beside` turns it into the amount itself.
+        amounts: float32 (P,), the logarithm of the amount to add to an exponentiated score. At first, the amount is a
+            share of the sum of all exponentiated scores. `beside` converts the share to the amount itself.
     """
 
     amounts: np.ndarray
 
     def beside(self, log_normalizers: Tensor) -> Boosts:
-        """Turn shares into amounts, given the logarithm of each state's sum, float32 (B,)."""
+        """Convert shares to amounts, given the logarithm of each state's sum of exponentiated scores, float32 (B,)."""
         return Boosts(self.rows, self.columns, self.amounts + log_normalizers.cpu().numpy()[self.rows])
 
     def raise_(self, block: Tensor) -> None:
@@ -161,8 +163,8 @@ NO_BOOSTS = Boosts(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.
 class ScoreEdits:
     """The changes to the scores of B states before their items are ranked.
 
-    Shifts come first, so the sums for probabilities and boosts are sums of shifted scores. Exclusions come
-    last: an excluded item is never ranked, even if boosted, but its score counts in the sums.
+    Shifts are applied first, so the sums for probabilities and boosts are sums over shifted scores. Exclusions are
+    applied last: an excluded item is never ranked, even if it is boosted, but its score is part of the sums.
     """
 
     exclusions: Exclusions
@@ -175,7 +177,7 @@ class ScoreEdits:
 
         Args:
             excluded: B rows of item numbers.
-            boosts: boosts as shares of each state's sum.
+            boosts: the boosts, as shares of each state's sum of exponentiated scores.
         """
         return cls(Exclusions.of(excluded), boosts, shifts)
 

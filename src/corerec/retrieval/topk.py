@@ -1,6 +1,6 @@
-"""Top-k, the filter of seen items, and ties. Their rules are in this file only.
+"""Top-k selection, the exclusion of seen items, and the order of ties. Only this file defines the rules for them.
 
-B rows (users), V item numbers 1..V; scores are float (B, V + 1) with column 0 for padding, which never ranks.
+B rows (users), V item numbers 1..V. Scores are float (B, V + 1). Column 0 is padding, which is never ranked.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def places(items: SequenceStore, device: torch.device | None = None) -> tuple[Te
 
 
 def exclude_(scores: Tensor, items: SequenceStore) -> Tensor:
-    """Exclude items in place: row r of `scores` loses the items of `items`' row r, and the padding column.
+    """Exclude items in place: in row r of `scores`, exclude the items of row r of `items`, and the padding column.
 
     Args:
         scores: (B, V + 1).
@@ -56,7 +56,8 @@ def top_k(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 
 def _ties_by_number(scores: Tensor, more: Tensor, best: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
-    """Sort ties in `best` and `at` by item number, since torch.topk does not. `more` has one more column."""
+    """Sort ties in `best` and `at` by item number, because torch.topk leaves their order open. `more` has one more
+    column."""
     k = best.shape[1]
     unsure = (more[:, k:] == more[:, k - 1 : k]).any(1) & (best[:, -1] > EXCLUDED)  # a tie crosses the k-th place
     if unsure.any():
@@ -69,15 +70,16 @@ def _ties_by_number(scores: Tensor, more: Tensor, best: Tensor, at: Tensor) -> t
 
 
 def rank_of(scores: Tensor, targets: SequenceStore, target_scores: Tensor | None = None) -> Tensor:
-    """Return 1-based ranks of known answers: 1 + the number of other items that score as high or higher.
+    """Return the 1-based ranks of known answers: 1 + the number of other items whose score is as high or higher.
 
-    Ties count against the answer. So a model that scores everything alike, or NaN, ranks last, not first.
+    Ties count against the answer. So if a model gives all items the same score, or NaN, the answer ranks last, not
+    first.
 
     Args:
         scores: (B, V + 1); -inf (EXCLUDED) where an item does not compete.
         targets: B rows of item numbers.
-        target_scores: (targets,), the answers' scores before exclusion. With them all answers of a row compete, even
-            those that its history excludes.
+        target_scores: (targets,), the answers' scores before exclusion. With these scores, all answers of a row
+            compete, even answers that its history excludes.
     Returns:
         int64 (targets,), in the order of `targets.items`.
     """
