@@ -4,7 +4,7 @@
 >>> corerec.Bert4Rec
 <class 'corerec.engines.bert4rec.recommender.Bert4Rec'>
 
-Names are imported when they are first used, so `import corerec` loads neither torch nor pandas.
+Each public name is imported when it is first used, so `import corerec` loads neither torch nor pandas.
 """
 
 from __future__ import annotations

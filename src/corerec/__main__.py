@@ -1,4 +1,4 @@
-"""python -m corerec: the same as the command `corerec`."""
+"""`python -m corerec` runs the same program as the command `corerec`."""
 
 from corerec.cli.app import main
 

@@ -3,9 +3,9 @@
     corerec.batch.score("shop.model", "recs.parquet", top_k=20, verbose=True)
 
 The table has a row for each recommendation: user_id, item_id, rank (from 1) and score, the probability over the whole
-catalogue. Ids have the same type as in the fitted log. Memory beyond the model is at most 1 GB, for any number of
-users: at most USERS_AT_ONCE users are in memory at a time. The other rows are in temporary files beside the output
-until the end.
+catalogue. Ids have the same type as in the fitted log. Besides the model, scoring takes at most 1 GB of memory, for any
+number of users: at most USERS_AT_ONCE users are in memory at a time. Finished rows are in temporary files beside the
+output until the end.
 """
 
 from __future__ import annotations
@@ -77,27 +77,27 @@ def score(
     verbose: bool = False,
     **rules: Unpack[RuleOptions],
 ) -> Scored:
-    """Recommend to many users and write the rows to a file, whole or not at all.
+    """Recommend items to many users and write the rows to a file. The file is written completely or not at all.
 
     Args:
         model: a model, or the file of one.
         output: the file to write: .parquet, .csv or .jsonl.
         top_k: the most items for each user.
         users: ids of known users, who are scored in this order. None takes all users of the model.
-        histories: a log (`read_events(path).interactions()`) to score instead of users: each of its users' events are a
-            history. `on_unknown` says how items that the model never saw are treated. A log takes about 60 bytes an
-            event.
+        histories: a log (`read_events(path).interactions()`) to score instead of users. The events of each of its users
+            are a history. `on_unknown` says how items that the model never saw are treated. A log takes about 60 bytes
+            of memory for each event.
         at: the time of all queries: a number in the unit of the log's times, or a date. None means the time of
             each user's last event.
-        shard: (i, n): score part i, from 0, of the users split in their order into n parts. The rows of all n parts,
-            in order, equal those of a single run, bit for bit.
+        shard: (i, n): split the users, in their order, into n parts, and score part i, counted from 0. The rows of all
+            n parts, in order, equal the rows of a single run, bit for bit.
         device: the device to load a model file to.
         verbose: show progress on stderr: a bar in a terminal, a line every ten seconds elsewhere.
         rules: exclude_seen, exclude, candidates, min_rating, on_unknown, diversity, max_per_group, groups and
             repeatable, as in `Bert4Rec.recommend`.
     Raises:
-        DataError: the output has another suffix, users and histories are both given, the shard is out of range, or
-            `Bert4Rec.recommend` would raise it.
+        DataError: the output has another suffix, users and histories are both given, or the shard is out of range. Or
+            `Bert4Rec.recommend` would raise a DataError.
         UnknownIdError: a user was never seen.
         NotFittedError: the model has no users, and no histories are given.
         OSError: the file cannot be written.
@@ -136,7 +136,8 @@ def score(
 
 
 def write_embeddings(embeddings: Embeddings, output: str | os.PathLike[str]) -> None:
-    """Write item vectors whole or not at all, as a table of item_id and vector, a list of float32.
+    """Write item vectors as a table of item_id and vector, a list of float32. The file is written completely or not at
+    all.
 
     Args:
         output: the file to write: .parquet, .csv or .jsonl.
@@ -159,7 +160,7 @@ def check_output(output: Path) -> None:
     """Check that a file of this suffix can be written.
 
     Raises:
-        DataError: it cannot.
+        DataError: the suffix is another one.
     """
     if output.suffix.lower() not in FORMATS:
         raise DataError(f"cannot write {output}: its name must end with {', '.join(FORMATS)}")
@@ -169,7 +170,7 @@ def check_shard(shard: tuple[int, int]) -> None:
     """Check that a shard is (i, n) with i in 0 .. n - 1.
 
     Raises:
-        DataError: it is not.
+        DataError: the shard has another form, or is out of range.
     """
     at, count = shard
     if count < 1 or not 0 <= at < count:
@@ -177,7 +178,8 @@ def check_shard(shard: tuple[int, int]) -> None:
 
 
 def _parts(count: int, shard: int, num_shards: int) -> list[tuple[int, int]]:
-    """Return (first, end) of the users to score together. All shards share these parts, so answers stay the same."""
+    """Return a list of (first, end): the users first .. end - 1 are scored together. The parts do not depend on the
+    shards, so neither do the answers."""
     size = max(1, min(USERS_AT_ONCE, -(-count // PARTS)))
     num_parts = -(-count // size)
     mine = range(shard * num_parts // num_shards, (shard + 1) * num_parts // num_shards)
@@ -185,14 +187,14 @@ def _parts(count: int, shard: int, num_shards: int) -> list[tuple[int, int]]:
 
 
 def _answers(model: FittedModel, histories: SequenceStore, rules: BatchRules) -> tuple[np.ndarray, np.ndarray]:
-    """Return item numbers and probabilities, (B, k). States are not kept, as each user is scored once."""
+    """Return item numbers and probabilities, (B, k). States are not cached, because each user is scored only once."""
     found = answer_batch(model, histories, rules)
     return found.numbers, found.probabilities
 
 
 @dataclass(frozen=True)
 class _Users:
-    """Users of the model, by their numbers."""
+    """The users of a model that are to be scored, given by their numbers."""
 
     vocabulary: Vocabulary
     numbers: np.ndarray
@@ -212,7 +214,8 @@ class _Users:
 
 @dataclass(frozen=True)
 class _Log:
-    """Users of another log, with the model's item numbers, 0 for items that it never saw."""
+    """The users of another log, with their histories in the model's item numbers. Items that the model never saw have
+    number 0."""
 
     ids: np.ndarray
     store: SequenceStore
@@ -242,7 +245,8 @@ class _Log:
 
 
 class _RowTable:
-    """A table of the rows so far: up to DATABASE_MEMORY in memory, and the rest in files beside the output."""
+    """The table of the rows written so far. Up to DATABASE_MEMORY of it is in memory, and the rest in files beside the
+    output."""
 
     def __init__(self, output: Path, user_ids: np.ndarray, items: Vocabulary) -> None:
         self.output, self.items = output, items
@@ -297,7 +301,7 @@ def _literal(path: Path) -> str:
 
 @contextmanager
 def _progress(total: int, verbose: bool) -> Iterator[Any]:
-    """Yield a function to call with the number of users done."""
+    """Yield a function that draws the progress. Call it with the number of users that were scored."""
     console = Console(stderr=True)
     if not verbose:
         yield lambda count: None

@@ -1,4 +1,5 @@
-"""The errors and warnings of the library. Each says what was wrong, what the bound is, and what to do next."""
+"""The errors and warnings of the library. Each message says what was wrong, which values are allowed, and what to do
+next."""
 
 
 class CorerecError(Exception):
@@ -26,7 +27,7 @@ class DivergedError(CorerecError, ArithmeticError):
 
 
 class DistributedError(CorerecError, RuntimeError):
-    """Another process of a distributed training ended, did not answer in time, or has other settings or data."""
+    """In a distributed training, another process ended, did not answer in time, or has other settings or data."""
 
 
 class TrainingInterrupted(CorerecError, KeyboardInterrupt):  # noqa: N818  # as KeyboardInterrupt
@@ -41,7 +42,7 @@ class TrainingInterrupted(CorerecError, KeyboardInterrupt):  # noqa: N818  # as 
 
 
 class CheckpointError(CorerecError, ValueError):
-    """A file is not a model that this version can read: cut short, of another kind, or of a newer format."""
+    """A file is not a model that this version can read: it was cut short, is of another kind, or has a newer format."""
 
 
 class MissingPackageError(CorerecError, ImportError):

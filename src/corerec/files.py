@@ -1,12 +1,12 @@
-"""Atomic writes: a file appears whole and on disk, or the old one stays as it was.
+"""Atomic writes: either the complete new file is on disk, or the old file stays as it was.
 
     with atomic_file("shop.model") as file:
         file.write(data)
 
-The data goes to a hidden folder `.corerec-<16 hex digits>.partial` in the same folder, is flushed to the disk and
-renamed into place. A process that is killed leaves that folder behind. The folder holds a lock, which the system
-releases when its process dies. So the next write in the same folder removes abandoned folders, and never a folder in
-use, even by another machine.
+The data is written to a file in a hidden folder `.corerec-<16 hex digits>.partial` beside the target, flushed to the
+disk, and renamed into place. A process that is killed leaves its hidden folder behind. A lock in the folder is released
+by the system when the process dies. So the next write beside it can remove abandoned folders, but never a folder that a
+process uses, even on another machine.
 """
 
 from __future__ import annotations
@@ -40,12 +40,13 @@ AnyPath = str | os.PathLike[str]
 
 
 def check_writable(path: AnyPath, *, inputs: Iterable[AnyPath] = ()) -> None:
-    """Refuse a place where a file cannot be written, before hours of work that would end there.
+    """Raise an error if a file cannot be written at `path`, before hours of work whose result would be lost.
 
-    To find out, it makes a hidden folder beside the path and removes it again, since permissions alone are not enough.
+    The function creates a hidden folder beside the path and removes it again, because permissions alone do not show
+    whether a write would succeed.
 
     Args:
-        inputs: files that are read for this work and must not be replaced by it.
+        inputs: files that the work reads, so that its result must not replace them.
     Raises:
         FileNotFoundError: the folder of the file does not exist.
         IsADirectoryError: the path is a folder.
@@ -68,7 +69,7 @@ def atomic_file(path: AnyPath, mode: Literal["wb"] = "wb") -> AbstractContextMan
 def atomic_file(path: AnyPath, mode: Literal["w"], *, newline: str | None = None) -> AbstractContextManager[TextIO]: ...
 @contextmanager
 def atomic_file(path: AnyPath, mode: str = "wb", *, newline: str | None = None) -> Iterator[IO[Any]]:
-    """Open a file for writing that replaces `path` once the block has ended without an error.
+    """Open a new file for writing. It replaces `path` once the block has ended without an error.
 
     A replaced file keeps its mode, owner, group and extended attributes, as far as the user may set them. A new file
     gets the usual mode and owner (umask). If `path` is a symbolic link, the file that it leads to is written.
@@ -77,8 +78,8 @@ def atomic_file(path: AnyPath, mode: str = "wb", *, newline: str | None = None) 
         mode: "wb" for bytes, "w" for text, which is UTF-8.
         newline: the argument of `open`.
     Raises:
-        DataError, OSError: `check_writable` refuses the path before the block runs, or the disk is full. Nothing is
-            changed then.
+        DataError, OSError: `check_writable` refuses the path before the block runs, or the disk is full. In both cases,
+            nothing is changed.
     """
     encoding = "utf-8" if mode == "w" else None
     with atomic_path(path) as unfinished, open(unfinished, mode, encoding=encoding, newline=newline) as file:
@@ -87,7 +88,8 @@ def atomic_file(path: AnyPath, mode: str = "wb", *, newline: str | None = None) 
 
 @contextmanager
 def atomic_path(path: AnyPath) -> Iterator[Path]:
-    """Yield a temporary path for a library that opens files by name. It replaces `path` like `atomic_file`.
+    """Yield a temporary path for a library that opens files by name. At the end, the file at this path replaces `path`,
+    as in `atomic_file`.
 
     The temporary path has the suffix of `path`.
     """
@@ -103,11 +105,11 @@ def atomic_path(path: AnyPath) -> Iterator[Path]:
 
 @contextmanager
 def atomic_folder(folder: AnyPath, *, last: Sequence[str] = ()) -> Iterator[Path]:
-    """Yield an empty folder. Files written to it become those of `folder` once the block has ended without an error.
+    """Yield an empty folder. Once the block has ended without an error, the files in it are moved to `folder`.
 
-    A new folder appears whole. In an existing folder, the files are replaced one by one, each whole, and files of other
-    names stay. A reader may then find new files beside old ones. So `last` should name the file that readers open
-    first.
+    A new folder appears with all its files at once. In an existing folder, the files are replaced one by one, each
+    atomically, and files of other names stay. Meanwhile, a reader may find new files beside old files. So `last` should
+    name the file that readers open first.
 
     Args:
         last: names of files to put in place after all others, in this order.
@@ -138,7 +140,7 @@ def atomic_folder(folder: AnyPath, *, last: Sequence[str] = ()) -> Iterator[Path
 
 
 def _resolve(path: Path) -> Path:
-    """Return the regular file, present or not, that a path leads to through links.
+    """Return the path of the regular file, which may not exist yet, that a path leads to through links.
 
     Raises:
         DataError, OSError: `check_writable` refuses the path.
@@ -181,7 +183,7 @@ def _check_parent(path: Path, target: Path) -> None:
 
 
 def _is_mounted(target: Path) -> bool:
-    """Return whether a file is a mount of its own, as in containers. Nothing can be renamed onto such a file."""
+    """Return whether a single file is a mount point, as in containers. No file can be renamed onto such a file."""
     try:
         mounts = Path("/proc/self/mountinfo").read_text()
     except OSError:
@@ -196,7 +198,8 @@ def _kind(mode: int) -> str:
 
 @contextmanager
 def _work_folder(parent: Path, path: Path) -> Iterator[Path]:
-    """Yield a hidden folder in `parent` that is locked while in use. It is removed in the end, with its content."""
+    """Yield a hidden folder in `parent` that is locked while it is in use. At the end, the folder is removed with its
+    content."""
     try:
         _remove_abandoned(parent)
         work, lock = _new_work_folder(parent)
@@ -233,7 +236,7 @@ def _new_work_folder(parent: Path) -> tuple[Path, int | None]:
 
 
 def _try_lock(descriptor: int) -> bool | None:
-    """Return whether this process got the lock; None where the file system has no locks."""
+    """Return whether this process got the lock, or None if the file system has no locks."""
     if fcntl is None:
         return None
     try:
@@ -294,7 +297,8 @@ def _finish(unfinished: Path, replaced: Path | None, plain_mode: int) -> None:
 def _plain_mode(work: Path) -> int:
     """Return the permissions that new files get in the folder `work`.
 
-    They are those of its lock file, which was made without a mode. Reading the umask itself would change it.
+    The result is the permissions of the lock file in `work`, which was created without a mode. The umask itself cannot
+    be read without changing it.
     """
     return stat.S_IMODE((work / LOCK).stat().st_mode)
 

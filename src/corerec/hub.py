@@ -3,7 +3,7 @@
     corerec.hub.write_folder(model, "movies")
     huggingface_hub.upload_folder(repo_id="you/movies", folder_path="movies")
 
-`Bert4Rec.load("movies")` reads model.safetensors alone, which holds the whole model. config.json repeats the settings
+`Bert4Rec.load("movies")` reads only model.safetensors, which holds the whole model. config.json repeats the settings
 for people and other tools.
 """
 
@@ -44,14 +44,15 @@ def write_folder(
     license: str | None = None,
     reports: Sequence[Report] = (),
 ) -> list[Path]:
-    """Write the folder, whole or not at all.
+    """Write a model as a folder for the Hub. The folder is written completely or not at all.
 
     Args:
-        folder: made if absent. Files of an earlier call are replaced, config.json last; others stay as they are.
-        histories: whether to keep the users' ids and events in model.safetensors. Without them the model answers only
-            histories that a query brings, as a public model should.
+        folder: the folder to write, which is created if it does not exist. Files of an earlier call are replaced,
+            config.json last; other files stay as they are.
+        histories: whether to keep the users' ids and events in model.safetensors. Without them, the model can answer
+            only queries that contain a history, as a public model should.
         license: the Hub's name of a licence, such as "apache-2.0", for the card's header.
-        reports: reports of `evaluate` on this model, for the card's metrics.
+        reports: results of `evaluate` for this model, which the card shows as metrics.
     Returns:
         the files written.
     Raises:
@@ -299,7 +300,7 @@ def _digest(card: bytes) -> str:
 
 
 def _check_contents(folder: Path) -> None:
-    """Refuse a folder with files that another program wrote, or with a card that was edited."""
+    """Raise an error if the folder has files that another program wrote, or a card that was edited."""
     present = [name for name in (checkpoint.MODEL_FILE, CARD, CONFIG) if (folder / name).exists()]
     if not present:
         return

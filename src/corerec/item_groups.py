@@ -14,8 +14,8 @@ from corerec.data.vocabulary import Vocabulary
 from corerec.errors import DataError
 
 ExcludeSeen = bool | Literal["item", "group"]
-"""The items that a history excludes: none (False), the history's items (True or "item"), or also all other items of
-their groups ("group").
+"""Which items a history excludes from its recommendations: no items (False), the history's items (True or "item"), or
+also all other items of their groups ("group").
 """
 
 
@@ -24,7 +24,7 @@ class ItemGroups:
     """The group of each item.
 
     Attributes:
-        numbers: int64 (V + 1,), each item number's group, from 1; 0 without a group.
+        numbers: int64 (V + 1,), the number of each item's group, from 1; 0 for an item without a group.
         names: group -> its number.
     """
 
@@ -74,7 +74,8 @@ class SeenRule:
     exclude_seen: ExcludeSeen
     groups: ItemGroups | None = None
     repeatable: np.ndarray | None = None
-    """bool (V + 1,): items that may be recommended again although they are in the history. None for no items."""
+    """bool (V + 1,): whether each item may be recommended again although it is in the history. None means that no item
+    may."""
 
     def __post_init__(self) -> None:
         if not isinstance(self.exclude_seen, bool | np.bool_) and self.exclude_seen not in ("item", "group"):

@@ -1,8 +1,8 @@
-"""Private operations of PyTorch in one module, each with a plain fallback on public operations.
+"""Private operations of PyTorch in one module, each with a fallback that uses public operations.
 
-A private operation is used if a probe, run once, gives the same result as its fallback. So a release of PyTorch that
-drops or changes a private operation costs speed, not correctness. COREREC_PLAIN_KERNELS=1 in the environment forces
-every fallback.
+On first use, a test call compares each private operation with its fallback. The private operation is used only if both
+results are equal. So if a release of PyTorch drops or changes a private operation, the code is slower, but not wrong.
+COREREC_PLAIN_KERNELS=1 in the environment forces every fallback.
 """
 
 from __future__ import annotations
@@ -47,7 +47,8 @@ def matmul_int8(a: Tensor, b: Tensor, out: Tensor) -> Tensor:
 
 
 def int8_is_fast(device: torch.device) -> bool:
-    """Return whether int8 products are fast here. They were measured to be fast where PyTorch's oneDNN uses AVX-512."""
+    """Return whether int8 matrix products are fast on this device. In measurements, they were fast if PyTorch's oneDNN
+    uses AVX-512."""
     if device.type != "cpu" or use_plain_kernels() or not torch.backends.mkldnn.is_available():
         return False
     return torch.backends.cpu.get_cpu_capability() == "AVX512" and _int_mm_works(device)
@@ -117,7 +118,8 @@ def _int_mm_works(device: torch.device) -> bool:
 
 
 def _works(probe: Callable[[], bool]) -> bool:
-    """Return a probe's result, or False if the operation is missing, takes other arguments or is not built in."""
+    """Return the result of a test call, or False if the operation is missing, takes other arguments or is not built
+    in."""
     try:
         return probe()
     except (AttributeError, TypeError, RuntimeError):  # NotImplementedError is a RuntimeError

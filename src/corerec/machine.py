@@ -1,7 +1,7 @@
-"""CPUs and memory that this process may use: those of the machine, within its affinity mask and its cgroup.
+"""The CPUs and the memory that this process may use, given the machine, the process's affinity mask and its cgroup.
 
-A container limits its processes by a cgroup. The machine's own numbers, as os.cpu_count and /proc/meminfo tell them,
-ignore these limits. Both versions of cgroups are read, and the limits of enclosing cgroups count, too.
+A container limits its processes by a cgroup. os.cpu_count and /proc/meminfo tell the numbers of the machine, and ignore
+these limits. This module reads both versions of cgroups, and the limits of enclosing cgroups, too.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ class Cpus:
     count: int
     in_machine: int
     limit: Literal["", "affinity mask", "CPU quota"]
-    """What keeps `count` below `in_machine`, if anything does."""
+    """The reason why `count` is below `in_machine`, if it is."""
 
     def __str__(self) -> str:
-        """Return such as "all 8 CPUs" or "2 of 64 CPUs by the CPU quota"."""
+        """Return a text such as "all 8 CPUs" or "2 of 64 CPUs by the CPU quota"."""
         plural = "" if self.in_machine == 1 else "s"
         if not self.limit:
             return f"all {self.in_machine} CPUs" if plural else "the only CPU"
@@ -35,7 +35,7 @@ class Cpus:
 
 
 def available_cpus(root: Path = ROOT) -> Cpus:
-    """Return the number of CPUs by the affinity mask and the cgroup's quota. A quota of 1.5 CPUs counts as 2.
+    """Return the number of CPUs that the affinity mask and the cgroup's quota allow. A quota of 1.5 CPUs counts as 2.
 
     Args:
         root: the folder that holds proc and sys.
@@ -51,9 +51,9 @@ def available_cpus(root: Path = ROOT) -> Cpus:
 
 
 def free_memory(root: Path = ROOT) -> int | None:
-    """Return the bytes of memory that this process may still use, or None where the system does not say.
+    """Return the bytes of memory that this process may still use, or None if the system does not tell.
 
-    A cgroup's use counts without the cache of files that the kernel gives back first.
+    Cached files, which the kernel frees first, do not count as used memory of a cgroup.
 
     Args:
         root: the folder that holds proc and sys.
@@ -73,9 +73,10 @@ def free_memory(root: Path = ROOT) -> int | None:
 
 
 def _cgroups(controller: str, root: Path) -> Iterator[Path]:
-    """Yield the folders of this process's cgroup and of those around it.
+    """Yield the folders of this process's cgroup and of the cgroups that enclose it.
 
-    A container may see the path that its cgroup has outside, where only the topmost folder is there: its own.
+    A container may see the path that its cgroup has on the host. In the container, only the topmost folder exists,
+    which is then the container's own.
     """
     mounts = root / "sys/fs/cgroup"
     places = {mounts: "", mounts / controller: ""}
@@ -94,7 +95,7 @@ def _cgroups(controller: str, root: Path) -> Iterator[Path]:
 
 
 def _cpu_quota(folder: Path) -> float | None:
-    """Return the CPUs that a cgroup's quota grants, or None without a quota."""
+    """Return the number of CPUs that a cgroup's quota allows, or None without a quota."""
     words = _text(folder / "cpu.max").split()
     if words:
         quota, period = words[0], words[1]

@@ -1,6 +1,6 @@
-"""Queries and answers: a Query in ids, a QueryBatch in item numbers, and Recommendations.
+"""Queries and answers: a Query with ids, a QueryBatch with item numbers, and Recommendations.
 
-B queries.
+B is the number of queries.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ ItemId = Any
 OnUnknown = Literal["raise", "skip", "warn"]
 """How to treat an id that `fit` never saw: raise UnknownIdError, skip it, or (the default) skip it with one warning.
 
-An id whose type no fitted id has is always an error.
+An id always raises an error if no id that `fit` saw has its type.
 """
 Basis = Literal["history", "popularity"]
 WITHOUT_USERS = "this model was saved without histories, so it knows no users; pass history=[item ids] to recommend"
@@ -37,15 +37,16 @@ class Query:
     """The arguments of `Bert4Rec.recommend` as a value, so that many queries can be answered together."""
 
     user_id: Hashable = None
-    """A user of the fitted log, or one observed since. Give this or `history`."""
+    """The id of a user of the fitted log, or of a user observed since. Give either `user_id` or `history`."""
     history: Sequence[ItemId] | None = None
-    """Item ids, oldest first. Give this or `user_id`."""
+    """The history of any user: item ids, oldest first. Give either `history` or `user_id`."""
     top_k: int = 10
     """The most items to recommend."""
     exclude_seen: ExcludeSeen = True
-    """What the history excludes: its items (True or "item"), all items of their groups ("group") or nothing (False)."""
+    """Which items are excluded: items of the history (True or "item"), all items of their groups ("group") or none
+    (False)."""
     exclude: Sequence[ItemId] = ()
-    """More item ids to exclude."""
+    """Further item ids to exclude."""
     candidates: Sequence[ItemId] | None = None
     """The only item ids that may be recommended; None means all."""
     min_rating: float | None = None
@@ -53,11 +54,12 @@ class Query:
     on_unknown: OnUnknown = "warn"
     """How unknown items of the history, of `exclude`, of `candidates` and of `repeatable` are treated."""
     at: Any = None
-    """The time of the query, for a user: a number in the log's unit, or a date. None means the user's last event's."""
+    """The time of a query with `user_id`: a number in the log's unit, or a date. None means the time of the user's last
+    event."""
     diversity: float = 0.0
-    """The weight in [0, 1] of dissimilarity between the items against relevance (`retrieval.reranking`)."""
+    """The weight, in [0, 1], of variety against relevance (`retrieval.reranking`)."""
     max_per_group: int | None = None
-    """The most items of one group."""
+    """The most items of one group that the answer may have."""
     groups: Mapping[ItemId, Hashable] | None = None
     """Item id -> its group, such as a category. Items without a group are not limited."""
     repeatable: Collection[Any] = ()
@@ -66,7 +68,7 @@ class Query:
 
 @dataclass(frozen=True)
 class Recommendations:
-    """The answer to one query: items and scores, best first, and whether history or popularity decided.
+    """The answer to one query: items and scores, best first, and whether they come from the history or from popularity.
 
     >>> answer = Recommendations(["a", "b"], [0.5, 0.25], "history", user_id="ann")
     >>> list(answer), answer.pairs()
@@ -77,13 +79,14 @@ class Recommendations:
     scores: list[float]
     """Each item's probability over the whole catalogue; NaN if probabilities were not asked for."""
     basis: Basis
-    """"history", or "popularity" if the history holds no known item."""
+    """"history", or "popularity" if the model knows no item of the history."""
     unknown_items: list[ItemId] = field(default_factory=list)
     """Items of the query that `fit` never saw. They were skipped."""
     user_id: Hashable = None
-    """The query's user; None where a history was given."""
+    """The user of the query; None if the query gave a history."""
     is_new: list[bool] = field(default_factory=list)
-    """For each item, whether it has no fitted event. Such an item was ranked by its features alone."""
+    """For each item, whether the model was fitted without events of it. Such an item was ranked only by its
+    features."""
 
     def __len__(self) -> int:
         return len(self.items)
@@ -96,12 +99,13 @@ class Recommendations:
         return list(zip(self.items, self.scores, strict=True))
 
     def to_frame(self) -> pd.DataFrame:
-        """Return one row an item: columns user_id, item_id, rank (from 1) and score."""
+        """Return a frame with one row for each item, and the columns user_id, item_id, rank (from 1) and score."""
         return recommendations_frame([self])
 
 
 def recommendations_frame(answers: Sequence[Recommendations]) -> pd.DataFrame:
-    """Return many answers as one table: a row for each item, columns user_id, item_id, rank (from 1) and score."""
+    """Return many answers as one table, with a row for each item, and the columns user_id, item_id, rank (from 1) and
+    score."""
     lengths = [len(answer) for answer in answers]
     return pd.DataFrame(
         {
@@ -115,10 +119,10 @@ def recommendations_frame(answers: Sequence[Recommendations]) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class QueryBatch:
-    """B queries in numbers, ready to be scored together."""
+    """B queries with user and item numbers instead of ids, ready to be scored together."""
 
     users: np.ndarray
-    """int64 (B,): the user number; 0 where a history was given."""
+    """int64 (B,): the user number of each query; 0 if the query gave a history."""
     histories: SequenceStore
     """B histories, any of which may be empty."""
     excluded: SequenceStore
@@ -126,15 +130,16 @@ class QueryBatch:
     top_k: np.ndarray
     """int64 (B,): the most items to recommend."""
     limited: np.ndarray
-    """int64: the places of the queries that have candidates of their own, in rising order."""
+    """int64: the indices, in rising order, of the queries that have their own candidates."""
     candidates: SequenceStore
     """One row for each of `limited`: the only items that may be recommended."""
     shared_candidates: np.ndarray | None = None
-    """int64: the only items that the queries outside `limited` may get; None means all."""
+    """int64: the only items that may be recommended to the queries outside `limited`; None means all items."""
     rerankings: tuple[Reranking, ...] = ()
     """The distinct rules of re-ranking in this batch."""
     reranked: np.ndarray | None = None
-    """int64 (B,): the place of each query's rule in `rerankings`, -1 for none. None means -1 for all."""
+    """int64 (B,): the index of each query's rule in `rerankings`, -1 for no rule. None means that no query has a
+    rule."""
 
     def __len__(self) -> int:
         return len(self.users)
@@ -164,7 +169,7 @@ class QueryBatch:
         )
 
     def without(self, items: np.ndarray) -> QueryBatch:
-        """Return the same queries, which exclude the given item numbers, too."""
+        """Return the same queries, with the given item numbers excluded, too."""
         excluded, count = self.excluded, len(items)
         offsets = excluded.offsets + count * np.arange(len(self) + 1)
         ends = offsets[1:] - count  # each row's own items, then these
@@ -200,14 +205,15 @@ def known_numbers(ids: Sequence[ItemId], known: Vocabulary, on_unknown: OnUnknow
 
     Raises:
         UnknownIdError: an id has a type that no known id has, or is unknown and `on_unknown` is "raise".
-        ConfigError: `on_unknown` is none of the three.
+        ConfigError: `on_unknown` is not one of its three values.
     """
     numbers, strangers = numbers_or_zero(ids, known, on_unknown)
     return numbers[numbers > 0], strangers
 
 
 def numbers_or_zero(ids: Any, known: Vocabulary, on_unknown: OnUnknown) -> tuple[np.ndarray, list[ItemId]]:
-    """Return the numbers of ids, int64, 0 for an unknown id; and the unknown ids. It raises as `known_numbers`."""
+    """Return the numbers of ids, int64, with 0 for an unknown id, and the unknown ids. The errors are those of
+    `known_numbers`."""
     if on_unknown not in ("raise", "skip", "warn"):
         raise ConfigError(f'on_unknown must be "raise", "skip" or "warn", not {on_unknown!r}')
     numbers = known.encode(ids) if len(ids) else np.zeros(0, np.int64)
@@ -262,7 +268,7 @@ def warn_of_unknown(item_ids: Sequence[ItemId], items: Vocabulary, consequence: 
 
 
 def ids_of(numbers: np.ndarray, items: Vocabulary) -> list[list[ItemId]]:
-    """Return rows of item ids for rows of item numbers, 0 where a row has ended."""
+    """Return rows of item ids for rows of item numbers. A row ends at the first 0."""
     counts = (numbers > 0).sum(1)
     ids = items.decode(numbers[numbers > 0])
     return [ids[end - count : end] for end, count in zip(np.cumsum(counts).tolist(), counts.tolist(), strict=True)]
@@ -272,7 +278,7 @@ def check_top_k(top_k: Any, name: str = "top_k") -> None:
     """Check a value for `top_k`.
 
     Raises:
-        DataError: it is not a whole number from 1.
+        DataError: the value is not a whole number of 1 or more.
     """
     if isinstance(top_k, bool) or not isinstance(top_k, int | np.integer) or top_k < 1:
         raise DataError(f"{name} must be a whole number from 1, not {top_k!r}")

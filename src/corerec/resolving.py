@@ -1,4 +1,4 @@
-"""Convert queries in ids to queries in numbers, ready to be scored together."""
+"""Convert queries with ids to queries with user and item numbers, ready to be scored together."""
 
 from __future__ import annotations
 
@@ -124,7 +124,8 @@ def resolve(
 
 
 class Rules:
-    """Converts rules of queries to numbers. Queries with equal settings share a result, so groups are encoded once."""
+    """Converts the rules of queries (groups, repeatable items) to numbers. Queries with equal settings share a result,
+    so groups are encoded only once."""
 
     def __init__(self, items: Vocabulary) -> None:
         self.items = items
@@ -141,7 +142,7 @@ class Rules:
     def reranking(
         self, diversity: float, max_per_group: int | None, groups: Mapping[ItemId, Hashable] | None
     ) -> Reranking | None:
-        """Return the rule of re-ranking, or None where nothing is to be re-ranked.
+        """Return the rule of re-ranking of a query, or None if the query needs no re-ranking.
 
         Raises:
             DataError: a value is out of its range, or groups are missing.
@@ -180,13 +181,13 @@ PLAIN_RULE = SeenRule(True)
 def resolve_subject(
     query: Query, items: Vocabulary, histories: Histories | None
 ) -> tuple[int, np.ndarray, list[ItemId]]:
-    """Return the subject of a query, a user number or the item numbers of a history, and its unknown items.
+    """Return the user number of a query, the item numbers of its history, and the history's unknown items.
 
-    The user number is 0 for a history.
+    For a query with a user, there are no item numbers. For a query with a history, the user number is 0.
 
     Raises:
-        DataError: both or neither are given, or the history is not a list of items.
-        UnknownIdError: the user was never seen, or an item of the history was not (see `known_numbers`).
+        DataError: both `user_id` and `history` are given, or neither, or the history is not a list of items.
+        UnknownIdError: the user was never seen, or `known_numbers` refuses an item of the history.
         NotFittedError: the model knows no users.
     """
     if (query.user_id is None) == (query.history is None):
@@ -202,10 +203,10 @@ def resolve_subject(
 
 
 def resolve_moment(query: Query, histories: Histories | None) -> float:
-    """Return the `at` of a query in the log's unit; NaN if the query has none, or the log has no times.
+    """Return the time of a query, its `at`, in the log's unit; NaN if the query has no `at`, or the log has no times.
 
     Raises:
-        DataError: the value is not a time in the log's unit, or the query has a history, whose times are not known.
+        DataError: the value is not a time in the log's unit. Or the query gives a history, whose times are not known.
     """
     if query.at is None:
         return math.nan
@@ -215,7 +216,7 @@ def resolve_moment(query: Query, histories: Histories | None) -> float:
 
 
 def _rows(users: np.ndarray, given: list[np.ndarray], histories: Histories | None) -> SequenceStore:
-    """Return the history of each query: the known user's, or the given one."""
+    """Return the history of each query: the history of its known user, or the history that the query gives."""
     known, raw = np.flatnonzero(users), np.flatnonzero(users == 0)
     if not len(known):
         return SequenceStore.from_lists(given)

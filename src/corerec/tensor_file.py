@@ -1,9 +1,10 @@
-"""Tensors and texts in one safetensors file, with a digest of all. A changed file gives an error, never wrong values.
+"""Tensors and texts in one safetensors file, with a digest of its whole content. A changed file raises an error, and
+never gives wrong values.
 
-Tensors are read into memory and compared with the digest. Only those of MAPPED_BYTES or more, the item tables of large
-catalogues, are memory-mapped, so that a file of gigabytes opens in a second. Each has a digest of its own, which is
-compared on request. A process that reads from a map dies (SIGBUS) if the file is cut short, as `cp new.model
-live.model` does: replace such a file by renaming another onto it.
+Tensors are read into memory and compared with the digest. Only tensors of MAPPED_BYTES or more, such as the item tables
+of large catalogues, are memory-mapped, so that a file of gigabytes opens in a second. Each mapped tensor has its own
+digest, which is compared on request. A process that reads from a mapped file dies (SIGBUS) if the file is cut short, as
+by `cp new.model live.model`. So replace such a file by renaming another file onto it.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ class _Layout(NamedTuple):
 
 
 def write_tensors(path: AnyPath, tensors: Mapping[str, Tensor], texts: Mapping[str, str]) -> None:
-    """Write the file whole or not at all (`files.atomic_path`), with a digest among the texts.
+    """Write the file completely or not at all (`files.atomic_path`). The digest is one of its texts.
 
     Args:
         tensors: tensors of the types in DTYPES.
@@ -76,13 +77,14 @@ def write_tensors(path: AnyPath, tensors: Mapping[str, Tensor], texts: Mapping[s
 def read_tensors(
     path: AnyPath, check_texts: Callable[[dict[str, str]], None], *, verify: bool = False
 ) -> tuple[dict[str, str], dict[str, Tensor]]:
-    """Read a file of `write_tensors` onto the CPU, in at most the memory of the file's size, and some MB.
+    """Read a file of `write_tensors` onto the CPU. The memory needed is at most the file's size and some MB.
 
     Args:
         check_texts: raises CheckpointError if the texts are those of another kind of file, before more is read.
         verify: compare memory-mapped tensors with their digests, too, at about 1 GB/s.
     Returns:
-        the texts without the digests, and the tensors, which share no memory. Mapped tensors are copied where written.
+        the texts without the digests, and the tensors, which share no memory. Writing to a mapped tensor changes only
+        memory, not the file.
     Raises:
         FileNotFoundError: there is no such file.
         CheckpointError: the file is not safetensors, was cut short, was changed since it was written, or is unreadable.
@@ -124,13 +126,13 @@ def read_tensors(
 def shared_tensor(array: np.ndarray) -> Tensor:
     """Return a tensor for `write_tensors` that shares the memory of an array, even if the memory is read-only.
 
-    PyTorch has no read-only tensors: to write into this one would end the process.
+    PyTorch has no read-only tensors. If the array's memory is read-only, writing to the tensor would end the process.
     """
     return torch.from_numpy(np.asarray(_Exported(np.ascontiguousarray(array))))
 
 
 class _Exported:
-    """An array that says of itself that it can be written to, as `torch.from_numpy` warns of others."""
+    """An array that claims to be writable, because `torch.from_numpy` warns about read-only arrays."""
 
     def __init__(self, array: np.ndarray) -> None:
         address, _ = array.__array_interface__["data"]
@@ -159,7 +161,7 @@ def begins_as_one(path: AnyPath) -> bool:
 def digest(tensors: Mapping[str, Tensor], texts: Mapping[str, str]) -> str:
     """Return the BLAKE2b digest of all texts and all tensors (names, types, shapes and bytes), in hexadecimal.
 
-    It is a tree hash of one level: one thread a core hashes blocks of LEAF_BYTES, at about 1 GB/s.
+    It is a tree hash with one level: one thread on each core hashes blocks of LEAF_BYTES, at about 1 GB/s.
     """
     ordered = sorted(tensors.items())
     apart = json.loads(texts.get(MAPPED, "{}"))  # whose digests are among the texts
@@ -169,7 +171,7 @@ def digest(tensors: Mapping[str, Tensor], texts: Mapping[str, str]) -> str:
 
 
 def _root(blocks: Iterable[np.ndarray], num_tensors: int = 1, ending: bytes = b"") -> str:
-    """Return the digest of blocks of bytes, and of what they end with."""
+    """Return the digest of blocks of bytes, followed by the bytes `ending`."""
     leaves, root = list(blocks), blake2b(digest_size=32)
     if len(leaves) < 4 + num_tensors:  # threads would cost more than they spare
         hashes = map(_hash, leaves)
@@ -194,7 +196,7 @@ def _open_regular(path: Path) -> BinaryIO:
     """Open a regular file. Reading from anything else, such as a pipe, could wait forever.
 
     Raises:
-        CheckpointError: it is a folder, a device, a pipe or a socket.
+        CheckpointError: the path is a folder, a device, a pipe or a socket.
     """
     try:
         mode = path.stat().st_mode
@@ -287,7 +289,7 @@ def _damaged(path: Path, why: str) -> CheckpointError:
 
 
 def _what_it_is(head: bytes) -> str:
-    """Guess what a file is that does not begin like a model file."""
+    """Return a guess what kind of file it is, if a file does not begin like a model file."""
     if not head:
         return "it is empty"
     if len(head) < 9:

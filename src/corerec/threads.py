@@ -1,7 +1,8 @@
-"""PyTorch's CPU threads: as many as the CPUs that this process may use, where nobody said otherwise.
+"""Set the number of PyTorch's CPU threads to the CPUs that this process may use, unless the user sets another number.
+By default, PyTorch starts a thread for each CPU of the machine, or for each core if two CPUs share a core.
 
-PyTorch takes a thread for each CPU of the machine, or for each core where two CPUs share one. It heeds the affinity
-mask and ignores a container's CPU quota. With more threads than CPUs, each operation waits for threads that do not run.
+PyTorch obeys the affinity mask, but ignores a container's CPU quota. With more threads than CPUs, each operation waits
+for threads that do not run.
 """
 
 from __future__ import annotations
@@ -17,16 +18,16 @@ _asked: int | None = None  # what `set_threads` was called with
 
 
 def set_threads(threads: int) -> None:
-    """Give PyTorch so many threads, even above the CPUs that this process may use."""
+    """Set the number of PyTorch's threads. It may be larger than the number of CPUs that this process may use."""
     global _asked
     torch.set_num_threads(threads)
     _asked = threads
 
 
 def use_available_cpus() -> None:
-    """Give PyTorch fewer threads if it has its own default, and that is above the CPUs that this process may use.
+    """Lower PyTorch's default number of threads to the number of CPUs that this process may use.
 
-    A number of OMP_NUM_THREADS, MKL_NUM_THREADS, `set_threads` or torch.set_num_threads stays as it is.
+    A number that was set by OMP_NUM_THREADS, MKL_NUM_THREADS, `set_threads` or torch.set_num_threads stays as it is.
     """
     threads = torch.get_num_threads()
     if threads == 1 or threads == _asked or _variable():

@@ -1,4 +1,5 @@
-"""Hyperparameter search with Optuna: trials on validation NDCG@10, then the best settings fitted on the whole log.
+"""Hyperparameter search with Optuna: trials are compared by validation NDCG@10, and then a model with the best settings
+is fitted on the whole log.
 
     tuned = corerec.tuning.tune(log, minutes=20, study="sqlite:///shop.db")
     tuned.model.save("shop.model")
@@ -51,7 +52,8 @@ class Tuned:
 
     @property
     def trials(self) -> pd.DataFrame:
-        """Return one row a trial, the best first: trial, state, ndcg, epochs, seconds, and its settings."""
+        """Return a frame with one row for each trial, the best first: trial, state, ndcg, epochs, seconds, and the
+        settings."""
         return trials_frame(self.study)
 
 
@@ -67,16 +69,18 @@ def tune(
     settings: dict[str, Any] | None = None,
     on_trial: OnTrial | None = None,
 ) -> Tuned:
-    """Search for the settings with the best validation NDCG@10, and fit a model with them.
+    """Search for the settings with the best validation NDCG@10, and fit a model with these settings.
 
     Args:
-        minutes: the time to search. A trial that is still running then ends at its next epoch. The last fit comes
-            after.
-        trials: the most trials that this call begins. None means 20, or as many as fit into `minutes`.
-        study: a storage of Optuna's, such as "sqlite:///shop.db". The same call continues the search, and several
-            processes may search at once. None keeps the trials in memory.
-        valid_from: validate on the next event of each user from this moment on, rather than on the last but one.
-        test_from: the moment that ends the validation. None takes the rest of the log.
+        minutes: the time of the search. A trial that is then still running ends after its current epoch. The fit of the
+            best settings takes further time.
+        trials: the most trials that this call begins. None means 20 trials, or, if `minutes` is given, no limit but the
+            time.
+        study: a storage of Optuna (a database URL), such as "sqlite:///shop.db". The same call continues the search,
+            and several processes may search at once. None keeps the trials in memory.
+        valid_from: validate on each user's first event from this moment on, instead of on each user's last event but
+            one.
+        test_from: the moment at which the validation period ends. None means the end of the log.
         holdout: fit the best settings without the validation and test events, so that `evaluate` can use them.
         settings: settings of `Bert4Rec` that are the same in all trials, and are not searched for.
         on_trial: is called after each trial.
@@ -137,9 +141,9 @@ def tune(
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """The settings that are searched, and where the search begins.
+    """The settings that are searched, and the settings with which the search begins.
 
-    `default` has the constructor's defaults, with the values that are chosen from this log.
+    `default` has the constructor's defaults, and for open settings the values that are chosen from this log.
     """
 
     default: dict[str, Any]
@@ -164,7 +168,7 @@ class SearchSpace:
         return cls({name: value for name, value in default.items() if name not in fixed}, tuple(sorted(widths)))
 
     def suggest(self, trial: optuna.Trial) -> dict[str, Any]:
-        """Draw a trial's settings. Every range holds the default."""
+        """Draw the settings of a trial. Each setting has a range that includes its default."""
         start = self.default
         draw: dict[str, Callable[[], Any]] = {
             "learning_rate": lambda: self._float(trial, "learning_rate", 2e-4, 5e-3, log=True),
@@ -187,7 +191,7 @@ class SearchSpace:
 
 
 def trials_frame(study: optuna.Study) -> pd.DataFrame:
-    """Return one row a trial, the best first, with the settings in the columns after `seconds`."""
+    """Return a frame with one row for each trial, the best first. The settings are in the columns after `seconds`."""
     rows = [
         {
             "trial": trial.number,
@@ -211,7 +215,8 @@ def _validated(
     valid: Holdout,
     deadline: float | None,
 ) -> float:
-    """Train, and return the best validation NDCG@10. A bad trial, or the deadline, ends the training early."""
+    """Train a model, and return its best validation NDCG@10. The training ends early if the trial is pruned or the
+    deadline is reached."""
     best, best_epoch = 0.0, 0
 
     def on_event(event: StepResult | EpochResult) -> bool:
@@ -270,7 +275,8 @@ def _default_ndcg(done: list[Any], default: dict[str, Any]) -> float | None:
 
 
 def _is_default(trial: Any, default: dict[str, Any]) -> bool:
-    """Return whether a trial has, or will have, the default settings. Failed trials, as after Ctrl-C, do not count."""
+    """Return whether a trial has, or will have, the default settings. For a failed trial, as after Ctrl-C, the result
+    is False."""
     waiting = trial.system_attrs.get("fixed_params")
     return trial.state.name != "FAIL" and default in (trial.params, waiting)
 

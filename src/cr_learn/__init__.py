@@ -5,7 +5,7 @@
     data = ml_1m.load()
     data["ratings"]  # user_id, movie_id, rating, timestamp
 
-Every module's `load` returns three pandas frames with the same columns and dtypes:
+The function `load` of every module returns three pandas frames with the same columns and dtypes:
 
     ratings   user_id int64, movie_id int64, rating int64 (1..5), timestamp int64 (seconds since 1970, UTC)
     users     user_id int64, gender str, age int64, occupation int64 (ML-100K: str), zip_code str

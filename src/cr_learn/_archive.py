@@ -19,7 +19,7 @@ log = logging.getLogger("cr_learn")
 
 @dataclass(frozen=True)
 class RawFile:
-    """A file's bytes, with its path (inside a zip: zip/member) for error messages."""
+    """The bytes of a file, and its path for error messages. For a file inside a zip, the path is zip/member."""
 
     path: str
     content: bytes
@@ -34,7 +34,8 @@ class Source:
     zip_name: str
     """The file's name in the cache folder."""
     fetch: Callable[[Path], None]
-    """Writes the whole zip to the given path, or raises OSError or DatasetCorruptError and leaves nothing there."""
+    """A function that writes the complete zip to the given path. Otherwise, it raises OSError or DatasetCorruptError,
+    and writes no file."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,8 @@ class Archive:
     """A data set in the form that its publisher distributes."""
 
     name: str
-    """The folder inside the archive, and the stem of its zip: "ml-1m"."""
+    """The name of the folder inside the archive, which is also the name of its zip without the suffix, such as
+    "ml-1m"."""
     title: str
     homepage: str
     files: tuple[str, ...]
@@ -56,7 +58,7 @@ class Archive:
 
 
 def read_archive(archive: Archive, data_path: str | os.PathLike[str] | None = None) -> dict[str, RawFile]:
-    """Read the files of `archive` by name, from the first place that has them.
+    """Read the files of `archive` from the first place that has them. Return them by name.
 
     Args:
         data_path: the only place to look in: the zip, or a folder that holds the zip, the files, or their subfolder.
@@ -113,10 +115,11 @@ def _read_given(path: Path, archive: Archive) -> dict[str, RawFile]:
 
 
 def _read_folder(folder: Path, archive: Archive) -> dict[str, RawFile] | None:
-    """Read the files from `folder` or its subfolder. Return None if neither has any of them.
+    """Read the files from `folder` or its subfolder. Return None if neither folder has any of them.
 
     Raises:
-        DatasetUnavailableError: only some files are there. A download would give other data than the user put there.
+        DatasetUnavailableError: the folder has only some of the files. They are not completed by a download, because it
+            might have other data.
     """
     places = [folder, folder / archive.name]
     missing = {place: [name for name in archive.files if not (place / name).is_file()] for place in places}

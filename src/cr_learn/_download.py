@@ -1,4 +1,4 @@
-"""The cache folder, and downloads that arrive whole or leave nothing behind."""
+"""The cache folder, and downloads that write either the complete file or no file."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ CHUNK_BYTES = 1 << 16
 
 
 def cache_dir() -> Path:
-    """Return the folder for downloads: $CR_LEARN_HOME, or else the user's cache folder. It may not exist yet."""
+    """Return the folder for downloads: $CR_LEARN_HOME, or else the user's cache folder. The folder may not exist
+    yet."""
     home = os.environ.get(HOME_VARIABLE)
     return Path(home).expanduser() if home else Path(platformdirs.user_cache_dir("cr_learn"))
 
@@ -31,7 +32,8 @@ def cache_dir() -> Path:
 def whole_file(target: Path) -> Iterator[Path]:
     """Yield a scratch path that becomes `target` when the block ends, and is removed if the block raises.
 
-    The rename is atomic, so another process sees the whole file or none. Several may fetch the same file at once.
+    The rename is atomic, so another process sees either the complete file or no file. Several processes may download
+    the same file at once.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f".{target.name}.{uuid.uuid4().hex}.part")
@@ -43,17 +45,18 @@ def whole_file(target: Path) -> Iterator[Path]:
 
 
 def download(url: str, target: Path, *, md5: str, timeout_s: float = 10.0, deadline_s: float = 900.0) -> None:
-    """Fetch `url` into the file `target`, which appears only if its content has the digest `md5`.
+    """Download `url` to the file `target`. The file is created only if the content has the digest `md5`.
 
     A progress bar is drawn when stderr is a terminal.
 
     Args:
         md5: the hex digest that the content must have.
-        timeout_s: how long the server may stay silent, to connect and between two reads.
+        timeout_s: how long the server may take to accept the connection, and then between two reads.
         deadline_s: how long the whole download may take.
 
     Raises:
-        OSError: the server cannot be reached, refuses, breaks off or is too slow, or `target` cannot be written.
+        OSError: the server cannot be reached, refuses the request, breaks off or is too slow, or `target` cannot be
+            written.
         DatasetCorruptError: the content does not have the digest `md5`.
     """
     from rich.console import Console

@@ -1,10 +1,11 @@
-"""MovieLens 100K from the RecBole wheel, for machines that reach a Python package index but not GroupLens.
+"""MovieLens 100K from the wheel of the package RecBole, for machines that can reach a Python package index, but not
+GroupLens.
 
-The wheel ships the data set as an example, in RecBole's own "atomic file" format. A file has a header line and
+The wheel contains the data set as an example, in RecBole's own "atomic file" format. A file has a header line and
 tab-separated fields in UTF-8, and a movie's year has its own column.
 
 The ratings and users equal those of GroupLens's files, byte for byte and in the same order. The movies have the same
-id, title, year and genres, but no release dates and URLs.
+ids, titles, years and genres, but no release dates and no URLs.
 """
 
 from __future__ import annotations
@@ -30,10 +31,10 @@ SHA256 = {
 
 
 def fetch_ml_100k(target: Path, *, genres: Sequence[str], timeout_s: float = 60.0) -> None:
-    """Write the zip `target` with u.data, u.user and u.item, in GroupLens's format.
+    """Write the zip `target` with the files u.data, u.user and u.item, in GroupLens's format. The function lets pip
+    download RecBole's wheel, which contains the data.
 
-    pip downloads RecBole's wheel, which holds the data, with this machine's configuration of pip. The wheel is not
-    installed, and none of its code is run.
+    pip uses its configuration on this machine. The wheel is not installed, and none of its code is run.
 
     Args:
         genres: the names of the 0/1 columns of u.item, in order.

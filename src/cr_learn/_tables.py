@@ -1,4 +1,4 @@
-"""Parse the bytes of a MovieLens file to checked rows. An error names the file and the line."""
+"""Parse the bytes of a MovieLens file into checked rows. If a line is wrong, the error names the file and the line."""
 
 from __future__ import annotations
 
@@ -85,7 +85,8 @@ def parse_text(raw: RawFile, separator: str, columns: Sequence[str], integers: s
 
 
 def _first_bad_rating(raw: RawFile, separator: bytes, error: Exception) -> DatasetCorruptError:
-    """Find the line of a file that did not parse. This is slower than parsing."""
+    """Return the error for a file that could not be parsed. It names the first bad line, which takes longer to find
+    than parsing."""
     if not raw.content.strip():
         return DatasetCorruptError(f"{raw.path} is empty")
     for number, line in enumerate(raw.content.split(b"\n"), 1):
@@ -99,5 +100,5 @@ def _first_bad_rating(raw: RawFile, separator: bytes, error: Exception) -> Datas
 
 
 def _nth_line_with_text(content: bytes, row: int) -> int:
-    """Return the 1-based number of the line with the 0-based `row`. Blank lines hold no row."""
+    """Return the 1-based number of the line that holds the 0-based `row`. Blank lines are not rows."""
     return [number for number, line in enumerate(content.split(b"\n"), 1) if line.strip()][row]

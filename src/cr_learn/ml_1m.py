@@ -1,6 +1,6 @@
 """MovieLens 1M: 1,000,209 ratings of 3,883 movies by 6,040 users, 2000 to 2003 (Harper & Konstan 2015).
 
-GroupLens's terms hold: research use, no redistribution, no commercial use without permission.
+GroupLens's terms apply: they allow research use, and forbid redistribution, and commercial use without permission.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ ARCHIVE = Archive(
 def load(data_path: str | os.PathLike[str] | None = None) -> dict[str, pd.DataFrame]:
     """Load the ratings, users and movies of MovieLens 1M.
 
-    Without `data_path` they are read from the cache folder ($CR_LEARN_HOME, or else the user's cache folder). The first
-    call downloads them from GroupLens (6 MB).
+    Without `data_path`, the files are read from the cache folder ($CR_LEARN_HOME, or else the user's cache folder). The
+    first call downloads the files from GroupLens (6 MB).
 
     Args:
-        data_path: the zip, or a folder that holds ml-1m.zip, or ratings.dat, users.dat and movies.dat, or ml-1m/ with
-            them.
+        data_path: the zip, or a folder. The folder holds ml-1m.zip, or the files ratings.dat, users.dat and movies.dat,
+            or a folder ml-1m with these files.
 
     Returns:
         ratings: user_id, movie_id, rating (1..5) and timestamp (seconds since 1970, UTC), all int64. The rows are in
-            the order of the file, which decides between a user's equal timestamps.
+            the order of the file, so a user's events of equal time are, too.
         users: user_id, gender ("F", "M"), age (the lower end of a bracket: 1, 18, 25, 35, 45, 50, 56), occupation (a
             code, 0..20, which the archive's README explains), zip_code (str).
         movies: movie_id, title ("Toy Story (1995)"), genres ("Animation|Children's|Comedy").

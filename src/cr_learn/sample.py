@@ -1,19 +1,22 @@
-"""A small generated log whose best possible score is known, to learn and to test with. It needs no network.
+"""A small generated log for learning and for tests, for which the best possible score is known. It needs no network
+connection.
 
-There are 200 movies in 8 genres of 25, and the genres form a ring. Each genre has its movies in a secret cyclic order.
-After a movie, the user's next one is drawn from a first-order Markov chain:
+There are 8 genres with 25 movies each, and the genres form a ring. The movies of each genre have a secret cyclic order.
+After each movie, the user's next movie is drawn from a first-order Markov chain:
 
     0.88  to the same genre: the movie 1 (0.60), 3 (0.25) or 7 (0.10) places on in the secret order, or any (0.05)
     0.10  to the next genre of the ring (tastes drift): its movies from most to least famous, 1/rank
     0.02  to any movie
 
 Movies that the user has watched are left out, so no movie occurs twice in a history. The first movie is drawn from the
-user's favourite genre, by fame. A rating is highest in the favourite genre and falls with the distance on the ring.
-Each movie also has a quality of its own. Gender, age, occupation and zip code are drawn at random and mean nothing.
+user's favourite genre, by fame. Ratings are highest in the favourite genre, and fall with a genre's distance from it on
+the ring. Each movie also has a quality that changes its ratings. Gender, age, occupation and zip code are drawn at
+random, and have no influence.
 
-`transition_matrix` gives the chain. The next movie depends only on the last one and on which were watched. So ranking
-the unwatched movies by the last movie's row is the best that any model can do, and `best_possible` measures it. A model
-that ignores order sees only the fame of movies and the visited genres, so it must score lower.
+`transition_matrix` returns the probabilities of the chain. The next movie depends only on the last movie and on the set
+of watched movies. So the best possible model ranks the unwatched movies by the last movie's row of the matrix, and
+`best_possible` measures this ranking. A model that ignores order sees only the fame of movies and the visited genres,
+so it must score lower.
 """
 
 from __future__ import annotations
@@ -51,8 +54,8 @@ def load(seed: int = 0, num_users: int = 600) -> dict[str, pd.DataFrame]:
     """Generate a log of 200 movies and 25 to 60 events a user. The same arguments always give the same log.
 
     Args:
-        seed: 0 or more. Another seed gives another chain, other movies and other users.
-        num_users: 1 or more.
+        seed: a number of 0 or more. Another seed gives another chain, other movies and other users.
+        num_users: the number of users, 1 or more.
 
     Returns:
         ratings: user_id, movie_id, rating (1..5) and timestamp (seconds since 1970, UTC), all int64. Each user's rows
@@ -99,7 +102,8 @@ def transition_matrix(seed: int = 0) -> np.ndarray:
 
 
 def best_possible(ratings: pd.DataFrame, seed: int = 0, k: int = 10) -> dict[str, float]:
-    """Measure how well the true chain ranks each user's last movie among unwatched ones. No model can expect more.
+    """Measure how well the true chain ranks each user's last movie among the unwatched movies. No model can expect a
+    better score.
 
     Args:
         ratings: `load(seed)["ratings"]`, or some users of it.
@@ -147,7 +151,8 @@ def _secrets(seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def _watch(seed: int, favourite: np.ndarray) -> np.ndarray:
-    """Draw the movies (U, T), counted from 0, in the order of watching, for favourite genres (U,)."""
+    """Draw the movies that each user watches, int64 (U, T), counted from 0, in the order of watching. The favourite
+    genres are (U,)."""
     genre, _, fame = _secrets(seed)
     chain = transition_matrix(seed)
     random = _random(seed, _WATCHING)
@@ -177,7 +182,8 @@ def _rate(seed: int, watched: np.ndarray, favourite: np.ndarray) -> np.ndarray:
 
 
 def _schedule(seed: int, num_users: int) -> np.ndarray:
-    """Draw timestamps (U, T), rising in each row: a start in the year 2000, then about two days between movies."""
+    """Draw timestamps (U, T), rising in each row. A row starts in the year 2000, and two movies are about two days
+    apart."""
     random = _random(seed, _TIMES)
     start = 946_684_800 + random.integers(365 * 86_400, size=(num_users, 1))
     gaps = 1 + random.exponential(2 * 86_400, size=(num_users, MAX_EVENTS)).astype(np.int64)
