@@ -1,11 +1,11 @@
-"""A model as an MLflow pyfunc: a table of users or histories in, a table of recommendations out.
+"""Save a model as an MLflow pyfunc: it takes a table of users or histories, and returns a table of recommendations.
 
     pip install 'corerec-bert4rec[trackers]'
     python examples/mlflow_pyfunc.py movies.model movies-mlflow
 
     mlflow.pyfunc.load_model("movies-mlflow").predict(pandas.DataFrame({"user_id": [1, 2]}), params={"top_k": 5})
 
-MLflow keeps this file and the model's file (models from code): loading unpickles nothing.
+MLflow stores this script and the model file ("models from code"). So loading the pyfunc unpickles nothing.
 """
 
 import sys

@@ -1,9 +1,10 @@
-"""Follow a training in MLflow: settings, loss and validation NDCG@10 of each epoch, test figures and the model file.
+"""Log a training to MLflow: its settings, the loss and validation NDCG@10 of each epoch, test figures and the model
+file.
 
     pip install 'corerec-bert4rec[trackers]'
     python examples/mlflow_tracking.py ratings.csv http://127.0.0.1:5000 epochs=20
 
-Look at it with `mlflow ui`, which the package mlflow has.
+The command `mlflow ui`, which the package mlflow installs, shows the logged training.
 """
 
 import sys

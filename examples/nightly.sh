@@ -1,6 +1,7 @@
 #!/bin/sh
-# A day of a recommender: fit, serve, observe events, export them while serving, fit on both, reload, restart.
-# Every event counts once, whoever holds it: the log of the night's fit, or the log of the server.
+# One day of a recommender: fit a model, serve it, observe events, export these events while the server runs, fit on the
+# old log and the export, reload the model, and restart the server. Every event counts once, even if both the fitted log
+# and the server's event log hold it.
 #
 #   sh examples/nightly.sh FOLDER LOG.csv     LOG.csv has the columns user_id,item_id,timestamp
 #
@@ -45,7 +46,7 @@ for user in $users; do
     post /v1/events "{\"events\":[${body%,}]}"
 done
 
-# The night: the log and the day's events, which the server goes on taking, make the next model.
+# The night: fit the next model on the log and the day's events. Meanwhile, the server continues to accept events.
 $corerec events export "$events" -o "$folder/day.csv"
 { cut -d, -f1-3 "$log"; cut -d, -f1-3 "$folder/day.csv" | tail -n +2; } >"$folder/both.csv"
 $corerec fit "$folder/both.csv" -o "$model" --quiet $fit

@@ -1,11 +1,12 @@
-"""Score a table of users with Ray Data: each worker holds the model, and answers some users at a time.
+"""Score a table of users with Ray Data: each worker holds the model, and scores a part of the users.
 
     pip install 'corerec-bert4rec[ray]'
     python examples/ray_scoring.py movies.model users.parquet recs/ workers=2 top_k=10
 
-USERS is a Parquet file, or a folder of them: a column user_id of known users; or also a column history, lists of item
-ids, oldest first, of any users. RECS becomes a folder of Parquet files: user_id, item_id, rank and score. Its rows are
-in no order, and what was there is replaced. On several machines, all three lie on a shared file system.
+The second argument is a Parquet file of users, or a folder of such files. With only a column user_id, the model must
+know the users. With a column history (lists of item ids, oldest first), the users may be unknown. The third argument is
+the output: a folder of Parquet files with user_id, item_id, rank and score. Its rows have no order, and an existing
+folder is replaced. On several machines, all three paths must be on a shared file system.
 """
 
 import sys

@@ -1,10 +1,12 @@
-"""Train one model with the workers of Ray Train: data-parallel, and resumed from its checkpoint after a failure.
+"""Train one model with the workers of Ray Train, in parallel on parts of each batch. After a failure, the training
+resumes from its checkpoint.
 
     pip install 'corerec-bert4rec[ray]'
     python examples/ray_train.py ratings.csv movies.model workers=2 epochs=20
 
-Ray starts the workers and joins them in one torch.distributed group; `fit` shares each batch among them. LOG, MODEL and
-the checkpoint beside it are paths that every worker can read: on several machines, a shared file system.
+Ray starts the workers and joins them in one torch.distributed group; `fit` shares each batch among them. Every worker
+must be able to read the log, the model and the checkpoint beside the model. On several machines, put them on a shared
+file system.
 """
 
 import sys

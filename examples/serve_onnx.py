@@ -1,4 +1,4 @@
-"""Recommend without torch, from what `corerec export movies.model onnx/` wrote.
+"""Recommend items without torch, from the files that `corerec export movies.model onnx/` wrote.
 
 pip install onnxruntime && python examples/serve_onnx.py onnx/ '[260, 1196, 1210]'
 """

@@ -2,10 +2,11 @@
 
     torchrun --standalone --nproc-per-node 2 examples/sharded_table.py ratings.csv --steps 100
 
-It is for catalogues whose table, with its gradients and moments, is too large for one GPU. PyTorch's DTensor does the
-sharding: a process looks up the rows that it holds, and an all-reduce adds the parts. The blocks are copies, and every
-process sees the whole batch, so their gradients are equal without an exchange. It shows the training alone: sampled
-softmax, without a schedule, averaged weights or a saved model.
+Use this if the item table, with its gradients and moments, is too large for one GPU. PyTorch's DTensor does the
+sharding: each process looks up the rows that it holds, and an all-reduce adds the results. Every process has a copy of
+the transformer blocks and sees the whole batch. So the gradients of the blocks are equal in all processes, without an
+exchange. The example shows only the training, with sampled softmax. It has no learning rate schedule and no averaged
+weights, and saves no model.
 """
 
 import argparse

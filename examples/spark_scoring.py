@@ -3,10 +3,11 @@
     pip install 'corerec-bert4rec[spark]'  # it needs Java 17 or later
     spark-submit examples/spark_scoring.py movies.model users.parquet recs.parquet 10
 
-USERS is a table in Parquet: a column user_id of known users; or also a column history, arrays of item ids, oldest
-first, of any users. RECS becomes one with the columns user_id, item_id, rank and score. Its rows are in no order, and
-what was there is replaced. On several machines, MODEL lies on a shared file system. PYSPARK_PYTHON names the workers'
-Python, which needs corerec.
+The second argument is a Parquet table of users. With only a column user_id, the model must know the users. With a
+column history (arrays of item ids, oldest first), the users may be unknown. The third argument is the output: a Parquet
+table with user_id, item_id, rank and score. Its rows have no order, and an existing table is replaced. On several
+machines, the model must be on a shared file system. PYSPARK_PYTHON names the Python of the workers, in which corerec
+must be installed.
 """
 
 import sys

@@ -1,4 +1,5 @@
-"""Follow a training in TensorBoard: the loss of its steps, and loss, rate and validation NDCG@10 of its epochs.
+"""Log a training to TensorBoard: the loss of each step, and the loss, learning rate and validation NDCG@10 of each
+epoch.
 
 pip install 'corerec-bert4rec[trackers]'
 python examples/tensorboard_tracking.py ratings.csv runs/first epochs=20

@@ -1,11 +1,12 @@
-"""Text embeddings of titles as item content: adds a column text_embedding, a list of numbers, to a table of items.
+"""Use text embeddings of titles as item content: add a column text_embedding, a list of numbers, to a table of items.
 
     pip install wordllama   # a small sentence encoder of static vectors; the package ships its weights
     python examples/text_vectors.py movies.csv movies.parquet --text title
     corerec fit ratings.csv -o movies.model --items movies.parquet
 
-Any encoder will do: a model of sentence-transformers, an API, or the vectors that a shop has already. Without
-wordllama, scikit-learn counts words and their parts instead (TF-IDF, reduced by SVD): it knows letters, no meanings.
+You can use any other text encoder: a model of sentence-transformers, an API, or vectors that you already have. If
+wordllama is not installed, the script uses scikit-learn's TF-IDF of the words' character n-grams, reduced by SVD. Such
+vectors compare spellings, not meanings.
 """
 
 import argparse
@@ -20,7 +21,7 @@ YEAR = re.compile(r"\s*\(\d{4}\)\s*$")  # of a movie's title, which is better a 
 
 
 def encode(texts: list[str], dim: int) -> np.ndarray:
-    """float32 (texts, dim): one vector for each text."""
+    """Return one vector for each text, float32 (texts, dim)."""
     try:
         import wordllama
     except ImportError:
@@ -33,7 +34,7 @@ def encode(texts: list[str], dim: int) -> np.ndarray:
 
 
 def counted(texts: list[str], dim: int) -> np.ndarray:
-    """float32 (texts, dim): TF-IDF of words and of their parts of 3 to 5 letters, reduced by SVD."""
+    """Return TF-IDF vectors of the words' parts of 3 to 5 letters, reduced by SVD, float32 (texts, dim)."""
     from sklearn.decomposition import TruncatedSVD
     from sklearn.feature_extraction.text import TfidfVectorizer
 

@@ -3,10 +3,11 @@
 #
 #     sbatch --nodes=2 examples/deploy/slurm.sh ratings.parquet movies.model --epochs 20
 #
-# torchrun starts the ranks of each machine, and they meet at the first machine. LOG, MODEL and the checkpoint beside it
-# lie on a file system that all machines share; `torchrun` is on the PATH of all. Two minutes before the time limit Slurm
-# sends SIGTERM: all ranks stop after the same step, rank 0 writes the checkpoint, and the job is queued again and goes on
-# from there. A job that lost a machine goes on from the last checkpoint, at most about a minute older.
+# torchrun starts the ranks of each machine, and they connect to the first machine. The log, the model and its
+# checkpoint must be on a file system that all machines share, and `torchrun` must be on the PATH of all. Two minutes
+# before the time limit, Slurm sends SIGTERM. All ranks then stop after the same step, rank 0 writes the checkpoint, and
+# the job is queued again and continues from it. If a machine is lost, the job continues from the last checkpoint, which
+# is at most about a minute old.
 #SBATCH --job-name=corerec-fit
 #SBATCH --nodes=2
 #SBATCH --ntasks-per-node=1
@@ -27,7 +28,7 @@ export OMP_NUM_THREADS=$((${SLURM_CPUS_PER_TASK:-1} / ranks))
 stopped=""
 trap 'stopped=yes; kill -TERM "$training" 2>/dev/null' TERM
 
-# --kill-on-bad-exit: where one machine fails, the others need not wait for it.
+# --kill-on-bad-exit: if one machine fails, the other machines need not wait for it.
 srun --kill-on-bad-exit=1 --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}" torchrun \
     --nnodes "$machines" --nproc-per-node "$ranks" \
     --rdzv-backend c10d --rdzv-id "$SLURM_JOB_ID" --rdzv-endpoint "$first:${PORT:-29500}" \
