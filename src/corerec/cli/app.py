@@ -85,12 +85,12 @@ def main() -> None:
 
 
 def _let_waiting_threads_sleep_soon() -> None:
-    """Have OpenMP's threads spin only briefly where they wait for each other, unless the environment says otherwise.
+    """Set OpenMP so that waiting threads spin only briefly before they sleep, unless the environment says otherwise.
 
-    By default libgomp's threads spin for milliseconds, which keeps cores from other processes. Beside a busy process on
-    2 cores, a training step took 2.0 times the time of one thread alone, and 1.1 times with this. Alone, a step took
-    142 ms instead of 141, and 159 with OMP_WAIT_POLICY=passive (`benchmarks/LAB.md`). The variable is read when PyTorch
-    is imported.
+    By default libgomp's threads spin for milliseconds, which keeps cores from other processes. On 2 cores, next to a
+    busy process, a training step took 2.0 times as long as with one thread on an idle machine. With this setting, it
+    took 1.1 times as long. On an idle machine, a step took 142 ms instead of 141 ms, and 159 ms with
+    OMP_WAIT_POLICY=passive (`benchmarks/LAB.md`). PyTorch reads the variable when it is imported.
     """
     if not any(name in os.environ for name in WAITS):
         os.environ["GOMP_SPINCOUNT"] = "1000"

@@ -15,23 +15,29 @@ def card(
     model_file: ModelFile,
     folder: Annotated[
         Path,
-        typer.Option("--output", "-o", metavar="FOLDER", help="Made if absent; an earlier card in it is replaced."),
+        typer.Option(
+            "--output", "-o", metavar="FOLDER", help="The folder to write. An earlier card in it is replaced."
+        ),
     ],
     metrics: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Figures for the card, from `corerec evaluate MODEL LOG --json FILE`."),
+        typer.Option(
+            metavar="FILE", help="Metrics for the card: the file of `corerec evaluate MODEL LOG --json FILE`."
+        ),
     ] = None,
     license_name: Annotated[
-        str | None, typer.Option("--license", metavar="NAME", help="For the card, such as apache-2.0.")
+        str | None,
+        typer.Option("--license", metavar="NAME", help="The licence that the card names, such as apache-2.0."),
     ] = None,
     histories: Annotated[
-        bool, typer.Option("--histories", help="Keep the users' ids and events in it: for private use.")
+        bool, typer.Option("--histories", help="Keep the users' ids and events in the model, for private use.")
     ] = False,
 ) -> None:
-    """Write a model as a folder that the Hugging Face Hub takes: config.json, model.safetensors and README.md.
+    """Write a model as a folder for the Hugging Face Hub: config.json, model.safetensors and README.md.
 
-    README.md is the model card: data, training, metrics and limits. Users and their events are left out unless
-    --histories is given. Every command that takes a MODEL takes this folder, and so does Bert4Rec.load.
+    README.md is the model card. It describes the data, the training, the metrics and the limits. Users and their events
+    are left out unless --histories is given. Every command that takes a MODEL takes this folder, and so does
+    Bert4Rec.load.
 
     \b
     Examples:

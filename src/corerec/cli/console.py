@@ -31,7 +31,8 @@ def ranking_table(
     measure: str = "probability",
     new: Sequence[Any] = (),
 ) -> Table:
-    """Return a table of (id, probability or other `measure`) pairs, best first, with `answers` and `new` marked."""
+    """Return a table of (item id, probability or another `measure`) pairs, best first. Items in `answers` and in `new`
+    are marked."""
     table = Table()
     table.add_column("rank", justify="right")
     table.add_column("item", overflow="fold")

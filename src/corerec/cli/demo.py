@@ -1,4 +1,4 @@
-"""`corerec demo`: train, measure and recommend on MovieLens 100K, in one go."""
+"""`corerec demo`: train a model on MovieLens 100K, evaluate it, and recommend movies."""
 
 from __future__ import annotations
 
@@ -39,25 +39,27 @@ def demo(
         str, typer.Option(help='"ml-100k" (fetched once, 2-5 MB), "sample" (no network), or a folder with ML-100K.')
     ] = "ml-100k",
     epochs: Annotated[
-        int | None, typer.Option(min=1, help="Passes over the data; what serves it best when left out.")
+        int | None, typer.Option(min=1, help="Passes over the data. By default, a number that suits the data.")
     ] = None,
     compare: Annotated[
         bool | None,
         typer.Option(
             "--compare/--no-compare",
             show_default="yes of ml-100k",
-            help="Train twice more, to show what times, and what genres and years, add.",
+            help="Train two more models, to show how much times, and genres and years, improve the ranking.",
         ),
     ] = None,
-    user: Annotated[str | None, typer.Option(help="Whose recommendations to show; the first user's otherwise.")] = None,
+    user: Annotated[
+        str | None, typer.Option(help="The user to recommend movies to. By default, the first user.")
+    ] = None,
     device: Device = "auto",
     threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
     quiet: Quiet = False,
 ) -> None:
-    """See it work: train on MovieLens 100K, compare the model with two baselines, and recommend.
+    """Train a model on MovieLens 100K, compare it with two baselines, and recommend movies.
 
-    The target is each user's last movie, which the model never sees in training. A second table shows what two kinds of
-    data add: times (of events and queries), and content (genres and years of the movies).
+    The test asks for each user's last movie, which the model never sees in training. A second table shows how much two
+    kinds of data improve the ranking: times (of events and queries), and content (genres and years of the movies).
 
     \b
     Examples:
@@ -137,7 +139,7 @@ def demo(
 
 
 def _content(movies: pd.DataFrame, known: Any) -> pd.DataFrame:
-    """Return the movies of the log, with their genres and the year at the end of their titles."""
+    """Return the movies of the log, with their genres, and with the years that end their titles."""
     table: Any = movies[known.encode(movies["movie_id"]) > 0]
     years = table["title"].str.extract(r"\((\d{4})\)\s*$")[0].astype(float)
     return (
@@ -150,7 +152,8 @@ def _content(movies: pd.DataFrame, known: Any) -> pd.DataFrame:
 def _what_they_add(
     rows: dict[str, Any], settings: dict[str, Any], device: str, train: Interactions, asked: Holdout
 ) -> Table:
-    """Return a table with a row for each model, trained already or trained here with other settings or with items."""
+    """Return a table with a row for each model: the trained model, and models that are trained here with other settings
+    or with items."""
     from corerec.engines.bert4rec import Bert4Rec
     from corerec.evaluation.evaluate import evaluate
 

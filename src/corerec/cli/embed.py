@@ -14,7 +14,7 @@ from corerec.cli.options import Device, ModelFile
 def embed(
     model_file: ModelFile,
     output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="FILE", help="Where they are written: .parquet, .csv or .jsonl.")
+        Path, typer.Option("--output", "-o", metavar="FILE", help="The file to write: .parquet, .csv or .jsonl.")
     ],
     device: Device = "cpu",
 ) -> None:

@@ -65,7 +65,9 @@ class SeenItems(StrEnum):
 def evaluate(
     files: Annotated[
         list[Path],
-        typer.Argument(metavar="MODEL... LOG", help="Files written by `corerec fit`, and last the log to ask about."),
+        typer.Argument(
+            metavar="MODEL... LOG", help="Model files of `corerec fit`, and at the end the log with the test events."
+        ),
     ],
     split_by: Annotated[
         SplitBy | None,
@@ -78,34 +80,41 @@ def evaluate(
     ] = None,
     on: Annotated[
         Part | None,
-        typer.Option(help="Which of the events left out to ask about; leave-one-out only.", show_default="test"),
+        typer.Option(help="Which of the held-out events are the targets; leave-one-out only.", show_default="test"),
     ] = None,
     start: Annotated[
         str | None,
         typer.Option(
-            "--from", metavar="TIME", help="Ask about the events from then on: a date, or a number as in LOG."
+            "--from",
+            metavar="TIME",
+            help="The targets are the events from this time on: a date, or a number as in LOG.",
         ),
     ] = None,
     end: Annotated[
-        str | None, typer.Option("--to", metavar="TIME", help="Ask about the events before then only.")
+        str | None, typer.Option("--to", metavar="TIME", help="The targets are only events before this time.")
     ] = None,
     targets: Annotated[
         Targets | None,
         typer.Option(
-            help="Of the period: the next event after the user's history, the last one, or all of them.",
+            help="Which events of the period are targets: the user's next event, the last event, or all events.",
             show_default="all",
         ),
     ] = None,
-    ks: Annotated[list[int] | None, typer.Option("-k", help="Cut-off; may be repeated.", show_default="10")] = None,
+    ks: Annotated[
+        list[int] | None,
+        typer.Option("-k", help="The length k of the ranked list, as in NDCG@k; may be repeated.", show_default="10"),
+    ] = None,
     seen: Annotated[
-        SeenItems, typer.Option(help="Whether items of the user's own history compete.")
+        SeenItems, typer.Option(help="Whether items of the user's own history are ranked, too.")
     ] = SeenItems.excluded,
     negatives: Annotated[
         int | None,
-        typer.Option(help="Rank against so many sampled items, not the catalogue: only to compare with such tables."),
+        typer.Option(
+            help="Rank each target against so many sampled items, not the catalogue: only to compare with such tables."
+        ),
     ] = None,
     max_users: Annotated[
-        int | None, typer.Option(min=1, help="Ask about so many random users only; all when left out.")
+        int | None, typer.Option(min=1, help="Test only so many random users. By default, all users.")
     ] = None,
     query_time: Annotated[
         QueryTime,
@@ -115,19 +124,23 @@ def evaluate(
         ),
     ] = QueryTime.unknown,
     baselines: Annotated[
-        bool, typer.Option("--baselines", help="Measure popularity and last-item Markov too.")
+        bool, typer.Option("--baselines", help="Also evaluate two baselines: popularity and last-item Markov.")
     ] = False,
     by_history: Annotated[
-        bool, typer.Option("--by-history", help="Ask again with only the newest 1, 2, 5 ... 50 events of each user.")
+        bool,
+        typer.Option("--by-history", help="Evaluate again with only the newest 1, 2, 5 ... 50 events of each history."),
     ] = False,
     calibration: Annotated[
-        bool, typer.Option("--calibration", help="Compare the chances shown with what happened, in ten bins.")
+        bool,
+        typer.Option(
+            "--calibration", help="Compare predicted probabilities with the shares that came true, in ten bins."
+        ),
     ] = False,
     plot: Annotated[
-        str | None, typer.Option(metavar="FILE", help="Draw the calibration there: .png, .svg or .pdf.")
+        str | None, typer.Option(metavar="FILE", help="Draw the calibration to this file: .png, .svg or .pdf.")
     ] = None,
     json_file: Annotated[
-        str | None, typer.Option("--json", metavar="FILE", help="Write the figures there; - is stdout.")
+        str | None, typer.Option("--json", metavar="FILE", help="Write the results to this file; - is stdout.")
     ] = None,
     device: Device = "auto",
     threads: Threads = None,
@@ -136,10 +149,10 @@ def evaluate(
 ) -> None:
     """Measure how well models predict each user's next events, over the whole catalogue.
 
-    Several models are tested on the same events and compared with the first model, with paired standard errors.
+    Several models are tested on the same events. Each is compared with the first model, with paired standard errors.
 
-    A model must come from `corerec fit --holdout` on the same log, or, for a period, from `corerec fit --until TIME`.
-    Otherwise it was trained on the targets, and a warning says so.
+    A model must come from `corerec fit --holdout` on the same log, or, with --from TIME, from `corerec fit --until
+    TIME`. Otherwise, it was trained on the targets, and a warning says so.
 
     \b
     Examples:
@@ -251,7 +264,7 @@ def _check_split(
 
 
 def _moments(query_time: QueryTime, asked: Holdout) -> list[tuple[AskedAt, str]]:
-    """Return the settings of --query-time to evaluate, and the words for each in a table's title."""
+    """Return the values of --query-time to evaluate, and for each the words that a table's title uses."""
     if asked.history.times is None and query_time is not QueryTime.unknown:
         raise DataError("the log has no times, so --query-time can only be unknown")
     moments: dict[QueryTime, list[tuple[AskedAt, str]]] = {
@@ -264,7 +277,7 @@ def _moments(query_time: QueryTime, asked: Holdout) -> list[tuple[AskedAt, str]]
 
 @dataclass(frozen=True)
 class _Table:
-    """The figures of all models for one setting of --query-time."""
+    """The results of all models for one value of --query-time."""
 
     words: str
     columns: Sequence[Sequence[Report]]
@@ -278,7 +291,7 @@ class _Table:
     def records(self) -> list[dict[str, Any]]:
         """Return the reports for JSON.
 
-        In each report but the first, a measure also has its difference to the first report's.
+        In each report after the first, a measure also has its difference to the same measure of the first report.
         """
         records = [figures.to_dict() for column in self.columns for figures in column]
         later = [measure for record in records[1:] for measure in record["measures"]]

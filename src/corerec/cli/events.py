@@ -27,15 +27,18 @@ def _group() -> None:
 def export(
     log: Annotated[Path, typer.Argument(metavar="LOG", help="The SQLite file of `corerec serve --events`.")],
     output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="FILE", help="Where to write them: .parquet, .csv or .csv.gz.")
+        Path, typer.Option("--output", "-o", metavar="FILE", help="The file to write: .parquet, .csv or .csv.gz.")
     ],
-    after: Annotated[int, typer.Option(min=0, metavar="NUMBER", help="Only events behind this number.")] = 0,
+    after: Annotated[
+        int, typer.Option(min=0, metavar="NUMBER", help="Write only events whose event_number is larger.")
+    ] = 0,
     quiet: Quiet = False,
 ) -> None:
-    """Write logged events as a table that `corerec fit` reads. The server may run meanwhile.
+    """Write logged events as a table that `corerec fit` can read. The server may run meanwhile.
 
-    The columns are user_id, item_id, timestamp (dates if the model's log has dates), rating and event_id if any event
-    has one, and event_number. If the log is damaged, all readable events are written, and the exit code is 1.
+    The columns are user_id, item_id and event_number. If any event has a value for them, there are also the columns
+    timestamp, rating and event_id. Timestamps are dates if the model's log has dates. If the log is damaged, all
+    readable events are written, and the exit code is 1.
 
     \b
     Examples:

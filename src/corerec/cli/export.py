@@ -18,12 +18,14 @@ if TYPE_CHECKING:
 
 def export(
     model_file: ModelFile,
-    folder: Annotated[Path, typer.Argument(metavar="OUT", help="A folder; an earlier export in it is replaced.")],
+    folder: Annotated[
+        Path, typer.Argument(metavar="OUT", help="The folder to write. An earlier export in it is replaced.")
+    ],
 ) -> None:
-    """Write a model as ONNX, to be served without torch, from any language.
+    """Write a model as ONNX, so that programs in any language can use it without torch.
 
-    model.onnx takes item numbers and gives log-probabilities, items.json lists the ids behind the numbers, and
-    metadata.json says how to call it.
+    model.onnx takes item numbers and returns log-probabilities. items.json lists the item id of each number, and
+    metadata.json says how to call the model.
 
     \b
     Examples:

@@ -29,21 +29,30 @@ from corerec.files import check_writable
 @takes_a_log
 def fit(
     log_files: LogFiles,
-    model_file: Annotated[Path, typer.Option("--output", "-o", metavar="MODEL", help="Where the model is written.")],
+    model_file: Annotated[Path, typer.Option("--output", "-o", metavar="MODEL", help="The model file to write.")],
     holdout: Annotated[
-        bool, typer.Option(help="Leave each user's last two events out, for `corerec evaluate` to ask about.")
+        bool,
+        typer.Option(
+            help="Leave each user's last two events out, so that `corerec evaluate` can test the model on them."
+        ),
     ] = False,
     items: ItemsFile = None,
-    name: Annotated[str | None, typer.Option(help="What the model calls itself.")] = None,
+    name: Annotated[str | None, typer.Option(help="The name of the model, which tables show.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over all events.")] = None,
-    max_seq_len: Annotated[int | None, typer.Option(help="Newest events that the model looks at, and one.")] = None,
+    max_seq_len: Annotated[
+        int | None, typer.Option(help="The newest events that the network reads, plus one for the blank.")
+    ] = None,
     hidden_dim: Annotated[int | None, typer.Option(help="Width of the network.")] = None,
     num_layers: Annotated[int | None, typer.Option(help="Transformer blocks.")] = None,
     num_heads: Annotated[int | None, typer.Option(help="Attention heads; must divide the width.")] = None,
-    dropout: Annotated[float | None, typer.Option(help="Chance in [0, 1) that a value is dropped.")] = None,
+    dropout: Annotated[
+        float | None, typer.Option(help="Probability in [0, 1) that a value in the network is dropped.")
+    ] = None,
     mask_prob: Annotated[float | None, typer.Option(help="Share of items hidden in training.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Windows in a step, on average.")] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="Peak of AdamW's rate.")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Histories (or windows of them) in a training step, on average.")
+    ] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Peak of AdamW's learning rate.")] = None,
     patience: Annotated[
         int | None, typer.Option(help="Stop after so many epochs without a better validation NDCG@10.")
     ] = None,
@@ -66,10 +75,11 @@ def fit(
 ) -> None:
     """Train a model on a log of events and write it to one file.
 
-    Settings that are left out keep the library's defaults; `corerec info` shows them all.
+    A setting that is not given has the library's default; `corerec info` shows all settings of a model.
 
     With --items, the model also learns features of items, and can use them to recommend items without events. The
-    option --item-column names the ids in both files; in a table without that column, it is guessed.
+    option --item-column names the column of item ids in both files. If the table of --items does not have this column,
+    it is guessed.
 
     \b
     Examples:

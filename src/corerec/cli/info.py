@@ -1,4 +1,4 @@
-"""`corerec info`: show what a model file holds."""
+"""`corerec info`: show the content of a model file."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 
 def info(model_file: ModelFile) -> None:
-    """Show what a model file holds: its settings, its sizes, and who wrote it. Check that it is as it was written.
+    """Show the content of a model file: the settings, the sizes, and the version that wrote it. Check that the file has
+    not changed since it was written.
 
     \b
     Examples:

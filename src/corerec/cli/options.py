@@ -29,10 +29,11 @@ LogFiles = Annotated[
 ModelFile = Annotated[
     Path, typer.Argument(metavar="MODEL", help="A file of `corerec fit`, or a folder of `corerec card`.")
 ]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but the result.")]
-Device = Annotated[str, typer.Option(help='"auto" takes a GPU where there is one; or such as "cpu", "cuda:1".')]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only the result.")]
+Device = Annotated[str, typer.Option(help='The device: "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1" ...')]
 Threads = Annotated[
-    int | None, typer.Option(min=1, help="CPU threads; as many as the CPUs that this process may use when left out.")
+    int | None,
+    typer.Option(min=1, help="The number of CPU threads. By default, one for each CPU that this process may use."),
 ]
 
 
@@ -43,15 +44,22 @@ class Unknown(StrEnum):
 
 
 OnUnknown = Annotated[
-    Unknown, typer.Option(help="An item that the model never saw: an error; left out; or left out with a warning.")
+    Unknown,
+    typer.Option(
+        help="What an item that the model never saw does: raise an error, be left out, or be left out with a warning."
+    ),
 ]
 TitlesFile = Annotated[
-    Path | None, typer.Option(metavar="FILE", help="A table with a column of item ids and one of titles.")
+    Path | None, typer.Option(metavar="FILE", help="A table with a column of item ids and a column of titles.")
 ]
 TitledItemColumn = Annotated[
-    str | None, typer.Option(metavar="NAME", help="Of the item ids in the titles' file; guessed.")
+    str | None,
+    typer.Option(metavar="NAME", help="The column of item ids in the file of titles. By default, it is guessed."),
 ]
-TitleColumn = Annotated[str | None, typer.Option(metavar="NAME", help="Of the titles in it; guessed.")]
+TitleColumn = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="The column of titles in the file of titles. By default, it is guessed."),
+]
 
 
 ItemsFile = Annotated[
@@ -60,7 +68,7 @@ ItemsFile = Annotated[
         "--items",
         metavar="FILE",
         help="A table of items, such as products.parquet or .csv: a column of ids, and columns of categories, numbers, "
-        "dates, or vectors (lists of numbers). Items without events are recommended by them.",
+        "dates, or vectors (lists of numbers). Items without events are recommended by these features.",
     ),
 ]
 AtTime = Annotated[
@@ -68,7 +76,7 @@ AtTime = Annotated[
     typer.Option(
         "--at",
         metavar="TIME",
-        help="The moment to recommend for: a date, or a number as in the log. The last event's when left out.",
+        help="The time of the query: a date, or a number as in the log. By default, the time of the user's last event.",
     ),
 ]
 
@@ -88,12 +96,21 @@ def _column(help_text: str) -> Any:
 class LogOptions:
     """The options for reading a log. Every command with a log has these options (see `takes_a_log`)."""
 
-    user_column: Annotated[str | None, _column("Guessed from names such as user_id. Or its place: 1.")] = None
-    item_column: Annotated[str | None, _column("Guessed: item_id, movieId, product_id ...")] = None
-    rating_column: Annotated[str | None, _column("Guessed: rating ... ; - goes without.")] = None
+    user_column: Annotated[
+        str | None, _column("The column of users: its name, or its place from 1. By default, guessed: user_id ...")
+    ] = None
+    item_column: Annotated[
+        str | None, _column("The column of items. By default, guessed: item_id, movieId, product_id ...")
+    ] = None
+    rating_column: Annotated[
+        str | None, _column("The column of ratings; - for none. By default, guessed: rating ...")
+    ] = None
     time_column: Annotated[
         str | None,
-        _column("Guessed: timestamp, date ... ; date+time joins two; - goes without: rows are then in order of time."),
+        _column(
+            "The column of times; date+time joins two columns; - for none: rows are then in order of time. "
+            "By default, guessed: timestamp, date ..."
+        ),
     ] = None
     header: Annotated[
         bool | None,
@@ -101,17 +118,23 @@ class LogOptions:
             "--header/--no-header",
             rich_help_panel=COLUMNS,
             show_default=False,
-            help="Whether the first line names the columns; looked at when left out. "
-            "Without, they are: user item, or user item rating time.",
+            help="Whether the first line names the columns. By default, the line itself decides. "
+            "Without names, the columns are: user item, or user item rating time.",
         ),
     ] = None
     delimiter: Annotated[
         str | None,
-        typer.Option(metavar="TEXT", rich_help_panel=COLUMNS, help="Between two cells; looked at when left out."),
+        typer.Option(
+            metavar="TEXT",
+            rich_help_panel=COLUMNS,
+            help="The text between two cells. By default, the first line decides.",
+        ),
     ] = None
     quote: Annotated[
         str | None,
-        typer.Option(metavar="SIGN", rich_help_panel=COLUMNS, help='Around cells; \'"\' when left out, "" for none.'),
+        typer.Option(
+            metavar="SIGN", rich_help_panel=COLUMNS, help='The quote around cells; "" for none. By default, \'"\'.'
+        ),
     ] = None
     day_first: Annotated[
         bool | None,
@@ -119,35 +142,48 @@ class LogOptions:
             "--day-first/--month-first",
             rich_help_panel=COLUMNS,
             show_default=False,
-            help="How 05/03/2023 reads; decided by the whole column when left out.",
+            help="Whether 05/03/2023 is in March or in May. By default, the whole column decides.",
         ),
     ] = None
     explode: Annotated[
-        bool, typer.Option("--explode", rich_help_panel=COLUMNS, help="Lists in a column are events one after another.")
+        bool,
+        typer.Option(
+            "--explode", rich_help_panel=COLUMNS, help="Read a list in a column as events, one after another."
+        ),
     ] = False
     query: Annotated[
         str | None, typer.Option(metavar="SQL", rich_help_panel=EVENTS, help="A SELECT for a DuckDB or SQLite file.")
     ] = None
     where: Annotated[
         str | None,
-        typer.Option(metavar="SQL", rich_help_panel=EVENTS, help="A condition on its columns, such as event = 'buy'."),
+        typer.Option(
+            metavar="SQL",
+            rich_help_panel=EVENTS,
+            help="Only events that meet a condition on the columns, such as event = 'buy'.",
+        ),
     ] = None
     since: Annotated[
-        str | None, typer.Option(metavar="TIME", rich_help_panel=EVENTS, help="A date, or a number as in the log.")
+        str | None,
+        typer.Option(
+            metavar="TIME",
+            rich_help_panel=EVENTS,
+            help="Only events from this time on: a date, or a number as in the log.",
+        ),
     ] = None
     until: Annotated[
-        str | None, typer.Option(metavar="TIME", rich_help_panel=EVENTS, help="Events before it only.")
+        str | None, typer.Option(metavar="TIME", rich_help_panel=EVENTS, help="Only events before this time.")
     ] = None
     min_events: Annotated[
-        int | None, typer.Option(min=1, rich_help_panel=EVENTS, help="Leave out users with fewer.")
+        int | None, typer.Option(min=1, rich_help_panel=EVENTS, help="Leave out users with fewer events.")
     ] = None
     max_events: Annotated[
-        int | None, typer.Option(min=1, rich_help_panel=EVENTS, help="Leave out users with more, such as bots.")
+        int | None, typer.Option(min=1, rich_help_panel=EVENTS, help="Leave out users with more events, such as bots.")
     ] = None
 
 
 def takes_a_log(command: Callable[..., None]) -> Callable[..., None]:
-    """Wrap a command so that its `log_options` become one option for each field of `LogOptions`."""
+    """Wrap a command that takes `log_options`, so that it has one command-line option for each field of
+    `LogOptions`."""
     own = inspect.signature(command, eval_str=True).parameters
     hints = get_type_hints(LogOptions, include_extras=True)
     keyword = inspect.Parameter.KEYWORD_ONLY
@@ -181,7 +217,7 @@ def read_log(paths: Path | Sequence[Path], options: LogOptions, quiet: bool) -> 
     """Read a log, or open a store that `corerec prepare` wrote.
 
     Raises:
-        DataError: a store was given with other logs, or with options for reading a log.
+        DataError: a store was given together with other logs, or with options for reading a log.
     """
     from corerec.data.store import is_store
 

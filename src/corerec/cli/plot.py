@@ -14,10 +14,10 @@ from corerec.errors import DataError, MissingPackageError
 def plot(
     models: Annotated[list[Path], typer.Argument(metavar="MODEL...", help="Files written by `corerec fit`.")],
     picture: Annotated[
-        Path, typer.Option("--output", "-o", metavar="PICTURE", help="Where it is written: .png, .svg or .pdf.")
+        Path, typer.Option("--output", "-o", metavar="PICTURE", help="The picture to write: .png, .svg or .pdf.")
     ],
 ) -> None:
-    """Draw the training loss of each epoch, and validation NDCG@10 if the model has it.
+    """Draw the training loss of each epoch, and the validation NDCG@10 if it was measured.
 
     \b
     Examples:

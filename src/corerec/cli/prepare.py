@@ -1,4 +1,4 @@
-"""`corerec prepare`: sort a log of any size into a store, in bounded memory."""
+"""`corerec prepare`: convert a log of any size into a sorted store, in bounded memory."""
 
 from __future__ import annotations
 
@@ -16,19 +16,24 @@ from corerec.errors import DataError
 def prepare(
     log_files: LogFiles,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="STORE", help="The folder where the store is written.")
+        Path | None, typer.Option("--output", "-o", metavar="STORE", help="The folder of the store to write.")
     ] = None,
-    append: Annotated[Path | None, typer.Option(metavar="STORE", help="Or the store that the log is added to.")] = None,
+    append: Annotated[
+        Path | None,
+        typer.Option(metavar="STORE", help="Instead of --output: an existing store, to which the log is added."),
+    ] = None,
     memory: Annotated[
-        str, typer.Option(metavar="SIZE", help="The most memory to take, such as 800MB. The rest goes to the disk.")
+        str,
+        typer.Option(metavar="SIZE", help="The most memory to use, such as 800MB. Data beyond this is sorted on disk."),
     ] = "4GB",
     quiet: Quiet = False,
     log_options: LogOptions = LogOptions(),  # noqa: B008
 ) -> None:
-    """Sort a log of any size into a store: a folder that fit, tune, update, evaluate and recommend take as a log.
+    """Convert a log of any size into a sorted store.
 
-    A log is read once and sorted once, and its store is then mapped into memory. So a log may be larger than the
-    memory. During the work, temporary files are in the folder of the store.
+    A store is a folder that fit, tune, update, evaluate and recommend accept as a log. The log is read and sorted once.
+    Other commands then map the store into memory, so a log may be larger than the memory. Meanwhile, temporary files
+    are written beside the store.
 
     \b
     Examples:

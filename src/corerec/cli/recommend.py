@@ -55,48 +55,56 @@ def recommend(
     model_file: ModelFile,
     user: Annotated[str | None, typer.Option(help="A user of the log that the model was trained on.")] = None,
     history: Annotated[
-        str | None, typer.Option(metavar="ID,ID,...", help="Or anyone's item ids, oldest first.")
+        str | None,
+        typer.Option(metavar="ID,ID,...", help="Instead of --user: the item ids of any user's history, oldest first."),
     ] = None,
-    every_user: Annotated[bool, typer.Option("--all", rich_help_panel=MANY, help="Or all users of the model.")] = False,
-    users: Annotated[Path | None, _many("Or the users in a column of this table.", metavar="FILE")] = None,
+    every_user: Annotated[
+        bool, typer.Option("--all", rich_help_panel=MANY, help="Recommend to all users of the model.")
+    ] = False,
+    users: Annotated[Path | None, _many("Recommend to the users in a column of this table.", metavar="FILE")] = None,
     histories: Annotated[
-        Path | None, _many("Or the users of this log, whose events are their histories.", metavar="FILE")
+        Path | None,
+        _many("Recommend to the users of this log. Their histories are their events in it.", metavar="FILE"),
     ] = None,
     output: Annotated[
         Path | None,
         typer.Option(
-            "--output", "-o", rich_help_panel=MANY, metavar="FILE", help="Of a table: .parquet, .csv or .jsonl."
+            "--output", "-o", rich_help_panel=MANY, metavar="FILE", help="The table to write: .parquet, .csv or .jsonl."
         ),
     ] = None,
     shard: Annotated[
-        str, _many("Only part i, from 0, of the users split in their order into n parts: 0/2, then 1/2.", metavar="I/N")
+        str,
+        _many("Split the users in their order into n parts, and score only part i, from 0: 0/2, 1/2.", metavar="I/N"),
     ] = "0/1",
-    top_k: Annotated[int, typer.Option("--top-k", "-k", min=1, help="How many at most.")] = 10,
+    top_k: Annotated[int, typer.Option("--top-k", "-k", min=1, help="The most items to recommend.")] = 10,
     at: AtTime = None,
-    candidates: Annotated[Path | None, _rule("A table of the only items that may be named.", metavar="FILE")] = None,
-    exclude: Annotated[str, _rule("Items not to name, or a table of them.", metavar="ID,ID,...|FILE")] = "",
-    min_rating: Annotated[float | None, _rule("Only items whose expected rating reaches it.")] = None,
-    include_seen: Annotated[bool, _rule("Name items of the history, too: as --exclude-seen none.")] = False,
+    candidates: Annotated[
+        Path | None, _rule("A table of the only items that may be recommended.", metavar="FILE")
+    ] = None,
+    exclude: Annotated[
+        str, _rule("Items that may not be recommended, or a table of such items.", metavar="ID,ID,...|FILE")
+    ] = "",
+    min_rating: Annotated[float | None, _rule("Recommend only items with at least this expected rating.")] = None,
+    include_seen: Annotated[bool, _rule("Also recommend items of the history, as --exclude-seen none does.")] = False,
     exclude_seen: Annotated[
-        Seen, _rule("What of the history is left out: its items, all items of their groups, or nothing.")
+        Seen, _rule("Which items the history excludes: its items, all items of their groups, or none.")
     ] = Seen.item,
     repeatable: Annotated[
-        str, _rule("Items or groups that may be named again all the same.", metavar="NAME,NAME,...")
+        str, _rule("Items or groups that may be recommended although they are in the history.", metavar="NAME,NAME,...")
     ] = "",
-    diversity: Annotated[
-        float, _rule("From 0 to 1: how much relevance is given for items unlike one another.", min=0, max=1)
-    ] = 0.0,
-    max_per_group: Annotated[int | None, _rule("So many items of one group at most.", min=1)] = None,
+    diversity: Annotated[float, _rule("The weight of variety against relevance, from 0 to 1.", min=0, max=1)] = 0.0,
+    max_per_group: Annotated[int | None, _rule("The most items of one group.", min=1)] = None,
     items: Annotated[
-        Path | None, _rule("A table of products, with a column of item ids and one of groups.", metavar="FILE")
+        Path | None, _rule("A table of items, with a column of item ids and a column of groups.", metavar="FILE")
     ] = None,
     group_column: Annotated[
-        str | None, _rule("Of the groups in it; guessed from names such as category.", metavar="NAME")
+        str | None,
+        _rule("The column of groups in the table of --items. By default, guessed: category ...", metavar="NAME"),
     ] = None,
     on_unknown: OnUnknown = Unknown.warn,
     titles: TitlesFile = None,
     title_column: TitleColumn = None,
-    as_json: Annotated[bool, typer.Option("--json", help="JSON on stdout instead of a table.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON to stdout instead of a table.")] = False,
     device: Device = "cpu",
     threads: Threads = None,
     quiet: Quiet = False,
@@ -104,9 +112,9 @@ def recommend(
 ) -> None:
     """Recommend the items most likely to come next, for a user, for any history, or for a table of users.
 
-    A table has a row for each recommendation: user_id, item_id, rank and score. --user-column and --item-column name
-    the columns of the files; otherwise they are guessed. --at sets the time of the query, if the model's log has times.
-    Without --at, the time of the query is that of the user's last event.
+    With --all, --users or --histories, a table is written with a row for each recommendation: user_id, item_id, rank
+    and score. --user-column and --item-column name the columns of the files; otherwise they are guessed. --at sets the
+    time of the query, if the model's log has times. Without --at, it is the time of the user's last event.
 
     \b
     Examples:

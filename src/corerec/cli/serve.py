@@ -26,8 +26,8 @@ EVENTS, NETWORK = "Bounds of events", "Network"
 
 def serve(
     model_file: ModelFile,
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
-    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 is open to the network.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="The port to listen on; 0 means any free port.")] = 8000,
+    host: Annotated[str, typer.Option(help="The address to listen on; 0.0.0.0 is open to the network.")] = "127.0.0.1",
     titles: TitlesFile = None,
     item_column: TitledItemColumn = None,
     title_column: TitleColumn = None,
@@ -35,7 +35,7 @@ def serve(
         list[Path] | None,
         typer.Option(
             metavar="FILE",
-            help="A table of item ids, which requests name as the file without its suffix: stock.csv is stock. "
+            help="A table of item ids, which requests name by the file's name without its suffix: stock.csv is stock. "
             "A reload reads it again; may be repeated.",
         ),
     ] = None,
@@ -44,12 +44,12 @@ def serve(
         typer.Option(
             metavar="FILE",
             show_default="MODEL.events.sqlite",
-            help="The log of observed events. Each start observes those that the model was not fitted on.",
+            help="The log of observed events. At each start, the model observes the events that it was not fitted on.",
         ),
     ] = None,
     token: Annotated[
         str | None,
-        typer.Option(envvar="COREREC_TOKEN", show_envvar=True, help="Bearer token to ask for."),
+        typer.Option(envvar="COREREC_TOKEN", show_envvar=True, help="The bearer token that requests must have."),
     ] = None,
     allowed_host: Annotated[
         list[str] | None,
@@ -68,7 +68,9 @@ def serve(
     root_path: Annotated[
         str,
         typer.Option(
-            metavar="PATH", rich_help_panel=NETWORK, help="The path that a proxy in front takes off, such as /recs."
+            metavar="PATH",
+            rich_help_panel=NETWORK,
+            help="The path prefix that a proxy in front removes, such as /recs.",
         ),
     ] = "",
     forwarded_allow_ips: Annotated[
@@ -77,17 +79,20 @@ def serve(
             metavar="IP,...",
             rich_help_panel=NETWORK,
             show_default="nobody's",
-            help="Addresses or networks of proxies whose X-Forwarded-For and -Proto headers count.",
+            help="Addresses or networks of proxies whose headers X-Forwarded-For and X-Forwarded-Proto are trusted.",
         ),
     ] = "",
     max_new_users: Annotated[
-        int, typer.Option(rich_help_panel=EVENTS, help="Users that may appear by their events until the next fit.")
+        int, typer.Option(rich_help_panel=EVENTS, help="The most new users that events may add, until the next fit.")
     ] = 1_000_000,
     max_new_items: Annotated[
-        int, typer.Option(rich_help_panel=EVENTS, help="Items that POST /v1/catalogue may add until the next fit.")
+        int,
+        typer.Option(
+            rich_help_panel=EVENTS, help="The most items that POST /v1/catalogue may add, until the next fit."
+        ),
     ] = 100_000,
     max_user_events: Annotated[
-        int, typer.Option(rich_help_panel=EVENTS, help="Events that one user may have, fitted ones included.")
+        int, typer.Option(rich_help_panel=EVENTS, help="The most events of one user, including fitted events.")
     ] = 100_000,
     max_log_events: Annotated[
         int,
@@ -99,21 +104,26 @@ def serve(
     ] = 5_000_000,
     max_connections: Annotated[
         int,
-        typer.Option(rich_help_panel=NETWORK, help="Open connections; the next one ends the one idle for longest."),
+        typer.Option(
+            rich_help_panel=NETWORK,
+            help="The most open connections. A further connection closes the one that has been idle longest.",
+        ),
     ] = 1000,
-    queue_size: Annotated[int, typer.Option(help="Requests that may wait; more are answered 503.")] = 128,
-    batch_size: Annotated[int, typer.Option(help="Requests scored together, at most.")] = 32,
-    threads: Annotated[int, typer.Option(min=1, help="CPU threads of the model.")] = 1,
+    queue_size: Annotated[
+        int, typer.Option(help="The most requests that may wait. A further request is answered 503.")
+    ] = 128,
+    batch_size: Annotated[int, typer.Option(help="The most requests that are scored together.")] = 32,
+    threads: Annotated[int, typer.Option(min=1, help="The number of CPU threads that score.")] = 1,
     device: Device = "cpu",
-    access_log: Annotated[bool, typer.Option("--access-log", help="A line on stdout for each request.")] = False,
+    access_log: Annotated[bool, typer.Option("--access-log", help="Print a line on stdout for each request.")] = False,
 ) -> None:
-    """Serve a model over HTTP: recommendations, blanks, events as they happen, new items, metrics, and a page to try
-    all of it.
+    """Serve a model over HTTP. The server recommends items, fills blanks in histories, and accepts new events and new
+    items. It has Prometheus metrics, and a web page to try it.
 
-    If the model's log has times, the time of a query is now. A model of `corerec fit --items` takes new items by POST
-    /v1/catalogue.
+    If the model's log has times, the time of a query is the current time. With a model of `corerec fit --items`, POST
+    /v1/catalogue adds new items.
 
-    On SIGTERM, the server answers the accepted requests and ends. On SIGHUP, it reads the model file again. GET /docs
+    On SIGTERM, the server answers the accepted requests and exits. On SIGHUP, it reads the model file again. GET /docs
     describes every route.
 
     \b
@@ -158,7 +168,8 @@ def serve(
 
 @contextlib.contextmanager
 def _hangups_ignored() -> Iterator[None]:
-    """Ignore SIGHUP while the modules are imported, which takes seconds. It would end the process."""
+    """Ignore SIGHUP while the modules are imported, which takes seconds. Otherwise, the signal would end the
+    process."""
     if not hasattr(signal, "SIGHUP"):
         yield
         return

@@ -14,11 +14,11 @@ from corerec.cli.options import Device, ModelFile, TitleColumn, TitledItemColumn
 def similar(
     model_file: ModelFile,
     item: Annotated[str, typer.Argument(metavar="ITEM", help="An item that the model knows.")],
-    top_k: Annotated[int, typer.Option("--top-k", "-k", min=1, help="How many at most.")] = 10,
+    top_k: Annotated[int, typer.Option("--top-k", "-k", min=1, help="The most items to show.")] = 10,
     titles: TitlesFile = None,
     item_column: TitledItemColumn = None,
     title_column: TitleColumn = None,
-    as_json: Annotated[bool, typer.Option("--json", help="JSON on stdout instead of a table.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON to stdout instead of a table.")] = False,
     device: Device = "cpu",
 ) -> None:
     """Find the items whose vectors have the highest cosine with one item's vector.

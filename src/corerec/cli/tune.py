@@ -25,27 +25,33 @@ SHOWN = 10
 def tune(
     log_files: LogFiles,
     model_file: Annotated[
-        Path, typer.Option("--output", "-o", metavar="MODEL", help="Where the best model is written.")
+        Path, typer.Option("--output", "-o", metavar="MODEL", help="The file to write the best model to.")
     ],
-    minutes: Annotated[float | None, typer.Option(help="How long to search; the last training comes after it.")] = None,
+    minutes: Annotated[
+        float | None, typer.Option(help="How long to search. The final training takes further time.")
+    ] = None,
     trials: Annotated[
-        int | None, typer.Option(min=1, help="How many trials at most.", show_default="20 without --minutes")
+        int | None, typer.Option(min=1, help="The most trials.", show_default="20 without --minutes")
     ] = None,
     study: Annotated[
         str | None,
         typer.Option(
             metavar="sqlite:///FILE",
-            help="Keep the trials in this database: the same command goes on, and several may search at once.",
+            help="Keep the trials in this database. The same command continues the search. "
+            "Several processes may search at once.",
         ),
     ] = None,
     valid_from: Annotated[
         str | None,
         typer.Option(
-            metavar="TIME", help="Validate on each user's next event from then on.", show_default="on the last but one"
+            metavar="TIME",
+            help="Validate on each user's first event from this time on.",
+            show_default="on the last but one",
         ),
     ] = None,
     test_from: Annotated[
-        str | None, typer.Option(metavar="TIME", help="Where that period ends.", show_default="with the log")
+        str | None,
+        typer.Option(metavar="TIME", help="The time at which the validation period ends.", show_default="with the log"),
     ] = None,
     holdout: Annotated[
         bool, typer.Option(help="Fit the best settings without the validation and test events, for `corerec evaluate`.")
@@ -55,20 +61,24 @@ def tune(
         typer.Option("--plot", metavar="PICTURE", help="Draw the trials: .png, .svg or .pdf."),
     ] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over all events, in each trial.", min=1)] = None,
-    max_seq_len: Annotated[int | None, typer.Option(help="Newest events that the model looks at, and one.")] = None,
+    max_seq_len: Annotated[
+        int | None, typer.Option(help="The newest events that the network reads, plus one for the blank.")
+    ] = None,
     hidden_dim: Annotated[int | None, typer.Option(help="Width of the network, in each trial.")] = None,
     patience: Annotated[
         int, typer.Option(min=1, help="A trial ends after so many epochs without a better validation NDCG@10.")
     ] = 10,
-    seed: Annotated[int, typer.Option(help="Of the search and of each training.")] = 0,
+    seed: Annotated[int, typer.Option(help="The seed of the search and of each training.")] = 0,
     device: Device = "auto",
     threads: Threads = None,
     quiet: Quiet = False,
     log_options: LogOptions = LogOptions(),  # noqa: B008
 ) -> None:
-    """Search for settings by validation NDCG@10, then fit the best on the whole log and write that model.
+    """Search for the settings with the best validation NDCG@10, then fit a model with them on the whole log and write
+    it.
 
-    The first trial has the default settings. An option that names a setting fixes it. Test events are never used.
+    The first trial has the default settings. An option that names a setting fixes this setting for all trials. Test
+    events are never used for the search.
 
     \b
     Examples:

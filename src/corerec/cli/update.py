@@ -35,18 +35,21 @@ def update(
         ),
     ] = None,
     *,
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="MODEL2", help="Where the grown model is written.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="MODEL2", help="The file to write the updated model to.")
+    ],
     epochs: Annotated[
-        int | None, typer.Option(min=1, help="Passes over the new events, each with other old ones.", show_default="15")
+        int | None,
+        typer.Option(min=1, help="Passes over the new events. Each pass adds other old events.", show_default="15"),
     ] = None,
     replay: Annotated[
         float, typer.Option(min=0, max=1, help="Share of the old events that each pass trains on again.")
     ] = 0.3,
     learning_rate: Annotated[
-        float | None, typer.Option(help="Peak of AdamW's rate.", show_default=".7 of the first training's")
+        float | None, typer.Option(help="Peak of AdamW's learning rate.", show_default=".7 of the first training's")
     ] = None,
     items: ItemsFile = None,
-    retire: Annotated[str, typer.Option(metavar="ID,ID,...", help="Items that are never to be named again.")] = "",
+    retire: Annotated[str, typer.Option(metavar="ID,ID,...", help="Items that are never recommended again.")] = "",
     device: Device = "auto",
     threads: Threads = None,
     quiet: Quiet = False,
@@ -54,7 +57,7 @@ def update(
 ) -> None:
     """Train a model on new events, users and items, so that it keeps what it had learned.
 
-    Events that the model was trained on already are skipped. The model file stays as it is.
+    Events that the model was already trained on are skipped. The given model file is not changed.
 
     With --items, a new item starts from its features, and items without events are added. Without a NEWLOG, items are
     added and nothing is trained. New items with features need a model of `corerec fit --items`.

@@ -63,8 +63,7 @@ def create_app(
         path: the file that a reload reads. Without it, a reload is refused.
         titles: item id as text -> title, as `corerec.data.tables.read_titles` returns them.
         candidate_files: tables of item ids. Requests name each list by its file's name without the suffix.
-        events: the log of observed events, which the app closes at its end. None keeps events in memory, until the app
-            ends.
+        events: the log of observed events, which the app closes. None keeps events in memory, until the app ends.
     """
     settings = settings or ServerSettings()
     server = ModelService(
@@ -218,8 +217,7 @@ async def fill_in(asked: schemas.FillInRequest, request: Request) -> schemas.Fil
 
 @router.post("/v1/predict", tags=["recommendations"], responses=problems(*BODY, 404, 409, 503))
 async def predict(asked: schemas.PredictRequest, request: Request) -> schemas.Predictions:
-    """Return a user's expected rating of an item, or the probability, over the whole catalogue, that the item comes
-    next."""
+    """Return a user's expected rating of an item, or the probability (over the whole catalogue) that it comes next."""
     server = _server(request)
     model = server.live.now.model
     pairs = [(pair.user_id, pair.item_id) for pair in asked.pairs]
@@ -389,8 +387,7 @@ async def metrics(request: Request) -> Response:
 
 
 def _moment(model: Bert4Rec, asked: schemas.RecommendRequest) -> Any:
-    """Return the time of a query about a user: the given time, else the current time. Return None if the log's times do
-    not count from 1970."""
+    """Return the time of a query: the given or the current time, or None if the log's times do not count from 1970."""
     histories = model.fitted.histories
     if asked.at is not None or asked.user_id is None or histories is None or histories.time_unit is None:
         return asked.at
@@ -406,8 +403,7 @@ def _new_among(model: Bert4Rec, item_ids: Sequence[Any]) -> set[Any]:
 def _known_items(
     model: Bert4Rec, history: Sequence[Any], on_unknown: str, unknown: list[Any]
 ) -> tuple[list[Any], list[int]]:
-    """Return the known items and blanks of a history, and their positions. `_note_unknown` handles the unknown
-    items."""
+    """Return the known items and blanks of a history, and their positions. `_note_unknown` handles other items."""
     vocabulary = model.items
     known = [(place, item_id) for place, item_id in enumerate(history) if item_id is None or item_id in vocabulary]
     items, places = [item_id for _, item_id in known], [place for place, _ in known]
