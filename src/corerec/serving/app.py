@@ -78,7 +78,7 @@ def create_app(
 
     app = FastAPIOffline(
         title="CoreRec",
-        summary="What comes next in a sequence, and what was missed.",
+        summary="Recommends the items that come next in a history, and fills blanks in it.",
         version=metadata.version("corerec-bert4rec"),
         lifespan=lifespan,
         redirect_slashes=False,
@@ -314,7 +314,7 @@ async def _similar(item_id: Any, top_k: int, request: Request) -> schemas.Simila
 async def items(
     request: Request,
     q: Annotated[
-        str, Query(max_length=schemas.MAX_QUERY_LENGTH, description="Words of the title; without any, what is popular.")
+        str, Query(max_length=schemas.MAX_QUERY_LENGTH, description="Words of the title. Without words: popular items.")
     ] = "",
     limit: Annotated[int, Query(ge=1, le=schemas.MAX_SHOWN_ITEMS)] = 20,
 ) -> schemas.Items:

@@ -49,14 +49,16 @@ Feature = Annotated[Any, BeforeValidator(_checked_feature), WithJsonSchema(_FEAT
 
 
 class CatalogueItem(Request):
-    item_id: Annotated[Id, Field(description="An item that events were about stays as it was fitted.")]
-    title: Annotated[str | None, Field(max_length=MAX_ID_LENGTH, description="Shown in answers.")] = None
+    item_id: Annotated[
+        Id, Field(description="The item. If the model was fitted on events of it, the item does not change.")
+    ]
+    title: Annotated[str | None, Field(max_length=MAX_ID_LENGTH, description="A title that answers show.")] = None
     features: Annotated[
         dict[Annotated[str, Field(max_length=MAX_ID_LENGTH)], Feature],
         Field(
             max_length=MAX_COLUMNS,
             description="Values by the names of the columns that the model was fitted with (GET /v1/model names "
-            "them): a category or a list of categories, a number, a date, or a vector. One left out says nothing.",
+            "them): a category or a list of categories, a number, a date, or a vector. A column may be left out.",
         ),
     ]
 
@@ -75,7 +77,5 @@ class CatalogueRequest(Request):
 
 
 class AddedItems(Answer):
-    added: Annotated[int, Field(ge=0, description="Items that the model did not know before.")]
-    known_items: Annotated[
-        list[KnownId], Field(description="Items that events were about: they stay as they were fitted.")
-    ]
+    added: Annotated[int, Field(ge=0, description="The number of items that the model did not know before.")]
+    known_items: Annotated[list[KnownId], Field(description="Items that the model was fitted on. They do not change.")]

@@ -108,7 +108,7 @@ KnownId = Annotated[
 ]
 TopK = Annotated[
     int,
-    Field(ge=1, le=MAX_TOP_K, description="How many at most; fewer come back when fewer are left."),
+    Field(ge=1, le=MAX_TOP_K, description="The most items to return. There may be fewer if too few items are left."),
     BeforeValidator(_whole),
 ]
 OnUnknown = Annotated[
@@ -118,7 +118,7 @@ OnUnknown = Annotated[
         "names them in unknown_items."
     ),
 ]
-ExcludeSeen = Annotated[bool, Field(description="Leave out what stands in the history.")]
+ExcludeSeen = Annotated[bool, Field(description="Leave out the items of the history.")]
 
 
 class Request(BaseModel):
@@ -155,34 +155,36 @@ class RecommendRequest(Request):
         }
     )
 
-    user_id: Annotated[Id | None, Field(description="A user of the fitted log, or one met in events since.")] = None
+    user_id: Annotated[Id | None, Field(description="A user of the fitted log, or of events observed since.")] = None
     history: Annotated[
         list[Id] | None,
         FailFast(),
         Field(
             max_length=MAX_HISTORY,
-            description="Item ids, oldest first. Unknown ones are skipped and named in unknown_items; of an empty "
-            "history the answer is what is popular.",
+            description="Item ids, oldest first. Unknown items are skipped and named in unknown_items. For an empty "
+            "history, popular items are recommended.",
         ),
     ] = None
     at: Annotated[
         Moment | None,
         Field(
-            description="The moment to recommend for, with user_id: a number in the fitted log's own unit, or a date. "
-            "null is now, where the log's times count from 1970. It makes a difference to a model that reads time."
+            description="The time of the query, with user_id: a number in the fitted log's own unit, or a date. With "
+            "null, it is now, if the log's times count from 1970. Only models that read time use it."
         ),
     ] = None
     top_k: TopK = 10
-    exclude: Annotated[list[Id], FailFast(), Field(max_length=MAX_LISTED, description="Items not to name.")] = []
+    exclude: Annotated[list[Id], FailFast(), Field(max_length=MAX_LISTED, description="Items not to recommend.")] = []
     exclude_seen: ExcludeSeen = True
     candidates: Annotated[
         Any,
         BeforeValidator(_checked_candidates),
         WithJsonSchema(_CANDIDATES_SCHEMA),
-        Field(description="The only items that may be named: their ids, or the name of a list of --candidates."),
+        Field(description="The only items that may be recommended: their ids, or the name of a list of --candidates."),
     ] = None
     on_unknown: OnUnknown = "warn"
-    explain: Annotated[bool, Field(description="Say which events of the history drove each item.")] = False
+    explain: Annotated[
+        bool, Field(description="Name the events of the history that were most important for each item.")
+    ] = False
 
     @model_validator(mode="after")
     def _one_of_two(self) -> Self:
@@ -195,7 +197,7 @@ class RecommendRequest(Request):
 
 class Followed(Answer):
     times: Annotated[int, Field(ge=1, description="How often the item came next after this one in the fitted log.")]
-    cases: Annotated[int, Field(ge=1, description="How often anything came next after it.")]
+    cases: Annotated[int, Field(ge=1, description="How often any item came next after this one in the fitted log.")]
 
 
 class Because(Answer):
@@ -205,7 +207,7 @@ class Because(Answer):
     weight: Annotated[float, Field(description="Nats that the event adds to the item's log-probability.")]
     followed: Annotated[
         Followed | None,
-        Field(description="Of the newest event, where the item came next after it; else null."),
+        Field(description="For the newest event, if the item ever came next after it: how often; else null."),
     ]
 
 
@@ -213,14 +215,18 @@ class RankedItem(Answer):
     rank: Annotated[int, Field(ge=1)]
     item_id: KnownId
     title: str | None
-    probability: Annotated[float, Field(ge=0, description="Of being the next item, over the whole catalogue.")]
+    probability: Annotated[
+        float, Field(ge=0, description="The probability, over the whole catalogue, that the item comes next.")
+    ]
     is_new: Annotated[
-        bool, Field(description="No event of the fitted log was about the item: it was ranked by its features alone.")
+        bool, Field(description="Whether the fitted log has no event of the item, so that only its features ranked it.")
     ]
 
 
 class Recommendation(RankedItem):
-    because: Annotated[list[Because], Field(description="Best first, at most three; only with explain.")] = []
+    because: Annotated[
+        list[Because], Field(description="At most three events, the most important first; only with explain.")
+    ] = []
 
 
 UnknownItems = Annotated[
@@ -230,7 +236,7 @@ UnknownItems = Annotated[
 
 class Recommendations(Answer):
     basis: Annotated[
-        Literal["history", "popularity"], Field(description='"popularity" where no known item was in the history.')
+        Literal["history", "popularity"], Field(description='"popularity" if the model knows no item of the history.')
     ]
     recommendations: list[Recommendation]
     unknown_items: UnknownItems
@@ -290,7 +296,7 @@ class PredictRequest(Request):
     pairs: Annotated[list[Pair], FailFast(), Field(max_length=MAX_PAIRS)]
     kind: Annotated[
         Literal["rating", "probability"] | None,
-        Field(description="null: ratings where the model was fitted with some, else probabilities."),
+        Field(description="null means ratings if the model was fitted with ratings, else probabilities."),
     ] = None
 
 
@@ -298,19 +304,22 @@ class Predictions(Answer):
     predictions: Annotated[
         list[float],
         Field(
-            description="In the order of the pairs; of an item never met the average one's rating, or the "
-            "add-one probability."
+            description="The values in the order of the pairs. An unknown item gets the rating of an average item, or "
+            "a probability as if it had one event."
         ),
     ]
 
 
 class Event(Request):
-    user_id: Annotated[Id, Field(description="A user, who may be new.")]
-    item_id: Annotated[Id, Field(description="An item; one that the model does not know is logged for the next fit.")]
+    user_id: Annotated[Id, Field(description="A known or a new user.")]
+    item_id: Annotated[
+        Id, Field(description="An item. If the model does not know it, the event is only logged, for the next fit.")
+    ]
     timestamp: Annotated[
         Time | None,
         Field(
-            description="In the fitted log's own unit, or a date where it had dates; null: the newest time met so far."
+            description="A number in the fitted log's own unit, or a date if the log has dates. null means the "
+            "newest time so far."
         ),
     ] = None
     rating: Annotated[float | None, Field(allow_inf_nan=False, ge=-1e30, le=1e30)] = None
@@ -319,7 +328,7 @@ class Event(Request):
         Field(
             min_length=1,
             max_length=MAX_ID_LENGTH,
-            description="Your own name for the event: sent again, it is not taken twice, so a retry is safe.",
+            description="Your own id of the event. An event_id is accepted only once, so you can safely send it again.",
         ),
     ] = None
 
@@ -338,10 +347,15 @@ class EventsRequest(Request):
 
 
 class Accepted(Answer):
-    accepted: Annotated[int, Field(ge=0, description="Events written to the log; not those whose event_id it had.")]
+    accepted: Annotated[
+        int,
+        Field(
+            ge=0, description="The number of events written to the log, without events whose event_id it already had."
+        ),
+    ]
     unknown_items: Annotated[
         list[KnownId],
-        Field(description='Items that the model does not know: their events wait for the next fit; with "warn".'),
+        Field(description='Unknown items of the request, with on_unknown "warn". Their events wait for the next fit.'),
     ]
 
 
@@ -356,8 +370,8 @@ class Items(Answer):
 
 class UserHistory(Answer):
     user_id: KnownId
-    num_events: Annotated[int, Field(description="Of the fitted log and observed since.")]
-    history: Annotated[list[Item], Field(description="Oldest first; the newest ones where there are more than limit.")]
+    num_events: Annotated[int, Field(description="The number of the user's events, fitted and observed.")]
+    history: Annotated[list[Item], Field(description="The user's newest events, at most `limit`, oldest first.")]
 
 
 class SimilarRequest(Request):
@@ -382,16 +396,18 @@ class SimilarItems(Answer):
 
 class ModelInfo(Answer):
     name: str
-    file: Annotated[str | None, Field(description="Name of the model's file; null where it was not read from one.")]
+    file: Annotated[str | None, Field(description="The name of the model's file; null if it was not read from a file.")]
     fit_time: Annotated[str, Field(description="When the fit ended, UTC, as ISO 8601.")]
-    fingerprint: Annotated[str, Field(description="Of the events that the model was fitted on, in hexadecimal.")]
-    num_users: Annotated[int | None, Field(description="null where the file holds no histories.")]
+    fingerprint: Annotated[str, Field(description="A hash of the events that the model was fitted on, in hexadecimal.")]
+    num_users: Annotated[int | None, Field(description="null if the model file has no histories.")]
     num_items: int
     num_events: int
     max_seq_len: int
     has_titles: bool
-    features: Annotated[list[str], Field(description="Columns of items that the model reads, for /v1/catalogue.")]
-    reads_time: Annotated[bool, Field(description="Whether the moment of a question makes a difference.")]
+    features: Annotated[
+        list[str], Field(description="The columns of item features that the model reads, for /v1/catalogue.")
+    ]
+    reads_time: Annotated[bool, Field(description="Whether the time of a query changes the model's answers.")]
     candidates: Annotated[list[str], Field(description="Names of the candidate lists that requests may use.")]
 
 
