@@ -80,7 +80,8 @@ def read_tensors(
     """Read a file of `write_tensors` onto the CPU. The memory needed is at most the file's size and some MB.
 
     Args:
-        check_texts: raises CheckpointError if the texts are those of another kind of file, before more is read.
+        check_texts: a function that raises CheckpointError if the texts belong to another kind of file. It is called
+            before the tensors are read.
         verify: compare memory-mapped tensors with their digests, too, at about 1 GB/s.
     Returns:
         the texts without the digests, and the tensors, which share no memory. Writing to a mapped tensor changes only

@@ -4,8 +4,8 @@ GroupLens.
 The wheel contains the data set as an example, in RecBole's own "atomic file" format. A file has a header line and
 tab-separated fields in UTF-8, and a movie's year has its own column.
 
-The ratings and users equal those of GroupLens's files, byte for byte and in the same order. The movies have the same
-ids, titles, years and genres, but no release dates and no URLs.
+The ratings and users equal the ratings and users in GroupLens's files, byte for byte and in the same order. The movies
+have the same ids, titles, years and genres, but no release dates and no URLs.
 """
 
 from __future__ import annotations

@@ -51,15 +51,15 @@ _CHAIN, _YEARS, _FAVOURITES, _LENGTHS, _WATCHING, _RATINGS, _TIMES, _PEOPLE = ra
 
 
 def load(seed: int = 0, num_users: int = 600) -> dict[str, pd.DataFrame]:
-    """Generate a log of 200 movies and 25 to 60 events a user. The same arguments always give the same log.
+    """Generate a log of 200 movies, with 25 to 60 events for each user. The same arguments always give the same log.
 
     Args:
         seed: a number of 0 or more. Another seed gives another chain, other movies and other users.
         num_users: the number of users, 1 or more.
 
     Returns:
-        ratings: user_id, movie_id, rating (1..5) and timestamp (seconds since 1970, UTC), all int64. Each user's rows
-            are together, in the order of watching, at most one event a second.
+        ratings: user_id, movie_id, rating (1..5) and timestamp (seconds since 1970, UTC), all int64. The rows of a user
+            are together, in the order of watching. A user has at most one event in a second.
         users: user_id, gender ("F", "M"), age and occupation (codes as in MovieLens 1M), zip_code (str).
         movies: movie_id (1..200), title ("The Paper Fox (1987)"), genres (one of eight).
 

@@ -118,7 +118,7 @@ def demo(
 
         best = sample.best_possible(ratings)
         out.print(f"No model of this generated log can expect more than HR@10 {best['hit_rate']:.4f}, NDCG@10 ", end="")
-        out.print(f"{best['ndcg']:.4f}: that is what the chain behind it reaches.")
+        out.print(f"{best['ndcg']:.4f}: the scores of the chain that generated it.")
 
     asked = (split.test.users == number).nonzero()[0]
     if not len(asked):
@@ -158,7 +158,7 @@ def _what_they_add(
     from corerec.evaluation.evaluate import evaluate
 
     shown = Table(
-        title="What the clock and the content add", caption="the moment of the question told, or not; ± standard error"
+        title="What the clock and the content add", caption="with and without the time of the query; ± standard error"
     )
     for column in ("BERT4Rec of", "NDCG@10, not told", "NDCG@10, told", "HR@10, told"):
         shown.add_column(column, justify="left" if column == "BERT4Rec of" else "right")

@@ -190,7 +190,7 @@ def evaluate(
         train, asked = hold_out_period(log, start, end, targets=wanted)
         title = f"{wanted} events from {start}" + ("" if end is None else f" to {end}")
         if asked.num_newcomers and not quiet:
-            say(f"{asked.num_newcomers:,} users of the period have no history before it: they are not asked about")
+            say(f"{asked.num_newcomers:,} users of the period have no history before it, so they are left out")
     else:
         split = leave_one_out(log, max_users=max_users)
         train, asked = split.train, split.valid if on is Part.valid else split.test

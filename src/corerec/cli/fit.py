@@ -152,4 +152,4 @@ def fit(
     if left_out:
         period = "" if holdout else f" --from {shlex.quote(str(log_options.until))}"
         asked = " ".join(shlex.quote(str(path)) for path in (model_file, *log_files))
-        say(f"{left_out}corerec evaluate {asked}{period} asks about them")
+        say(f"{left_out}corerec evaluate {asked}{period} tests the model on them")

@@ -14,7 +14,8 @@ MISSING_TEXTS = {"", "nan", "null", "none", "<na>", "nat", "\\n"}  # in lower ca
 
 
 def as_series(values: Any, name: str) -> pd.Series:
-    """Return a column as a Series of its own type. Masked entries become None; polars columns need no pyarrow.
+    """Convert a column to a Series that keeps the column's type. Masked entries become None; polars columns need no
+    pyarrow.
 
     Args:
         values: list, tuple, NumPy array (masked or not), pandas or polars series, Arrow array, tensor or any iterable.

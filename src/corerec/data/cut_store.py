@@ -84,7 +84,7 @@ class CutStore:
         return self.whole.ranges(self.ends, self.whole.ends)
 
     def _blocks(self, name: str) -> Iterator[SequenceStore]:
-        """Yield copies of rows, in order, with one column beside the items."""
+        """Yield copies of the rows in blocks, in order. A block has the items and the column `name`."""
         column = {} if name == "items" else {name: getattr(self.whole, name)}
         whole = replace(SequenceStore(self.whole.items, self.whole.offsets), **column)
         for first, end in row_blocks(self.whole, EVENTS_AT_ONCE):

@@ -278,7 +278,7 @@ class _Protocol:
         if negatives is not None and negatives < 1:
             raise ConfigError(f"negatives must be at least 1, not {negatives}; None ranks the whole catalogue")
         if max_users is not None and max_users < 1:
-            raise ConfigError(f"max_users must be at least 1, not {max_users}; None asks about all")
+            raise ConfigError(f"max_users must be at least 1, not {max_users}; None means all users")
         protocols: tuple[Seen, ...] = ("excluded", "included") if seen == "both" else (seen,)
         return cls(tuple(ks), tuple(names), protocols, negatives, max_users, seed)
 

@@ -180,7 +180,7 @@ class ItemIndex:
         """Find the k items whose vectors have the highest cosine with one item's vector, best first, without the item.
 
         The cosine with a vector of zeros is 0, and biases do not count. The first call computes the lengths of all
-        vectors, and keeps them in 4 bytes an item.
+        vectors and keeps them, which takes 4 bytes for each item.
 
         Returns:
             item numbers, int64 (k,), and cosines, float32 (k,); fewer if the catalogue has fewer items.

@@ -395,7 +395,7 @@ def _moment(model: Bert4Rec, asked: schemas.RecommendRequest) -> Any:
 
 
 def _new_among(model: Bert4Rec, item_ids: Sequence[Any]) -> set[Any]:
-    """Return those of the items that have no event in the log that the model was fitted on."""
+    """Return the items, among the given items, that have no event in the log that the model was fitted on."""
     is_new = model.fitted.is_new(model.items.encode(list(item_ids))).tolist()
     return {item_id for item_id, new in zip(item_ids, is_new, strict=True) if new}
 

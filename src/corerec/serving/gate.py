@@ -114,7 +114,7 @@ class AllowedHosts:
         """Return whether a Host header is allowed.
 
         Args:
-            host: the header. None, which no browser sends, is allowed.
+            host: the header. None, for a request without this header, is allowed: every browser sends it.
             local_address: the address at which the connection arrived. It is allowed, because DNS rebinding cannot
                 change an address.
         """

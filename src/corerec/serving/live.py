@@ -107,7 +107,7 @@ class LiveModel:
         """Put a model in service.
 
         Args:
-            model: a fitted model. It observes the events of the log at once, except those that it already holds.
+            model: a fitted model. It observes the events of the log at once, except events that it already holds.
             path: the file that `load` reads, or None.
             titles: item id as text -> title.
             candidate_files: tables with a column of item ids. Each table becomes a list with the name of the file

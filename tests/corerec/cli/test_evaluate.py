@@ -127,7 +127,7 @@ def test_fit_until_and_evaluate_from(log_file, folder, moment):
     (report,) = json.loads(result.stdout)
     assert (report["num_questions"], report["seen_answers"]) == (40, 0)
     assert "not honest" not in result.stderr
-    assert "1 users of the period have no history before it: they are not asked about" in words(result.stderr)
+    assert "1 users of the period have no history before it, so they are left out" in words(result.stderr)
 
 
 def test_the_command_that_fit_names_runs(log_file, folder):
