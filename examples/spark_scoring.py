@@ -43,7 +43,7 @@ def recommend(batches: Iterator[pd.DataFrame], model_file: str, top_k: int) -> I
 
 
 def answer_schema(users: DataFrame, model_file: str) -> StructType:
-    """User ids have the type of the table, item ids that of the model."""
+    """User ids have the type that they have in the table, and item ids the type that they have in the model."""
     answer = load(model_file).batch_recommend(histories=[[]], top_k=1, as_frame=True)  # popularity: one row
     _, *others = users.sparkSession.createDataFrame(answer).schema
     return StructType([StructField("user_id", users.schema["user_id"].dataType), *others])

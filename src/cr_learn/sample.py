@@ -171,7 +171,8 @@ def _watch(seed: int, favourite: np.ndarray) -> np.ndarray:
 
 
 def _rate(seed: int, watched: np.ndarray, favourite: np.ndarray) -> np.ndarray:
-    """Draw ratings 1..5 (U, T) of movies (U, T): about 4.3 in the favourite genre, 0.5 less for each genre away."""
+    """Draw ratings 1..5 (U, T) of movies (U, T). They are about 4.3 in the favourite genre, and fall by 0.5 with each
+    step on the ring."""
     genre, _, _ = _secrets(seed)
     random = _random(seed, _RATINGS)
     quality = random.normal(0, 0.5, NUM_MOVIES)

@@ -1,7 +1,7 @@
 """The command line: corerec demo | prepare | fit | tune | update | evaluate | recommend | similar | embed | serve | ...
 
-Results go to stdout, everything else to stderr. Commands import torch only when they run, so `--help` takes a fifth of
-the time.
+Results are written to stdout, and all other output to stderr. Commands import torch only when they run, so `--help`
+takes a fifth of the time.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The output of the command line: results on stdout, everything else on stderr."""
+"""The output of the command line: results on stdout, all other output on stderr."""
 
 from __future__ import annotations
 

@@ -197,7 +197,7 @@ def _has_nul(ids: np.ndarray) -> bool:
 
 
 def _check_savable(codes: np.ndarray, distinct: np.ndarray, name: str) -> None:
-    """Refuse an id that a file could not hold, or would read back as missing."""
+    """Raise an error for an id that cannot be written to a file, or that would be read from the file as missing."""
     missing = [
         at for at, an_id in enumerate(distinct) if isinstance(an_id, str) and an_id.strip().lower() in MISSING_TEXTS
     ]

@@ -87,8 +87,8 @@ def prepare(
         paths, columns, header, delimiter, quote, query, explode, day_first, where, since, until, min_events,
             max_events: the arguments of `read_events`.
         store: the folder to write. An existing store is replaced.
-        append: add the log to the existing store, as if both logs had been read together. Filters and day_first
-            apply to the new log alone.
+        append: add the log to the existing store, as if both logs had been read together. Filters and day_first apply
+            only to the new log.
         memory: the most memory to use, as bytes or as text such as "4GB"; at least 512MB. With many millions of users
             and items, their ids need memory in addition.
         verbose: show progress on stderr.

@@ -209,7 +209,8 @@ def _narrowed(database: duckdb.DuckDBPyConnection, source: Source, where: str) -
 def _without_a_false_clock(
     database: duckdb.DuckDBPyConnection, source: Source, found: dict[str, tuple[int, ...]], asked: str | None
 ) -> dict[str, tuple[int, ...]]:
-    """Return a guessed pair of date and time of day. If the second column has no times of day, use it alone."""
+    """Return the guessed columns of date and time of day. If the second column does not hold times of day, it is the
+    only column of times."""
     places = found.get("time", ())
     if asked is not None or len(places) < 2:
         return found

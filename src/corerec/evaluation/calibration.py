@@ -87,14 +87,14 @@ class Reliability:
 def reliability(
     scorer: ProbabilityScorer | Model, holdout: Holdout, *, num_bins: int = 10, by: Binning = "count", k: int = 1
 ) -> Reliability:
-    """Group the first recommendations of all questions into bins, and compare each bin's mean probability with its
-    hits.
+    """Group the first recommendations of all questions into bins, and compare each bin's mean probability with the
+    share that came true.
 
     The item that came next is the question's first target. Items of the history are not recommended, which is the
     default of `recommend`. The probabilities are still those over the whole catalogue.
 
     Args:
-        scorer: a fitted model, which ranks its own item numbers, or a scorer, which ranks the holdout's.
+        scorer: a fitted model, which has its own item numbers, or a scorer, which uses the item numbers of the holdout.
         num_bins: the most bins. Bins without questions are left out.
         by: "count" puts the same number of questions into each bin, so that low probabilities also get several bins.
             "width" makes all bins equally wide between 0 and 1.

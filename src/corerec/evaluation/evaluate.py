@@ -72,13 +72,13 @@ def evaluate(
         holdout: the questions. For a model, the holdout must be split from an `Interactions`.
         ks: cut-offs.
         names: keys of METRICS.
-        seen: whether items of the history are "excluded", "included", or "both" reported.
+        seen: whether items of the history are "excluded" from the ranking or "included"; "both" reports both protocols.
         negatives: rank each target against this many items only, drawn by popularity without replacement from the items
             that the user never met (the BERT4Rec paper draws 100). Use `negatives` only to compare with published
             tables that use them: sampled metrics can order models wrongly (Krichene & Rendle 2020).
         item_counts: (V + 1,), training events of each item, by the holdout's numbers, for novelty and for drawing
             negatives. None counts them in the histories.
-        max_users: the size of a random sample of the questions; None asks all.
+        max_users: the size of a random sample of the questions; None means all questions.
         seed: the seed of the sample and of the negatives.
     Returns:
         means and standard errors. Coverage and novelty use the first max(ks) places.
@@ -103,8 +103,8 @@ def compare(
     are right about the same users, this error is far smaller than the errors of the two means suggest.
 
     Args:
-        scorers: scorers or models, as in `evaluate`. The others are compared with the first. Models may have different
-            vocabularies.
+        scorers: scorers or models, as in `evaluate`. All later ones are compared with the first. Models may have
+            different vocabularies.
         settings: the other keywords of `evaluate`. Scorers with the same items are given the same negatives.
     Raises:
         ConfigError, DataError: `evaluate` would raise them, or there is no scorer.

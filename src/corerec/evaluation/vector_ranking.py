@@ -37,7 +37,8 @@ def rank_histories(
         histories, targets: B rows each.
         k: the number of places whose items are counted as recommended. If the protocol "excluded" is among `ranks`,
             they are counted after exclusion.
-        ranks: int64 (T,) for each protocol, overwritten. A target of number 0 gets an arbitrary rank.
+        ranks: an int64 (T,) array for each protocol, to which the ranks are written. A target of number 0 gets an
+            arbitrary rank.
         named_counts: int64 (V + 1,). The counts are added to it.
     """
     protocols: list[Seen] = sorted(ranks, reverse=True)  # "included" before "excluded"

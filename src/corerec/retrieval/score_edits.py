@@ -201,7 +201,7 @@ class ScoreEdits:
         self.exclusions.apply_(block)
 
     def all_cells(self) -> Exclusions:
-        """Return the cells of all edits together. Items outside these cells rank by their plain scores."""
+        """Return the cells of all edits together. Items outside these cells are ranked by their unedited scores."""
         if not len(self.boosts) and not len(self.shifts):
             return self.exclusions
         edits = self.exclusions, self.boosts, self.shifts

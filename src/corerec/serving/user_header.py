@@ -50,7 +50,7 @@ def users_of(body: Any) -> list[Any]:
 
 
 def _as_text(user_id: Any) -> str | None:
-    """Return an id as the header writes it, without percent-encoding: 5.0 is 5."""
+    """Return an id as the text that the header has for it before percent-encoding: 5.0 gives "5"."""
     if isinstance(user_id, float) and user_id.is_integer():
         return str(int(user_id))
     return str(user_id) if type(user_id) in (int, float, str) else None
