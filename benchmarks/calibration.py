@@ -95,6 +95,7 @@ def main(
         "machine": describe(),
         "settings": settings,
         "inverse_temperature": float(scorer.network.inverse_temperature),
+        "half_length": float(scorer.network.half_length),
         "concentration": scorer.transitions.concentration.tolist(),
         "discounts": scorer.transitions.discounts.tolist(),
         "ndcg": evaluate(scorer, test).value("NDCG"),

@@ -53,7 +53,8 @@ class MergedLog:
         """Return the events that an update trains on: the new ones with their context, and a part of the old ones.
 
         There is one row for each user with new events, which begins max_seq_len - 1 events before the first new one.
-        Random windows of the rest of the log follow, until they hold the share `replay` of the old events.
+        Random windows of the rest of the log follow, until the share `replay` of the old events is reached. The old
+        events in the rows before them count toward this share.
         """
         store = self.sequences
         starts, ends = store.offsets[:-1], store.offsets[1:]
@@ -64,7 +65,8 @@ class MergedLog:
         window_starts, window_ends = windows(CutStore(store, old_ends), max_seq_len, True, random)
         order = random.permutation(len(window_starts))
         sizes = np.cumsum((window_ends - window_starts)[order])
-        chosen = order[: int(np.searchsorted(sizes, replay * (~self.is_new).sum(), side="right"))]
+        num_old, context = (~self.is_new).sum(), (ends - old_ends).sum() - self.is_new.sum()
+        chosen = order[: int(np.searchsorted(sizes, replay * num_old - context, side="right"))]
         return SequenceStore.concatenate(
             [store.ranges(old_ends[rows], ends[rows]), store.ranges(window_starts[chosen], window_ends[chosen])]
         )

@@ -55,6 +55,15 @@ def test_a_share_of_the_old_events_is_replayed_in_windows(replay):
     assert 500 * replay - L < sum(len(row) for row in replayed) <= 500 * replay
 
 
+def test_old_events_before_new_ones_count_as_replayed():
+    rows = [list(range(1, 11))] * 50
+    log = merged([*rows, *[[1, 2, 3, 4]] * 20], [[0] * 10] * 50 + [[0, 0, 0, 1]] * 20)
+    part = log.training_part(L, 0.3, np.random.default_rng(0))
+    assert rows_of(part)[:20] == [[1, 2, 3, 4]] * 20  # 60 of the 560 old events
+    assert 0.3 * 560 - 60 - L < sum(len(row) for row in rows_of(part)[20:]) <= 0.3 * 560 - 60
+    assert len(log.training_part(L, 0.1, np.random.default_rng(0))) == 20
+
+
 @pytest.mark.parametrize("events_at_once", [1, 7, 10**6])
 @pytest.mark.parametrize("has_ratings", [False, True])
 def test_users_are_merged_in_blocks_as_by_a_loop_over_the_events(events_at_once, has_ratings, monkeypatch):
