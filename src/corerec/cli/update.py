@@ -40,13 +40,13 @@ def update(
     ],
     epochs: Annotated[
         int | None,
-        typer.Option(min=1, help="Passes over the new events. Each pass adds other old events.", show_default="15"),
+        typer.Option(min=1, help="Passes over the new events. Each pass adds other old events.", show_default="8"),
     ] = None,
     replay: Annotated[
         float, typer.Option(min=0, max=1, help="Share of the old events that each pass trains on again.")
     ] = 0.3,
     learning_rate: Annotated[
-        float | None, typer.Option(help="Peak of AdamW's learning rate.", show_default=".7 of the first training's")
+        float | None, typer.Option(help="Peak of AdamW's learning rate.", show_default="that of the first training")
     ] = None,
     items: ItemsFile = None,
     retire: Annotated[str, typer.Option(metavar="ID,ID,...", help="Items that are never recommended again.")] = "",

@@ -26,7 +26,7 @@ from corerec.data.splitting import Holdout
 from corerec.data.vocabulary import Vocabulary
 from corerec.engines.bert4rec.config import TrainConfig
 from corerec.engines.bert4rec.encoding import NetworkScorer
-from corerec.engines.bert4rec.fitted import PER_ITEM, FittedModel
+from corerec.engines.bert4rec.fitted import FittedModel
 from corerec.engines.bert4rec.fitting import OnEvent, run_training
 from corerec.engines.bert4rec.merging import alone, merge
 from corerec.engines.bert4rec.model import Bert4RecNetwork
@@ -39,9 +39,8 @@ from corerec.evaluation.ranking import rank_answers
 
 Catalogue = Literal["grow", "replace"]
 Freeze = Literal["blocks", "items"] | None
-EPOCHS = 15
-RATES: dict[Catalogue, float] = {"grow": 0.7, "replace": 0.5}  # of the first training's learning rate
-TRAINED_SHARE = 0.7  # of the way from the old weights to the trained ones, where old events stay (see `_interpolate`)
+EPOCHS: dict[Catalogue, int] = {"grow": 8, "replace": 15}
+RATES: dict[Catalogue, float] = {"grow": 1.0, "replace": 0.5}  # of the first training's learning rate
 
 
 @dataclass(frozen=True)
@@ -83,10 +82,10 @@ def grow(
     Args:
         log: events of old and new users and items. An event whose user, item and time the model knows already is
             skipped. Without times, all events are new.
-        epochs: passes over the new events, each with other replayed events. None means 15. All passes are in memory
-            together, at 16 bytes an event.
+        epochs: passes over the new events, each with other replayed events. None means 8, or 15 for "replace". All
+            passes are in memory together, at 16 bytes an event.
         replay: share in [0, 1] of the old log's events that each pass trains on again, against forgetting.
-        learning_rate: the peak. None means .7 of the first training's, or half of it for "replace".
+        learning_rate: the peak. None means that of the first training, or half of it for "replace".
         freeze: "blocks" trains only the items, and "items" trains all but the vectors of old items.
         catalogue: "grow" adds to the model's users and items. "replace" takes the log's users and items instead, where
             items of the same id keep their vectors.
@@ -125,13 +124,12 @@ def grow(
         patience=None,
     )
     random = np.random.default_rng(seed_for(seed, "replay", model.num_events))
-    passes = [rest.training_part(network.config.max_seq_len, replay, random) for _ in range(epochs or EPOCHS)]
-    start = {name: parameter.detach().clone() for name, parameter in network.named_parameters()}
+    passes = [
+        rest.training_part(network.config.max_seq_len, replay, random) for _ in range(epochs or EPOCHS[catalogue])
+    ]
     training_log, moments = _train(
         network, model, old_number, is_first, SequenceStore.concatenate(passes), config, freeze, on_event, verbose
     )
-    if catalogue == "grow":
-        _interpolate(network, start, is_first)
     network.eval()
     transitions = TransitionModel.of(store, len(known), like=model.transitions)
     grown = replace(
@@ -188,21 +186,6 @@ def _train(
         with torch.no_grad():  # exactly as they were, also where weight decay reached them
             network.item_embedding[kept], network.item_bias[kept] = before
     return training_log, moments_of(state.optimizer, network)
-
-
-@torch.no_grad()
-def _interpolate(network: Bert4RecNetwork, start: dict[str, Tensor], is_first: np.ndarray) -> None:
-    """Interpolate between the weights before and after the training, as WiSE-FT does (arXiv:2109.01903).
-
-    The interpolation recovers a part of what the short training forgot. Rows of items without earlier events keep their
-    trained values.
-    """
-    new = torch.from_numpy(np.flatnonzero(is_first)).to(network.device)
-    for name, parameter in network.named_parameters():
-        trained = parameter[new].clone() if name in PER_ITEM else None
-        parameter.copy_(start[name].lerp(parameter, TRAINED_SHARE))
-        if trained is not None:
-            parameter[new] = trained
 
 
 def _ndcg(scorer: NetworkScorer, queries: Holdout) -> np.ndarray:

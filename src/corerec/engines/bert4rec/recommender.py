@@ -161,9 +161,9 @@ class Bert4Rec(Settings, Answering):
 
         Args:
             user_ids, item_ids, ratings, timestamps: as in `fit`, with times in the unit of the fitted log.
-            epochs: passes over the new events, each with other replayed events. None means 15.
+            epochs: passes over the new events, each with other replayed events. None means 8, or 15 for "replace".
             replay: share in [0, 1] of the old log's events that each pass trains on again.
-            learning_rate: the peak. None means .7 of the first training's, or half of it for "replace".
+            learning_rate: the peak. None means that of the first training, or half of it for "replace".
             freeze: "blocks" trains only the items, "items" all but the vectors of old items; None trains all.
             catalogue: "grow" adds to the model's users and items. "replace" takes this log's users and items instead,
                 where items of the same id keep their vectors: fine-tuning after pre-training on another log.

@@ -166,28 +166,6 @@ def test_what_cannot_be_merged_is_refused_before_the_training(model):
             model.fit_more(["n"], ["i1"], timestamps=[100], **wrong)
 
 
-@pytest.mark.parametrize(("catalogue", "old", "new"), [("grow", 0.7, 1.0), ("replace", 1.0, 1.0)])
-def test_old_weights_keep_a_part_of_what_was_trained_and_new_rows_all_of_it(model, monkeypatch, catalogue, old, new):
-    import copy
-
-    def after_training(by):
-        def train(state, *_, **__):
-            with torch.no_grad():
-                for parameter in state.network.parameters():
-                    parameter.add_(by)
-            return ()
-
-        monkeypatch.setattr("corerec.engines.bert4rec.growth.run_training", train)
-        twin = copy.deepcopy(model)
-        twin.fit_more(["a", "a", "a"], ["i1", "new", "i2"], timestamps=[100, 101, 102], catalogue=catalogue)
-        return dict(zip(*twin.item_embeddings(), strict=True)), twin.fitted.network.head.weight.detach()
-
-    (before, head), (after, trained_head) = after_training(0.0), after_training(1.0)
-    assert after["i1"] == pytest.approx(before["i1"] + old, abs=1e-5)
-    assert after["new"] == pytest.approx(before["new"] + new, abs=1e-5)
-    assert trained_head.cpu().numpy() == pytest.approx(head.cpu().numpy() + old, abs=1e-5)
-
-
 def test_each_pass_has_all_new_events_and_other_old_ones(model, monkeypatch):
     trained = []
     monkeypatch.setattr(
