@@ -34,7 +34,7 @@ def pairs():
     rows = [row[user % 2 :] for user, row in enumerate(rows)]  # every other user begins with a second item
     config = ModelConfig(num_items=2 * FIRSTS, max_seq_len=10, hidden_dim=16, num_heads=2)
     network = build_network(config, seed=0)
-    training = TrainConfig(epochs=40, batch_size=16, learning_rate=0.01, mask_prob=0.3)
+    training = TrainConfig(epochs=40, batch_size=16, learning_rate=0.01, mask_prob=0.3, weight_decay=0.01)
     for _ in train_epochs(
         TrainingState.start(network, SequenceStore.from_lists(rows), training), SequenceStore.from_lists(rows)
     ):
