@@ -1,4 +1,7 @@
-"""Two frozen configurations: the network's shape, and its training. A contradiction fails at construction."""
+"""Two frozen dataclasses: ModelConfig describes the shape of the network, and TrainConfig describes its training.
+
+Their constructors refuse values that contradict each other (`ConfigError`).
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ MASK = -1  # stands for a hidden item; item numbers run 1..V, and 0 is padding
 
 
 def _check_types(config: Any) -> None:
-    """Convert NumPy numbers to plain ones, and refuse a value that its field cannot hold, such as 1.5 epochs.
+    """Convert NumPy numbers to Python numbers, and refuse a value that its field cannot hold, such as 1.5 epochs.
 
     Raises:
         ConfigError: a value has another type than its field.
@@ -50,27 +53,31 @@ class ModelConfig:
     """The shape of the network."""
 
     num_items: int
-    """Catalogue size V; item numbers run 1..V."""
+    """The number of items in the catalogue, V. Items are numbered from 1 to V."""
     max_seq_len: int = 200
-    """The number of positions that the network reads at once, with the blank to fill."""
+    """The largest number of positions that the network reads at once. A recommendation uses one position for the blank
+    that the network fills, and the other positions for the newest events."""
     hidden_dim: int = 128
-    """Width D of the hidden states and of the item embeddings."""
+    """The number of values, D, in each hidden state and in each item embedding."""
     num_layers: int = 2
-    """Transformer blocks."""
+    """The number of transformer blocks."""
     num_heads: int = 4
-    """Attention heads; must divide hidden_dim."""
+    """The number of attention heads in each block. It must divide hidden_dim."""
     feedforward_dim: int | None = None
-    """Width inside the feed-forward parts; None means 4 * hidden_dim, as in BERT."""
+    """The width of the hidden layer of each block's feed-forward network. None means 4 * hidden_dim, as in BERT."""
     positions: Literal["learned", "sinusoidal"] = "learned"
-    """Position embeddings: trained, or the fixed sines of Vaswani et al. 2017."""
+    """How positions are embedded. "learned" trains a vector for each position. "sinusoidal" uses the fixed sines and
+    cosines of Vaswani et al. 2017."""
     gap_unit: float | None = None
-    """The upper end of the first bucket of time gaps, in the log's unit (`time_encoding.py`). None reads no time."""
+    """The network reads the time between two events as a bucket (`time_encoding.py`). `gap_unit` is the upper end of
+    the first bucket of times above 0, in the log's unit of time. None: the network does not read times."""
     gap_buckets: int = 0
-    """The number of buckets of time gaps; 0 reads no time."""
+    """The number of buckets for the times between events. 0: the network does not read times."""
     content_codes: int = 0
-    """The number of codes of the items' categories and numbers (`item_encoder.py`); 0 without such features."""
+    """The number of codes for the items' categories and numeric features (`item_encoder.py`). 0: the items have no such
+    features."""
     content_dim: int = 0
-    """The number of values of the items' dense features; 0 without dense features."""
+    """The number of values in each item's dense features. 0: the items have no dense features."""
 
     def __post_init__(self) -> None:
         _check_types(self)
@@ -105,58 +112,70 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How the network is trained. A setting that is None is chosen from the log (`plan.py`)."""
+    """How the network is trained. If a setting is None, its value is chosen from the log (`plan.py`)."""
 
     epochs: int | None = None
-    """Passes over all events. The cosine schedule of the learning rate ends with the last pass. None: 30 if users have
-    50 events or more on average, else 20, as more would memorise a sparse log."""
+    """The number of passes over all events. The learning rate falls along a cosine until the last pass. None: 30 if
+    users have 50 events or more on average, else 20, as the network would memorise a sparse log in more passes."""
     batch_size: int | None = None
-    """The mean number of windows in a step. A step has more windows if they are short, so that all steps have about as
-    many events. A log too small for 200 steps an epoch takes fewer windows. None: about 4,096 events a step."""
+    """The mean number of windows in a training step. A window is a part of a history with at most max_seq_len events.
+    A step has more windows if they are short, so that all steps have about the same number of events. If a log is too
+    small for 200 steps per epoch, each step has fewer windows. None: about 4,096 events per step."""
     learning_rate: float | None = None
-    """Peak of AdamW's learning rate. None: 0.0015 if users have 50 events or more on average, else 0.001."""
+    """The peak of AdamW's learning rate. None: 0.0015 if users have 50 events or more on average, else 0.001."""
     warmup_steps: int | None = None
-    """Steps of linear warm-up. None means a twentieth of all steps, at most 1,000."""
+    """The number of steps in which the learning rate rises linearly to its peak. None: a twentieth of all steps, at
+    most 1,000."""
     weight_decay: float | None = None
-    """AdamW's decoupled weight decay, on matrices and embeddings only. None: so much that a weight without gradients
-    loses 2.5% in an epoch at the peak learning rate. If the network has more weights than the log has events, which it
-    would memorise, that share is 20%. None chooses 1 at most."""
+    """AdamW's decoupled weight decay, which applies to matrices and embeddings only. None: the value at which a weight
+    without gradients shrinks by 2.5% in an epoch at the peak learning rate. A network with more weights than the log
+    has events would memorise the log, so its weights shrink by 20% instead. None never chooses a value above 1."""
     dropout: float | None = None
-    """Chance in [0, 1) that a value of the embeddings or of a block's two branches is dropped. None: 0.2 for a network
-    of width 128 or more on fewer than half a million events, which it would memorise, else 0.1."""
+    """The probability, in [0, 1), with which training sets a value to 0. Dropout applies to the embeddings and to the
+    outputs of each block's attention and feed-forward network. None: 0.2 if hidden_dim is 128 or more and the log has
+    fewer than 500,000 events, which such a network would memorise. Otherwise None chooses 0.1."""
     gradient_clip: float = 1.0
-    """The largest norm of all gradients together."""
+    """The largest norm of all gradients together. Larger gradients are scaled down to this norm."""
     ema_steps: int = 500
-    """The number of steps that the exponential moving average of the weights covers, at most a ninth of the steps done.
-    An epoch ends with the averaged weights. 0 keeps the last step's weights."""
+    """The number of steps that the exponential moving average of the weights covers. The average covers at most a ninth
+    of the steps done so far. At the end of an epoch, the network has the averaged weights. 0: the network has the
+    weights of the last step."""
     mask_prob: float = 0.2
-    """Share of a window's items that a cloze step hides. At least one item is hidden."""
+    """The share of the items of a window that a cloze step hides. In a cloze step, the network predicts hidden items
+    from the items before and after them. At least one item of each window is hidden."""
     bert_replacement: bool = False
-    """Show 80% of the hidden places as the mask, 10% as a random item and 10% unchanged (BERT). False masks all."""
+    """Whether 80% of the hidden positions show the mask, 10% show a random item and 10% show their own item, as in
+    BERT. False: all hidden positions show the mask."""
     next_item_share: float = 1.0
-    """At the start of the training, the share of steps that predict every next item (causal attention), not a cloze."""
+    """The share of next-item steps at the start of the training. A next-item step predicts the next item at every
+    position, with causal attention. The other steps are cloze steps (`mask_prob`)."""
     next_item_until: float | None = None
-    """The part of the training after which `next_item_share` has fallen, linearly, to 0. The rest is pure cloze. None:
-    half if users have 50 events or more on average, else all, since a cloze can hide only few items of a short
-    history."""
+    """The part of the training, from 0 to 1, in which the share of next-item steps falls linearly from
+    `next_item_share` to 0. All later steps are cloze steps. None: 0.5 if users have 50 events or more on average. For
+    shorter histories, None chooses 1, since a cloze step can hide only few items of a short history."""
     whole_history: bool = True
-    """Whether windows cover the whole of a longer history. False trains on its newest max_seq_len events only."""
+    """Whether the training uses all events of a history of more than max_seq_len events, in several windows. False: it
+    uses only the newest max_seq_len events."""
     num_negatives: int | None = None
-    """Sampled softmax: the number of items drawn in each step that compete in the loss, besides the step's targets.
-    None: the whole catalogue up to 20,000 items, else 2,048."""
+    """The number of random items per step that compete with the step's targets in the loss (sampled softmax). None: in
+    a catalogue of up to 20,000 items, all items compete; in a larger catalogue, 2,048 random items compete."""
     row_updates: bool | None = None
-    """Whether a step updates only the rows of the item table that it reads, and others catch up later (`row_adamw.py`).
-    The results are the same. It needs `num_negatives`. None: for large catalogues on a CPU, where it is faster."""
+    """Whether a step updates only those rows of the item table that it reads. The other rows get their missed updates
+    later (`row_adamw.py`), so the results are the same. Row updates need sampled softmax (`num_negatives`). None: row
+    updates are used for catalogues of 100,000 items or more on a CPU, where they are faster."""
     bfloat16: bool = True
-    """Whether matrix products use bfloat16 if the hardware multiplies in it. False computes all of them in float32."""
+    """Whether matrix products use bfloat16, if the hardware can multiply bfloat16 numbers. False: all matrix products
+    use float32."""
     clock: bool | None = None
-    """Whether the network reads the time between events, and from the last event to the query. None: yes if the log has
-    timestamps and held-out events are ranked as well or better with them. For this decision, up to 1,024 users' last
-    events are held out of the training."""
+    """Whether the network reads the times between events, and the time from the last event to the query. None: it does
+    if the log has timestamps, and if held-out events are ranked at least as well with times as without times. For this
+    decision, the last events of up to 1,024 users are held out of the training."""
     patience: int | None = None
-    """Stop after this many epochs without a better validation NDCG@10, with the best weights. None: no validation."""
+    """The training stops after this many epochs without a better validation NDCG@10. The network then has the weights
+    of the best epoch. None: there is no validation."""
     seed: int = 0
-    """Seed of initial weights, order, masks and dropout. A seed and a thread count always give the same weights."""
+    """The seed of the initial weights, the order of the windows, the masks and the dropout. The same seed and the same
+    number of threads always give the same weights."""
 
     def __post_init__(self) -> None:
         _check_types(self)

@@ -1,4 +1,4 @@
-"""TrainPlan: all settings of a training, with those that a TrainConfig leaves open chosen from the log."""
+"""TrainPlan: all settings of a training. The settings that are None in the TrainConfig are chosen from the log."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from corerec.engines.bert4rec.batches import batch_order, rounded_length, window
 from corerec.engines.bert4rec.config import ModelConfig, TrainConfig
 from corerec.engines.bert4rec.memory import as_text, training_bytes, weights_beside_items
 
-STEPS_AN_EPOCH = 200  # at least, while batches stay above ...
+STEPS_AN_EPOCH = 200  # an epoch has at least so many steps, unless its batches would be below SMALLEST_BATCH windows
 SMALLEST_BATCH = 16
 EVENTS_A_STEP = 4096
 WIDE = 128
@@ -22,9 +22,9 @@ MANY_EVENTS = 500_000
 LONG_HISTORY = 50  # events a user
 FULL_SOFTMAX_ITEMS = 20_000
 NEGATIVES = 2048
-ROW_UPDATES_ITEMS = 100_000  # from which, on a CPU, updating a step's rows is faster than updating the table
-# What a weight without gradients loses in an epoch at the peak learning rate. The second is for networks that have more
-# weights than the log has events. A time scale in epochs is right for logs of any size (arXiv:2405.13698).
+ROW_UPDATES_ITEMS = 100_000  # items from which, on a CPU, updating a step's rows is faster than updating the table
+# The share of a weight that decays in an epoch at the peak learning rate. DECAY_OF_MANY_WEIGHTS is for networks that
+# have more weights than the log has events. A time scale in epochs is right for logs of any size (arXiv:2405.13698).
 DECAY_AN_EPOCH, DECAY_OF_MANY_WEIGHTS = 0.025, 0.2
 LARGEST_WEIGHT_DECAY = 1.0
 CPU = torch.device("cpu")
@@ -32,7 +32,7 @@ CPU = torch.device("cpu")
 
 @dataclass(frozen=True)
 class TrainPlan:
-    """The settings of one training, without any None to be chosen. `TrainConfig` explains each field."""
+    """The settings of one training, after all open settings were chosen. `TrainConfig` explains each field."""
 
     epochs: int
     batch_size: int
@@ -64,8 +64,10 @@ class TrainPlan:
         store: SequenceStore | CutStore,
         device: torch.device = CPU,
     ) -> TrainPlan:
-        """Choose the open settings. Given settings stay, except for a batch size that is too large for the log, and
-        `row_updates` where every item competes, so that a step reads every row.
+        """Choose the settings that are None. The other settings stay, with two exceptions.
+
+        A batch size that is too large for the log is reduced. `row_updates` is switched off if every item competes in
+        the loss, since a step then reads every row.
         """
         num_windows = int(window_counts(store.lengths, model.max_seq_len, config.whole_history).sum())
         batch_size = batch_size_for(num_windows, store.num_events, config.batch_size)
@@ -143,12 +145,12 @@ def _largest_step(store: SequenceStore | CutStore, max_seq_len: int, whole_histo
 
 
 def batch_size_for(num_windows: int, num_events: int, batch_size: int | None) -> int:
-    """Return the mean number of windows in a step: `batch_size`, but fewer in a small log, to give an epoch enough
-    steps.
+    """Return the mean number of windows in a step. In a small log, the result is below `batch_size`, so that an epoch
+    has enough steps.
 
-    The cloze loss leaves its plateau after hundreds of steps, however many windows each has. Without a `batch_size`,
-    the result is the power of two that puts about EVENTS_A_STEP events into a step. So batches are small for long
-    histories, and large for short ones.
+    The cloze loss first stays on a plateau for hundreds of steps, however many windows a step has. If `batch_size` is
+    None, it is the power of two that puts about EVENTS_A_STEP events into a step. So batches have few windows if
+    histories are long, and many windows if histories are short.
 
     >>> batch_size_for(num_windows=100_000, num_events=10**7, batch_size=256)
     256

@@ -1,4 +1,5 @@
-"""The settings of a `Bert4Rec`: its constructor, scikit-learn's parameter interface, and representations."""
+"""The settings of a `Bert4Rec`: its constructor, scikit-learn's parameter interface (`get_params`, `set_params`), and
+its representations as text and HTML."""
 
 from __future__ import annotations
 
@@ -16,7 +17,7 @@ from corerec.threads import use_available_cpus
 
 
 class Settings:
-    """The settings of a model, which its constructor checks, and the model that was fitted with them."""
+    """The settings of a model, and the model that was fitted with them. The constructor checks the settings."""
 
     def __init__(
         self,
@@ -52,14 +53,16 @@ class Settings:
     ) -> None:
         """Check the settings. Each setting is explained at its field of `ModelConfig` or `TrainConfig`.
 
-        If PyTorch still has its default number of CPU threads, and this process may use fewer CPUs, PyTorch gets as
-        many threads as there are CPUs to use.
+        If PyTorch still has its default number of CPU threads, and this process may use fewer CPUs, the number of
+        threads is set to the number of CPUs that this process may use.
 
         Args:
             name: the model's name in tables and progress lines.
-            patience: stop after so many epochs without a better validation NDCG@10, and keep the best weights. `fit`
-                then holds each user's last event out of training to validate on. None trains on everything.
-            device: "auto" (a CUDA GPU, else Apple's, else the CPU) or a torch device such as "cuda:1".
+            patience: stop after so many epochs without a better validation NDCG@10, and keep the weights of the best
+                epoch. `fit` then holds each user's last event out of the training, and validates on these events. None
+                trains on all events.
+            device: a torch device such as "cuda:1", or "auto". "auto" takes a CUDA GPU if there is one, else Apple's
+                GPU, else the CPU.
             verbose: show progress on stderr.
         Raises:
             ConfigError: a setting is out of range, or two contradict each other.
@@ -77,14 +80,14 @@ class Settings:
             raise ConfigError(f"name must be text, not {name!r}")
         self.train_config = TrainConfig(**{field.name: settings[field.name] for field in fields(TrainConfig)})
         shape = {field.name: settings[field.name] for field in fields(ModelConfig) if field.name in settings}
-        self._shape = ModelConfig(num_items=1, **shape)  # how many items there are is known at fit
+        self._shape = ModelConfig(num_items=1, **shape)  # `fit` sets the number of items
         self.device = choose_device(device)
         self._device_setting = device
         self.name, self.verbose = name, bool(settings["verbose"])
 
     @property
     def model_config(self) -> ModelConfig:
-        """The network's shape. Before `fit`, its catalogue has one item."""
+        """The network's shape. Before `fit`, its `num_items` is 1."""
         return self._shape if self._model is None else self._model.config
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
