@@ -1,4 +1,4 @@
-"""The queries to a fitted model, with ids in and ids out. `Bert4Rec` inherits them."""
+"""The methods that query a fitted model. They take and return ids. `Bert4Rec` inherits them."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from corerec.queries import (
 )
 from corerec.resolving import resolve, resolve_moment, resolve_subject
 
-Ranked = list[Any]  # item ids, best first; or (item id, score) pairs where scores are asked for
+Ranked = list[Any]  # item ids, best first; or (item id, score) pairs if the caller wants scores
 
 
 class Embeddings(NamedTuple):
@@ -46,7 +46,8 @@ class Embeddings(NamedTuple):
 
 
 class Answering:
-    """Methods that query the model `self.fitted`: predictions, recommendations, blanks, explanations and vectors."""
+    """Methods that query the model `self.fitted`: they predict, recommend, fill in blanks, explain, and return
+    vectors."""
 
     _warned_of_unseen = False
 
@@ -61,15 +62,16 @@ class Answering:
         """Predict the user's rating of the item, or the item's probability to come next.
 
         Args:
-            kind: "rating" (the default if `fit` got ratings of two values or more) is the expected rating, within the
-                range of the log's. An unknown user or item counts as average, with one warning a model. "probability"
-                (the default otherwise) is the item's probability, over the whole catalogue, to come next. For a user
-                without events, the probability is the item's share of the fitted events. For an unknown item, it is the
-                add-one probability 1 / (events + items + 1), with one warning a model.
+            kind: "rating" or "probability". "rating" is the default if `fit` got ratings with two or more different
+                values. It is the expected rating, within the range of the log's ratings. An unknown user or item counts
+                as average, with one warning per model. "probability" is the default otherwise. It is the item's
+                probability, over the whole catalogue, to come next. For a user without events, this is the item's share
+                of the fitted events. For an unknown item, it is the add-one probability 1 / (events + items + 1), with
+                one warning per model.
         Raises:
-            UnknownIdError: a probability is asked for and the user was never seen (`recommend` takes history=... for
-                new users). Or no fitted id has the type of an id, such as "7" among whole numbers.
-            DataError: a rating is asked for, and `fit` got none.
+            UnknownIdError: `kind` is "probability" and the user was never seen (for new users, `recommend` takes
+                history=...). Or the type of an id is not the type of any fitted id, such as "7" if all ids are numbers.
+            DataError: `kind` is "rating", and `fit` got no ratings.
             NotFittedError: the model is neither fitted nor loaded, or was loaded from a file without histories.
         """
         return predictions.predict(self.fitted, user_id, item_id, kind, self._warn_of_unseen)
@@ -78,13 +80,13 @@ class Answering:
         """Predict for many (user id, item id) pairs, in their order.
 
         Raises:
-            DataError: something in the list is not a pair, or `predict` would raise it.
-            UnknownIdError: `predict` would raise it.
+            DataError: an element of `pairs` is not a pair, or `predict` raises this error for a pair.
+            UnknownIdError: `predict` raises this error for a pair.
         """
         return predictions.batch_predict(self.fitted, pairs, kind).tolist()
 
     def _warn_of_unseen(self, ids: list[Any], known: Vocabulary, consequence: str) -> None:
-        if not self._warned_of_unseen:  # once a model: a random split's test rows meet many
+        if not self._warned_of_unseen:  # once per model, as a random split has many test rows with unseen ids
             self._warned_of_unseen = True
             warn_of_unknown(ids, known, consequence, stacklevel=5)
 
@@ -150,31 +152,33 @@ class Answering:
         Args:
             user_id: a user of the fitted log, or one observed since. Give this or `history`.
             history: item ids, oldest first, of any user, known or not. If no item is known, or the user has no events,
-                popularity answers: probabilities are the items' shares of the fitted events, and the `basis` of
-                `answer` is "popularity".
-            top_k: the most items. Fewer come back when fewer are left.
+                the most popular items are recommended. Their probabilities are their shares of the fitted events, and
+                the `basis` in the result of `answer` is "popularity".
+            top_k: the largest number of items to return. The result is shorter if fewer items may be recommended.
             exclude_seen: what the history excludes: its items (True or "item"), all items of their groups ("group"), or
                 nothing (False).
             exclude: more item ids to exclude.
             candidates: the only item ids that may be recommended; None means all.
-            min_rating: the lowest expected rating of an item to recommend. A history has no ratings, so it gets the
-                average user's. The model must be fitted with ratings.
-            on_unknown: how items of the history, `exclude`, `candidates` and `repeatable` that `fit` never saw are
-                treated: "raise", "skip", or "warn", which skips them with one warning. An id whose type no item's id
-                has always raises.
-            diversity: the weight in [0, 1] of dissimilarity between the items against relevance, in maximal marginal
-                relevance (`retrieval.reranking`). Probabilities then need not fall with rank.
-            max_per_group: the most items of one group.
+            min_rating: the lowest expected rating of an item to recommend. `history` has no ratings, so the expected
+                ratings for it are those of the average user. The model must be fitted with ratings.
+            on_unknown: how to treat unknown items in the history, `exclude`, `candidates` and `repeatable`: "raise",
+                "skip", or "warn", which skips them with one warning. An unknown item is one that `fit` never saw. An id
+                whose type differs from the types of all item ids always raises an error.
+            diversity: the weight in [0, 1] of the dissimilarity of the items in maximal marginal relevance
+                (`retrieval.reranking`). The rest of the weight is that of relevance. Probabilities then need not fall
+                with rank.
+            max_per_group: the largest number of recommended items of the same group.
             groups: item id -> its group, such as a category. Items without a group are not limited.
             repeatable: item ids, or groups, that may be recommended again although they are in the history.
-            at: the time of the query, with user_id: a number in the log's time unit, or a date. None means the time of
-                the user's last event. It matters if the model reads time (`TrainConfig.clock`).
+            at: the time of the query, as a number in the log's time unit or a date. It needs user_id. None means the
+                time of the user's last event. The time matters only if the model reads times (`TrainConfig.clock`).
             with_scores: return (item id, probability) pairs, with the probabilities of `predict`.
             as_frame: return a DataFrame with the columns user_id, item_id, rank and score.
         Raises:
-            UnknownIdError: the user was never seen, or an item was not and `on_unknown` is "raise".
+            UnknownIdError: the user was never seen, or an item was never seen and `on_unknown` is "raise".
             DataError: user_id and history are both given or both missing, top_k is below 1, or a rule is out of its
-                range or lacks groups. Or `at` is not a time of the log, or is given with a history.
+                range. Or a rule needs groups, and there are none. Or `at` cannot be a time of the log, or is given with
+                a history.
             NotFittedError: the model is neither fitted nor loaded.
         """
         query = Query(
@@ -196,12 +200,13 @@ class Answering:
         return _shaped(answers, with_scores, as_frame)[0] if not as_frame else answers[0].to_frame()
 
     def answer(self, queries: Iterable[Query], *, return_errors: bool = False) -> list[Recommendations | CorerecError]:
-        """Answer many queries of `recommend` together, with the probabilities, basis and unknown items of each.
+        """Answer many queries together. A query has the arguments of `recommend`. Each result also has the
+        probabilities, the basis and the unknown items of its query.
 
         Args:
-            return_errors: put a bad query's error in its place, and answer the others.
+            return_errors: return the error of a bad query in place of its result, and answer the other queries.
         Raises:
-            CorerecError: the error of the first bad query, without `return_errors`.
+            CorerecError: a query is bad, and `return_errors` is false. The error is that of the first bad query.
             NotFittedError: the model is neither fitted nor loaded.
         """
         queries = list(queries)
@@ -212,7 +217,7 @@ class Answering:
     def _answer(
         self, queries: Sequence[Query], with_scores: bool, return_errors: bool = False
     ) -> tuple[list[Recommendations], dict[int, CorerecError]]:
-        """Return the answers of the good queries, in order, and the errors of the others by their place."""
+        """Return the answers of the good queries, in order, and the errors of the bad queries by their position."""
         model = self.fitted
         batch, errors, unknown = resolve(queries, model.items, model.histories, self._well_rated, return_errors)
         user_ids = [query.user_id for place, query in enumerate(queries) if place not in errors]
@@ -232,21 +237,22 @@ class Answering:
         as_frame: bool = False,
         **rules: Unpack[RuleOptions],
     ) -> Any:
-        """Recommend for many users or histories at once, under the same rules: one list each, in their order.
+        """Recommend for many users or histories at once, under the same rules. Return one list for each, in their
+        order.
 
-        All answers are held in memory. `corerec.batch.score` writes the answers of millions to a file.
+        All answers are held in memory. For millions of users, `corerec.batch.score` writes the answers to a file.
 
         Args:
             user_ids: users of the fitted log, or observed since. Give this or `histories`.
             histories: lists of item ids, oldest first.
-            at: with user_ids, one time for all queries or a column of one for each, as in `recommend`.
+            at: one time for all queries, or a column with a time for each query, as in `recommend`. It needs user_ids.
             rules: exclude_seen, exclude, candidates, min_rating, on_unknown, diversity, max_per_group, groups and
                 repeatable, as in `recommend`. Candidates and groups are read once for all queries.
-            as_frame: return one DataFrame, as `recommend` does. The user_id of a history is its place, from 0.
+            as_frame: return one DataFrame, as `recommend` does. The user_id of a history is its position, from 0.
         Raises:
             UnknownIdError: a user was never seen.
-            DataError: user_ids and histories are both given or both missing, `at` is not a time of the log, or
-                `recommend` would raise it.
+            DataError: user_ids and histories are both given or both missing, `at` cannot be a time of the log, or
+                `recommend` raises this error for a query.
         """
         model = self.fitted
         if (user_ids is None) == (histories is None):
@@ -286,8 +292,8 @@ class Answering:
 
         Args:
             history: item ids, oldest first, None at each blank.
-            exclude_seen: exclude the items of the history.
-            on_unknown: how unknown items of the history are treated, as in `recommend`.
+            exclude_seen: whether to exclude the items of the history.
+            on_unknown: how to treat unknown items of the history, as in `recommend`.
         Returns:
             one list for each blank, best first.
         Raises:
@@ -313,16 +319,16 @@ class Answering:
     ) -> list[Reason]:
         """Return the events of a history that changed an item's probability most, by `explain.event_weights`.
 
-        The probability is that of `predict`, which includes the transitions from the last item. The reason for the last
-        event also has the count of transitions (`Reason.followed`).
+        The probability is the one that `predict` returns. It includes the transitions from the last item. The reason of
+        the last event also says how often the item followed the last item (`Reason.followed`).
 
         Args:
             user_id: a known user. Give this or `history`.
-            history: item ids, oldest first. Unknown items give no reasons.
-            top: the most reasons. None gives one for each event that the model reads.
+            history: item ids, oldest first. There are no reasons for unknown items.
+            top: the largest number of reasons. None returns a reason for each event that the model reads.
             on_unknown, at: as in `recommend`.
         Returns:
-            reasons, the largest weight first, with positions that count from the oldest event, 0.
+            reasons, the largest weight first. The oldest event has position 0.
         Raises:
             UnknownIdError: the user or the item was never seen.
             DataError: user_id and history are both given or both missing, or `top` is below 1.
@@ -369,20 +375,20 @@ class Answering:
         return Embeddings(self.fitted.items.ids.tolist(), vectors.copy())
 
     def embed(self, histories: Iterable[Iterable[ItemId]], *, on_unknown: OnUnknown = "warn") -> Embeddings:
-        """Return a vector for each history, whose dot product with an item's vector ranks the items that come next.
+        """Return a vector for each history. Its dot products with the items' vectors rank the items that may come next.
 
         Args:
             histories: lists of item ids, oldest first.
-            on_unknown: how unknown items are treated, as in `recommend`.
+            on_unknown: how to treat unknown items, as in `recommend`.
         Returns:
-            the places 0, 1, ... of the histories as `ids`, and float32 (histories, D) `vectors`.
+            the positions 0, 1, ... of the histories as `ids`, and float32 (histories, D) `vectors`.
         """
         model = self.fitted
         store = self._numbered(histories, on_unknown)
         return Embeddings(list(range(len(store))), next_states(model.network, store).cpu().numpy())
 
     def _numbered(self, histories: Iterable[Iterable[ItemId]], on_unknown: OnUnknown) -> SequenceStore:
-        """Convert histories in ids to the numbers of their known items, with one warning for all unknown ones."""
+        """Convert histories of item ids to the numbers of their known items, with one warning for all unknown items."""
         items = self.fitted.items
         given = [as_list(history, "history") for history in as_list(histories, "histories")]
         flat = [item_id for history in given for item_id in history]

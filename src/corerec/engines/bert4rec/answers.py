@@ -1,6 +1,7 @@
-"""Answer queries in numbers: states, blended transitions, candidates, and the popularity fallback.
+"""Answer queries in user and item numbers: compute states, blend in transitions, apply candidates, and fall back to
+popularity.
 
-B queries, k the most items that one of them asks for, D hidden_dim, V items.
+Shapes: B queries, k the largest top_k of a query, D hidden_dim, V items.
 """
 
 from __future__ import annotations
@@ -23,15 +24,15 @@ from corerec.retrieval.item_index import ItemIndex
 from corerec.retrieval.reranking import Reranking
 from corerec.retrieval.score_edits import NO_BOOSTS, NO_SHIFTS, Exclusions, ScoreEdits, Shifts
 
-QUERIES_AT_ONCE = 2**13  # searched together: bounds the memory of their exclusions and boosts
-POOL_GROWTH = 4  # of the lists that are re-ranked, where groups leave too few items
+QUERIES_AT_ONCE = 2**13  # the number of queries searched together bounds the memory of their exclusions and boosts
+POOL_GROWTH = 4  # factor by which a list to re-rank grows if group limits leave too few items
 
 
 class Answers(NamedTuple):
     """The best items of B queries, in numbers.
 
     `numbers`: int64 (B, k), best first, 0 after the end of a row. `probabilities`: float (B, k), NaN if they were not
-    requested. `has_history`: bool (B,), False where popularity answered.
+    requested. `has_history`: bool (B,), False where the answer is the most popular items.
     """
 
     numbers: np.ndarray
@@ -41,7 +42,7 @@ class Answers(NamedTuple):
     def recommendations(
         self, model: FittedModel, unknown_items: Sequence[list[ItemId]] = (), user_ids: Sequence[ItemId] = ()
     ) -> list[Recommendations]:
-        """Convert to ids: one `Recommendations` for each query."""
+        """Convert the numbers to ids. Return one `Recommendations` for each query."""
         rows, scores = ids_of(self.numbers, model.items), self.probabilities.tolist()
         new = model.is_new(self.numbers).tolist()
         bases: list[Basis] = ["history" if has else "popularity" for has in self.has_history.tolist()]
@@ -59,7 +60,8 @@ class Answers(NamedTuple):
 
 
 def answer(model: FittedModel, batch: QueryBatch, *, with_scores: bool = True) -> Answers:
-    """Find the best items of each query by the model, or by popularity without a history. Re-rank them if asked."""
+    """Find the best items of each query by the model, or by popularity if the query has no history. Re-rank them if the
+    query asks for it."""
     if len(model.retired):
         batch = batch.without(model.retired)
     if batch.reranked is None:
@@ -77,7 +79,8 @@ def answer(model: FittedModel, batch: QueryBatch, *, with_scores: bool = True) -
 
 
 def _reranked(model: FittedModel, batch: QueryBatch, reranking: Reranking) -> Answers:
-    """Pick from longer ranked lists. If groups leave a query with too few items, its list is made longer."""
+    """Pick the items of each query from a longer ranked list. If group limits leave too few items, use an even longer
+    list."""
     answers = _no_answers(model, batch)
     rows, wanted = np.arange(len(batch)), answers.numbers.shape[1]
     pool = reranking.pool_size(wanted)
@@ -91,7 +94,7 @@ def _reranked(model: FittedModel, batch: QueryBatch, reranking: Reranking) -> An
         ):
             answer_column[rows] = np.where(picks >= 0, np.take_along_axis(column, np.maximum(picks, 0), 1), missing)
         answers.has_history[rows] = found.has_history
-        # A pool that ended before its size holds all that may be named.
+        # A list that ends before its full length already has all items that may be recommended.
         unfilled = ((picks >= 0).sum(1) < part.top_k) & (found.numbers[:, -1] > 0)
         rows = rows[unfilled & (pool < len(model.items))]
         pool *= POOL_GROWTH
@@ -100,13 +103,13 @@ def _reranked(model: FittedModel, batch: QueryBatch, reranking: Reranking) -> An
 
 
 def _no_answers(model: FittedModel, batch: QueryBatch) -> Answers:
-    """Allocate answers of the width that the largest top_k needs."""
+    """Allocate empty answers whose width is the largest top_k of the batch."""
     shape = len(batch), max(1, min(int(batch.top_k.max(initial=1)), len(model.items)))
     return Answers(np.zeros(shape, np.int64), np.zeros(shape), np.zeros(len(batch), bool))
 
 
 def _best(model: FittedModel, batch: QueryBatch, with_scores: bool) -> Answers:
-    """Return the answers without re-ranking."""
+    """Return the answers that are not re-ranked."""
     has_history = batch.histories.lengths > 0
     if has_history.all():
         return Answers(*_answer_by_model(model, batch, with_scores), has_history)
@@ -194,21 +197,22 @@ def rank_states(
     transitions: TransitionModel | None = None,
     repeat_bias: float = 0.0,
 ) -> RankedItems:
-    """Find the best items of each state. Queries with the same candidates, or without, are ranked together.
+    """Find the best items of each state. Queries with the same candidates, or without candidates, are ranked together.
 
     Args:
         states: float32 (B, D), on the index's device.
-        log_normalizers: float32 (B,), NaN where not known.
+        log_normalizers: float32 (B,), NaN for an unknown normalizer.
         with_normalizers: whether to compute the unknown normalizers.
-        transitions: transitions to blend in. They need the normalizers of each query whose last item has transitions.
+        transitions: transitions to blend in. If the last item of a query has transitions, its normalizer is computed.
             None uses the network alone.
-        repeat_bias: a number to add to the scores of the history's items, before scores are summed.
+        repeat_bias: a number to add to the scores of the history's items, before the normalizer sums the scores.
     """
     last = last_items(batch.histories)
     weights = np.zeros(len(batch)) if transitions is None else transitions.weights(batch.histories.lengths, last)
     lacking = np.isnan(log_normalizers) & (with_normalizers | (weights > 0))
     log_normalizers = log_normalizers.copy()
-    # Candidates are a part of the catalogue, totals are of the whole: computed for all lists of candidates at once.
+    # Normalizers sum over the whole catalogue, also for queries with candidates. So the normalizers of all queries with
+    # candidates are computed at once.
     limited = np.arange(len(batch)) if batch.shared_candidates is not None else batch.limited
     apart = limited[lacking[limited]]
     if len(apart):
@@ -244,10 +248,10 @@ def rank_states(
 
 
 def _shifts(histories: SequenceStore, excluded: SequenceStore, repeat_bias: float, with_excluded: bool) -> Shifts:
-    """Return the shifts of the scores of the items that each history holds.
+    """Return the shifts of the scores of each history's items.
 
     Args:
-        with_excluded: whether to shift excluded items, too. Normalizers need it, ranks do not.
+        with_excluded: whether to shift excluded items, too. This is needed for normalizers, but not for ranks.
     """
     if not with_excluded and _equal(histories, excluded):
         return NO_SHIFTS
@@ -262,7 +266,8 @@ def _equal(some: SequenceStore, others: SequenceStore) -> bool:
 def _alike(batch: QueryBatch, lacking: np.ndarray) -> Iterator[tuple[np.ndarray | slice, np.ndarray | None]]:
     """Yield the queries to search together, at most QUERIES_AT_ONCE, and their common candidates (None for all items).
 
-    Queries of all items form two groups if only some are `lacking` a normalizer, which costs much in a large catalogue.
+    Queries without candidates form two groups if only some are `lacking` a normalizer, since computing normalizers
+    takes long in a large catalogue.
     """
     shared = batch.shared_candidates
     if len(batch) <= QUERIES_AT_ONCE and not len(batch.limited) and lacking.all() == lacking.any():

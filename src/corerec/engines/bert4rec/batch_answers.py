@@ -32,8 +32,8 @@ from corerec.queries import (
 from corerec.resolving import Rules
 from corerec.retrieval.reranking import Reranking
 
-FEW_EXCLUDED = 256  # items left out of every answer: up to so many are taken out row by row, more out of the catalogue
-RATINGS_AT_ONCE = 2**22  # expected ratings in memory: 32 MB, and as many exclusions
+FEW_EXCLUDED = 256  # up to so many excluded items are removed from each answer; more are removed from the candidates
+RATINGS_AT_ONCE = 2**22  # expected ratings in memory: 32 MB, and at most as many exclusions
 
 
 class RuleOptions(TypedDict, total=False):
@@ -82,7 +82,7 @@ class BatchRules:
         """Convert rules in ids, which `Answering.recommend` describes, to numbers.
 
         Raises:
-            CorerecError: `Answering.recommend` would raise it.
+            CorerecError: `Answering.recommend` raises this error for the same rules.
         """
         check_top_k(top_k)
         if min_rating is not None:
@@ -119,7 +119,8 @@ def answer_batch(
 
     Args:
         histories: B rows.
-        users: int64 (B,), the users of the histories. Their states are kept for their next query. None keeps none.
+        users: int64 (B,), the users of the histories. Their states are cached for their next query. None caches no
+            states.
     """
     if rules.min_rating is None or not len(histories):
         return answer(model, _batch(histories, rules.seen.excluded(histories), rules, users), with_scores=with_scores)
@@ -145,7 +146,7 @@ def _batch(
 def _badly_rated(
     model: FittedModel, histories: SequenceStore, rules: BatchRules
 ) -> Iterator[tuple[np.ndarray, SequenceStore]]:
-    """Yield a block of rows, and the items whose expected rating is below `min_rating` for each row."""
+    """Yield blocks of rows. For each row, give the items whose expected rating is below `min_rating`."""
     ratings = rating_model(model, "rating")
     assert ratings is not None
     assert rules.min_rating is not None

@@ -1,6 +1,6 @@
-"""Cut histories into windows, and batch windows of similar length, with about as many padded events in each batch.
+"""Cut histories into windows, and group windows of similar length into batches of about equally many padded events.
 
-B windows of the batch, L its longest window.
+Shapes: B windows in a batch, L events in its longest window.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from torch import Tensor
 from corerec.data.cut_store import CutStore
 from corerec.data.sequences import SequenceStore
 
-LENGTH_NOISE = 8  # events: windows this close in length are shuffled among each other
-NOISE_SHARE = 0.25  # of a window's length, at most, or batches of short windows would be half padding
+LENGTH_NOISE = 8  # windows are shuffled among each other if their lengths differ by up to so many events
+NOISE_SHARE = 0.25  # the noise is at most this share of a window's length; else half of a short batch would be padding
 
 
 def windows(
@@ -25,9 +25,9 @@ def windows(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Cut each row into windows of at most `max_seq_len` events that together cover it.
 
-    A row of n events gets ceil(n / max_seq_len) windows. The newest always ends at the row's end. The older windows lie
-    end to end. A random overlap with the newest window shifts all older ones, so contexts vary from epoch to epoch.
-    Empty rows get no window.
+    A row of n events gets ceil(n / max_seq_len) windows. The newest window always ends at the row's end. The older
+    windows follow each other without gaps. The newest window overlaps the next older one by a random number of events,
+    which shifts all older windows. So the windows differ from epoch to epoch. Empty rows get no window.
 
         10 events, max_seq_len 4, overlap 1  ->  [6, 10) [3, 7) [0, 3)
 
@@ -54,18 +54,19 @@ def window_counts(lengths: np.ndarray, max_seq_len: int, whole_history: bool) ->
 def batch_order(
     lengths: np.ndarray, num_batches: int, max_seq_len: int, random: np.random.Generator
 ) -> list[np.ndarray]:
-    """Group windows of nearly equal length into batches of about as many padded events, in random order.
+    """Group windows of nearly equal length into batches of about equally many padded events, in random order.
 
     A batch has many windows if they are short, and few if they are long. So no batch needs much more memory than the
-    mean batch, even if a few windows are very long. Nearly all batches of one padded length have equally many windows,
-    also in other epochs. For each shape, libraries keep prepared code, and a GPU records a graph.
+    mean batch, even if a few windows are very long. Nearly all batches of the same padded length have equally many
+    windows, also in other epochs. So there are few shapes of batches. This saves memory and time, as libraries keep
+    prepared code for each shape, and a GPU records a graph for each shape.
 
     Args:
         lengths: int64 (windows,), from 1.
         num_batches: the number of batches. There are fewer if there are fewer windows.
-        max_seq_len: the most that a length is padded to.
+        max_seq_len: the largest padded length.
     Returns:
-        int64 arrays of window indices, none empty, with each window in exactly one.
+        int64 arrays of window indices. No array is empty, and each window is in exactly one array.
     """
     num_batches = min(num_batches, len(lengths))
     if not num_batches:
@@ -73,13 +74,13 @@ def batch_order(
     noise = np.minimum(LENGTH_NOISE, NOISE_SHARE * lengths)
     order = np.argsort(-lengths - random.uniform(0, 1, len(lengths)) * noise, kind="stable")
     padded = rounded_lengths(max_seq_len)[lengths[order]]
-    padded = np.maximum.accumulate(padded[::-1])[::-1]  # the longest of a window and those after it: falling
-    low, high = 0.0, 2.0 * padded[0] * len(lengths)  # the least size that gives no more batches than asked for
+    padded = np.maximum.accumulate(padded[::-1])[::-1]  # a running maximum from the end, so that lengths fall
+    low, high = 0.0, 2.0 * padded[0] * len(lengths)  # search the least size that gives at most num_batches batches
     while high - low > 1:
         middle = (low + high) / 2
         low, high = (low, middle) if len(_starts(padded, middle)) <= num_batches else (middle, high)
     starts = _starts(padded, high)
-    while missing := num_batches - len(starts):  # halve the largest
+    while missing := num_batches - len(starts):  # split the batches with most windows in half
         counts = np.diff(starts, append=len(order))
         largest = np.argsort(-counts, kind="stable")[:missing]
         largest = largest[counts[largest] > 1]
@@ -102,7 +103,8 @@ def _starts(padded: np.ndarray, size: float) -> np.ndarray:
 
 
 def _few_digits(count: int) -> int:
-    """Round a count of windows down to four binary digits, and up to 1, so that other epochs have the same counts.
+    """Round a number of windows down to four significant binary digits, but to 1 at least. So all epochs have batches
+    of the same few sizes.
 
     >>> [_few_digits(count) for count in (0, 13, 31, 100, 1000)]
     [1, 13, 30, 96, 960]
@@ -112,7 +114,7 @@ def _few_digits(count: int) -> int:
 
 
 class Batch(NamedTuple):
-    """Windows of one step: `items`, int64 (B, L), left-padded with 0, and their `times`, float64 (B, L), or None."""
+    """The windows of one step. `items`: int64 (B, L), left-padded with 0. `times`: float64 (B, L), or None."""
 
     items: Tensor
     times: Tensor | None
@@ -152,7 +154,7 @@ def epoch_batches(
     """Yield one pass over the store in `num_batches` batches.
 
     Args:
-        first: the number of batches to skip at the start, as they were trained on before.
+        first: the number of batches to skip at the start. A resumed training skips the batches that it has done.
     """
     starts, ends = windows(store, max_seq_len, whole_history, random)
     lengths = ends - starts
@@ -166,7 +168,8 @@ def epoch_batches(
 def rounded_length(length: int, longest: int) -> int:
     """Round a length up to a multiple of a quarter of its power of two (16 at most), and to `longest` at most.
 
-    Matrix libraries prepare code for every shape they meet, and keep it: 200 lengths cost a CPU half a gigabyte.
+    Matrix libraries prepare code for each shape of a matrix, and keep the code in memory. On a CPU, the code for 200
+    lengths takes half a gigabyte.
 
     >>> [rounded_length(length, 200) for length in (5, 9, 33, 70, 199)]
     [5, 10, 40, 80, 200]

@@ -1,31 +1,34 @@
-"""Calibration: fit a network's temperature, its repeat bias and the transitions, so that probabilities come true.
+"""Calibration: fit a network's temperature, its repeat bias and the transitions, so that an event of probability p
+happens in a share p of the cases.
 
 A network is overconfident where it has memorised a log (Guo et al. 2017, arXiv:1706.04599). On a grocery's log, the
 network's first recommendations for 1,468 users had a mean probability of .18, but only .02 of them came true. So `fit`
 keeps the last events of a few users out of training, and fits six numbers to their likelihood:
 
-    b           the factor of the states, and so of the items' scores (an inverse temperature)
-    k           the events after which half of b is reached: it is b n / (n + k) after n events
-    theta       level and slope of the concentration of `TransitionModel`
-    D           a shift of its discounts: a transition is repeated more often within a log than after it
-    r           the repeat bias, added to the network's score of each item that the history holds
+    b           the inverse temperature of a long history: a factor of the states, and so of the items' scores
+    k           the number of events after which the factor is b / 2: it is b n / (n + k) after n events
+    theta       two numbers: the level and the slope of the concentration of `TransitionModel`
+    D           a shift of the discounts of `TransitionModel`: transitions repeat more often within a log than after it
+    r           the repeat bias, which is added to the network's score of each item of the history
 
-The items' biases are not multiplied. So the probabilities of a network that knows little of a log are near those of the
-biases, not near equal ones.
+The items' biases are not multiplied by b. So if a network has learned little from a log, its probabilities are near
+those of the biases alone, and not near equal for all items.
 
-A network reads long windows in training, so it knows less than it says after one or two events. That is what k is for.
+A network reads long windows in training, so it is overconfident after only one or two events. This is why k is fitted.
 
-Each question is asked with the whole history, of n events, and with four random newest parts of it. So short histories
-are calibrated even if all users have long histories.
+A question is a history and the item that came next, its target. Each question is asked with the whole history, of n
+events, and with four parts of it. A part is a random number of the newest events. So short histories are calibrated
+even if all users have long histories.
 
-Whether users repeat items does not depend on the temperature. So the fit of the first five numbers compares each target
-only with the items of its kind: those in its history, or those not in it.
+Whether users repeat items does not depend on the temperature. So the fit of the first five numbers compares a target
+that is in its history only with the items of the history. It compares every other target only with the other items.
 
-The sixth number, r, is fitted to the kinds of the targets, given the others. Fitting those again with r was no
-better. Training hides random items of windows, which does not teach that nobody rates a film twice. On MovieLens-100K,
-where nobody does, the network gave .26 of its probability to items of the history.
+The sixth number, r, is then fitted to whether targets are in their histories, while the first five numbers stay fixed.
+Fitting the first five again, together with r, was no better. Training hides random items of windows, which does not
+teach that nobody rates a film twice. On MovieLens-100K, nobody does, but the network gave .26 of its probability to
+items of the history.
 
-Q questions, V items, G points of the grid of b.
+Shapes: Q questions, R queries (a whole history or a part of it), V items, G values of b on a grid.
 """
 
 from __future__ import annotations
@@ -46,17 +49,17 @@ from corerec.engines.bert4rec.encoding import next_states
 from corerec.engines.bert4rec.model import Bert4RecNetwork
 from corerec.retrieval.blocks import scores_at_once
 
-ONE_USER_IN = 10  # asked at most
+ONE_USER_IN = 10  # at most one user in ten is asked about
 MOST_QUESTIONS, FEWEST_QUESTIONS = 4000, 200
-SCORES_IN_ALL = 25 * 10**7  # of all questions: fewer are asked in a large catalogue
+SCORES_IN_ALL = 25 * 10**7  # scores of all questions together, so there are fewer questions in a large catalogue
 SCORES_AT_ONCE = 2**20
-PARTS = 4  # newest parts of each history, which are asked after besides the whole
-LOWEST, HIGHEST, GRID = 0.05, 1.5, 9  # of b
+PARTS = 4  # parts of each history that are used besides the whole history
+LOWEST, HIGHEST, GRID = 0.05, 1.5, 9  # the range of b, and the number of values in it for which sums are computed
 _LOG_GRID = torch.linspace(math.log(LOWEST), math.log(HIGHEST), GRID, dtype=torch.float64)
-LONGEST_HALF = 4.0  # events: the most that k may be
-# log b; level and slope of log theta; what is added to the log-odds of the first discount; log k: where no question
-# says otherwise, and how far from it they may well be. The level is above that which `TransitionModel.of` finds with
-# popularity in the network's place.
+LONGEST_HALF = 4.0  # the largest k, in events
+# The normal priors of five numbers: log b; level and slope of log theta; the number that is added to the log-odds of
+# the first discount; log k. The level is relative to the level that `TransitionModel.of` fits with the items'
+# popularity instead of the network's probabilities.
 PRIOR_MEAN = (-0.3, 0.8, 0.0, 0.0, -0.7)
 PRIOR_DEVIATION = (1.0, 1.0, 0.3, 1.0, 0.5)
 
@@ -65,7 +68,7 @@ def hold_out_for_calibration(store: SequenceStore, num_items: int, seed: int) ->
     """Hold out the last events of a tenth of the users of a log, drawn at random, 4,000 users at most.
 
     Returns:
-        the log without those events, and the questions: none if fewer than ten users have two events.
+        the log without those events, and the questions. There are no questions if fewer than ten users have two events.
     """
     rows = np.flatnonzero(store.lengths >= 2)
     limit = min(MOST_QUESTIONS, max(FEWEST_QUESTIONS, SCORES_IN_ALL // num_items))
@@ -81,8 +84,8 @@ def calibrate(
 
     Args:
         transitions: transitions that were counted without the targets.
-        questions: questions whose targets the network was not trained on. Only the first target of each is used, and
-            at most MOST_QUESTIONS random questions.
+        questions: questions whose targets the network was not trained on. Only the first target of each question is
+            used. If there are more than MOST_QUESTIONS questions, a random sample of this size is used.
     Returns:
         the transitions with the fitted concentration and discounts.
     """
@@ -109,9 +112,11 @@ def calibrate(
 
 @dataclass(frozen=True)
 class _Evidence:
-    """The inputs of the likelihood of the targets, for R queries; all float64, on the CPU.
+    """The inputs of the likelihood of the targets, for R queries. All tensors are on the CPU, and float64 unless a
+    field says otherwise.
 
-    The items of a target's kind are the items of the history if it holds the target, else all other items.
+    A target is of one of two kinds: in the history, or not in it. If the target is in the history, the items of its
+    kind are the items of the history. Otherwise, they are all other items.
     """
 
     log_lengths: Tensor
@@ -119,24 +124,24 @@ class _Evidence:
     read_lengths: Tensor
     """(R,): the events that the network reads."""
     scores: Tensor
-    """(R,): state @ weights of the target."""
+    """(R,): the dot product of the state and the target's vector, without the bias."""
     biases: Tensor
     """(R,): the target's bias."""
     is_seen: Tensor
     """bool (R,): whether the history holds the target."""
     normalizers: Tensor
-    """(2, R, G): log of the sum of the exponentiated scores at each b of the grid, for the items of the history and for
-    the others."""
+    """(2, R, G): the log of the sum of the exponentiated scores at each b of the grid. The first part sums over the
+    items of the history, and the second part over the other items."""
     slopes: Tensor
     """(2, R, G): the derivatives of `normalizers` by log b."""
     totals: Tensor
-    """(R,): N of the last item."""
+    """(R,): the number of transitions from the last item, N in `TransitionModel`."""
     counts: Tensor
-    """(3, R): the counts of all successors, of those of the target's kind, and of the target."""
+    """(3, R): how often the last item was followed by any item, by an item of the target's kind, and by the target."""
     discounts: Tensor
     """float64 (3,): the discounts before they are shifted."""
     discounted: Tensor
-    """(3, R, 3): how many of these successors each discount applies to."""
+    """(3, R, 3): to how many of the successors in `counts` each discount applies."""
 
     @classmethod
     @torch.no_grad()
@@ -145,7 +150,7 @@ class _Evidence:
     ) -> _Evidence:
         whole, random = questions.history, np.random.default_rng([seed, 2])
         ends, lengths = np.tile(whole.offsets[1:], PARTS), np.tile(whole.lengths, PARTS)
-        newest = np.exp(random.random(len(ends)) * np.log(lengths)).astype(np.int64)  # 1 to n, short ones often
+        newest = np.exp(random.random(len(ends)) * np.log(lengths)).astype(np.int64)  # 1 to n, small ones more often
         asked = SequenceStore.concatenate([whole, whole.ranges(ends - newest, ends)]).asked_at_newest()
         seen = SequenceStore.concatenate([whole] * (1 + PARTS))
         targets, num_items = np.tile(targets, 1 + PARTS), network.config.num_items
@@ -179,10 +184,11 @@ class _Evidence:
         )
 
     def log_likelihood(self, values: Tensor, repeat_bias: Tensor | float = 0.0) -> tuple[Tensor, Tensor]:
-        """Return log-probabilities, given the first five numbers in `values`, and r.
+        """Return log-probabilities of the targets, given the first five numbers in `values`, and r in `repeat_bias`.
 
         Returns:
-            two float64 (R,): the log-probability of each target among the items of its kind, and that of its kind.
+            two float64 (R,): the log-probability of each target among the items of its kind, and the log-probability of
+                its kind.
         """
         half_length = values[4].exp().clamp(max=LONGEST_HALF)
         log_b = (values[0] - (half_length / self.read_lengths).log1p()).clamp(math.log(LOWEST), math.log(HIGHEST))
@@ -199,7 +205,8 @@ class _Evidence:
 
 
 def _shifted(discounts: Tensor, shift: Tensor) -> Tensor:
-    """Return discounts, float64 (3,), with the log-odds of the first raised by `shift`, and the same differences."""
+    """Return discounts, float64 (3,). The log-odds of the first discount are raised by `shift`, and the differences
+    between the discounts stay the same."""
     first = torch.sigmoid(discounts[0].clamp(1e-6, 1 - 1e-6).logit() + shift)
     return discounts - discounts[0] + first
 
@@ -210,7 +217,7 @@ def _normalizers(
     """Compute `scores`, `normalizers` and `slopes` of _Evidence.
 
     Args:
-        seen: int64, row * (V + 1) + item number of all items of the histories, rising.
+        seen: int64, in rising order: row * (V + 1) + item number, for each distinct item of each history.
     """
     weights, bias = network.item_vectors(), network.item_biases().clone()
     bias[0] = -torch.inf
@@ -235,11 +242,12 @@ def _normalizers(
                 torch.zeros_like(mass).index_add_(0, at // columns, values)
                 for values in (seen_chances, seen_chances * seen_context)
             )
-            of_new = (mass - of_seen[0]).clamp(min=1e-7 * mass), moment - of_seen[1]  # no less than rounding leaves
+            # Rounding errors could leave a mass of 0 or less.
+            of_new = (mass - of_seen[0]).clamp(min=1e-7 * mass), moment - of_seen[1]
             for which, (total, tilt) in enumerate((of_seen, of_new)):
                 total = total.clamp(min=torch.finfo(torch.float32).tiny)
                 sums[which, rows, point] = (top[:, 0] + total.log()).cpu().double()
-                mean = (tilt / total).clamp(lowest, highest)  # of `context`, as likely as the items are
+                mean = (tilt / total).clamp(lowest, highest)  # the mean of `context`, weighted by probability
                 tilts[which, rows, point] = (b * mean).cpu().double()
     return scores, sums, tilts
 
@@ -257,9 +265,9 @@ def _interpolated(values: Tensor, slopes: Tensor, at: Tensor) -> Tensor:
 
 
 def _most_likely(evidence: _Evidence, mean: Tensor) -> Tensor:
-    """Return the first five numbers, float64 (5,), at the maximum of the posterior.
+    """Return the first five numbers of the calibration, float64 (5,), at the maximum of their posterior.
 
-    The whole history has half the weight of a question, and its parts have the other half.
+    Of a question's weight, the whole history has one half, and the parts of the history have the other half.
     """
     num_questions = len(evidence.scores) // (1 + PARTS)
     weights = torch.full((len(evidence.scores),), 0.5 / PARTS, dtype=torch.float64)
@@ -279,7 +287,7 @@ def _most_likely(evidence: _Evidence, mean: Tensor) -> Tensor:
 
 
 def _most_likely_repeat_bias(evidence: _Evidence, values: Tensor) -> Tensor:
-    """Return r, float64 (), at the maximum of its posterior given the others. Only whole histories are used.
+    """Return r, float64 (), at the maximum of its posterior given the other numbers. Only whole histories are used.
 
     The prior of r is a standard logistic distribution, which adds one repeat and one other event to the data. After Q
     questions without any repeat, r is about -log(2 + Q m). Here m is the mean of the total probability that the network
