@@ -28,13 +28,13 @@ from corerec.tensor_file import read_tensors, shared_tensor, write_tensors
 
 FORMAT = "corerec.bert4rec"
 FORMAT_VERSION = 4
-MODEL_FILE = "model.safetensors"  # of a folder for the Hugging Face Hub (`hub.py`)
+MODEL_FILE = "model.safetensors"  # the model's file in a folder for the Hugging Face Hub (`hub.py`)
 SAVABLE_IDS = (str, int, float, bool)
-LARGEST_WEIGHT = 1e4  # trained ones stay below 100; far beyond, float32 overflows within a few blocks
+LARGEST_WEIGHT = 1e4  # trained weights stay below 100; with far larger weights, float32 overflows in a few blocks
 MOST_SINUSOIDS = 2**24  # values
 MOST_EVENTS = 2**53  # whole numbers up to here are exact in float64
 NONE_RETIRED = np.zeros(0, np.int64)
-MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # of AdamW
+MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # the state that AdamW keeps for each weight
 
 
 def save(model: FittedModel, path: AnyPath, *, name: str, histories: bool = True, training_state: bool = False) -> None:
@@ -61,7 +61,7 @@ def contents(
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Return the tensors and the texts of a model's file. `save` explains the arguments and errors.
 
-    The tensors share the model's memory. Those of histories may be mapped from the files of a store, read-only.
+    The tensors share the model's memory. The tensors of histories may be mapped read-only from the files of a store.
     """
     tensors = {f"network.{key}": tensor for key, tensor in model.network.state_dict().items()}
     tensors |= _vocabulary_tensors(model.items)
@@ -102,7 +102,8 @@ def load(path: AnyPath, device: torch.device | str = "cpu") -> FittedModel:
     """Read a file that `save` wrote, or a folder for the Hugging Face Hub.
 
     The network is built on the meta device and then filled, so no random weights are drawn. Item tables of 64 MB and
-    more are memory-mapped: replace such a file by renaming another onto it, as `save` does, and never write into it.
+    more are memory-mapped. So never write into the file of a loaded model. To replace the file, rename another file to
+    its name, as `save` does.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -123,7 +124,7 @@ def load(path: AnyPath, device: torch.device | str = "cpu") -> FittedModel:
 
 
 def verify(path: AnyPath) -> None:
-    """Compare a whole file with its digests, at about 1 GB/s. `load` leaves out tables that it memory-maps.
+    """Compare a whole file with its digests, at about 1 GB/s. `load` does not check the tables that it memory-maps.
 
     Raises:
         CheckpointError: the file was changed since it was written.
@@ -133,7 +134,7 @@ def verify(path: AnyPath) -> None:
 
 
 def file_of(path: AnyPath) -> Path:
-    """Return the file of a model's path. For a folder for the Hub, the file is inside."""
+    """Return the file of a model's path. If the path is a folder for the Hub, the file is inside the folder."""
     path = Path(path)
     return path / MODEL_FILE if path.is_dir() else path
 
@@ -150,7 +151,8 @@ def _model(tensors: dict[str, Tensor], texts: dict[str, str], device: torch.devi
         raise ValueError("it has no name")
     config = ModelConfig(**json.loads(texts["model_config"]))
     weights = _take(tensors, "network.")
-    # Before anything is built: a file may claim a thousand million blocks, or positions that no tensor shows.
+    # Sizes are checked before the network is built. A damaged file may claim a thousand million blocks, or more
+    # positions than its tensors have.
     if config.num_layers > len(weights):
         raise ValueError(f"{config.num_layers:,} blocks, and {len(weights):,} tensors of weights")
     if config.positions == "sinusoidal" and config.max_seq_len * config.hidden_dim > MOST_SINUSOIDS:
@@ -252,10 +254,10 @@ def _check_weights(weights: dict[str, Tensor]) -> None:
     for name, weight in weights.items():
         if weight.dtype != torch.float32:
             raise ValueError(f"the weights {name} are of type {weight.dtype}")
-        if not weight.numel():  # dense features of no values
+        if not weight.numel():  # the items have no dense features
             continue
         lowest, highest = weight.aminmax()
-        if not bool(lowest >= -LARGEST_WEIGHT) or not bool(highest <= LARGEST_WEIGHT):  # NaN is neither
+        if not bool(lowest >= -LARGEST_WEIGHT) or not bool(highest <= LARGEST_WEIGHT):  # comparisons with NaN are false
             raise ValueError(f"the weights {name} go from {float(lowest):g} to {float(highest):g}")
 
 

@@ -18,8 +18,8 @@ from corerec.engines.bert4rec.config import TrainConfig
 from corerec.engines.bert4rec.model import Bert4RecNetwork
 from corerec.engines.bert4rec.training_step import StepInputs, StepRunner
 
-MOST_GRAPHS = 256  # shapes that are captured; steps of others run operation by operation
-MOST_DROPOUTS = 64  # calls of dropout in a step
+MOST_GRAPHS = 256  # the most shapes with a graph; steps of other shapes run operation by operation
+MOST_DROPOUTS = 64  # the most calls of dropout in a step
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class CapturedSteps(StepRunner):
         """Prepare the graphs.
 
         Args:
-            padded_events: the padded events of the largest step. A step of up to twice this size is captured, too.
+            padded_events: the number of padded events of the largest step. Steps of up to twice this size are captured.
         """
         super().__init__(network, optimizer, config)
         device = network.device
@@ -89,7 +89,7 @@ class CapturedSteps(StepRunner):
             self._updates[graded].replay()
             return
         self._clip(self._loss)
-        self.optimizer.step()  # operation by operation: it makes the moments that the graph needs
+        self.optimizer.step()  # operation by operation: this makes the moments that the graph needs
         if is_ours:
             self._updates[graded] = self._recorded(self._clip_and_step)
 

@@ -21,16 +21,16 @@ from torch import Tensor, nn
 from corerec.errors import ConfigError, DistributedError
 
 TIMEOUT_S = 60.0  # for each exchange between ranks; COREREC_TIMEOUT_S in the environment changes it
-MEETING = 10  # times as long to meet at the start: one machine may read the log more slowly than another
+MEETING = 10  # at the start, ranks wait this many times longer, as one may read the log more slowly than another
 
 
 def world_size() -> int:
-    """Return how many processes share a training: 1 if this process is alone."""
+    """Return the number of processes that share a training: 1 if this process trains alone."""
     return dist.get_world_size() if _is_initialized() else _from_environment("WORLD_SIZE", 1)
 
 
 def rank() -> int:
-    """Return this process's number, 0..world_size - 1. Rank 0 alone prints and writes files."""
+    """Return this process's number, 0..world_size - 1. Only rank 0 prints and writes files."""
     return dist.get_rank() if _is_initialized() else _from_environment("RANK", 0)
 
 
@@ -63,9 +63,9 @@ class Ranks:
         return self.rank == 0
 
     def rows(self, count: int) -> slice:
-        """Return this rank's share of the rows of a batch; empty if there are fewer rows than ranks.
+        """Return this rank's share of the rows of a batch. The share may be empty if there are fewer rows than ranks.
 
-        All rows of a batch are padded to one width, so equal numbers of rows are equal work.
+        All rows of a batch are padded to the same width, so equal numbers of rows take equal work.
 
         >>> [Ranks(rank, 3).rows(8) for rank in range(3)]
         [slice(0, 2, None), slice(2, 5, None), slice(5, 8, None)]
@@ -75,7 +75,7 @@ class Ranks:
     def sum_gradients(self, network: nn.Module, loss: Tensor) -> Tensor:
         """Replace each gradient by its sum over the ranks. Return the sum of the losses.
 
-        Dense gradients go in one exchange. Of sparse ones, the ranks exchange rows and values.
+        The ranks sum all dense gradients in one exchange. For a sparse gradient, they exchange its rows and values.
         """
         if self._group is None:
             return loss
@@ -90,7 +90,7 @@ class Ranks:
         *parts, total = flat.split([*(parameter.numel() for parameter in graded), 1])
         for parameter, part in zip(graded, parts, strict=True):
             assert parameter.grad is not None
-            parameter.grad.copy_(part.view_as(parameter))  # a CUDA graph reads them where they are
+            parameter.grad.copy_(part.view_as(parameter))  # in place: a CUDA graph reads gradients at fixed addresses
         return total[0]
 
     def _sum_rows(self, gradient: Tensor) -> Tensor:
@@ -128,7 +128,7 @@ class Ranks:
         return tensor.tolist()
 
     def broadcast(self, value: Any) -> Any:
-        """Return the value of rank 0, which must be small and of plain types."""
+        """Return the value of rank 0. The value must be small, and consist of plain Python types."""
         if self._group is None:
             return value
         values = [value]
@@ -147,7 +147,7 @@ class Ranks:
         return received
 
     def close(self) -> None:
-        """Leave the group. Ranks that still wait for this one end with an error."""
+        """Leave the process group. Ranks that still wait for this rank end with an error."""
         group, self._group = self._group, None
         if group is not None:
             dist.destroy_process_group(group)
@@ -158,12 +158,12 @@ ALONE = Ranks()
 
 @contextmanager
 def training_ranks(device: torch.device) -> Iterator[Ranks]:
-    """Wait for all ranks of a training on this device, and yield them. There is one rank if no other process was
-    started.
+    """Wait for all ranks of a training on this device, and yield them. If no other process was started, there is only
+    one rank.
 
     Raises:
         ConfigError: RANK and WORLD_SIZE are set without an address to meet at, or the device cannot be shared.
-        DistributedError: another rank did not come.
+        DistributedError: another rank did not join in time.
     """
     if world_size() == 1:
         yield ALONE
@@ -177,11 +177,11 @@ def training_ranks(device: torch.device) -> Iterator[Ranks]:
     with _typed_errors():
         if not _is_initialized():
             _join(backend, MEETING * limit)
-        # A group of its own: its timeout is ours, and leaving it tells the others at once.
+        # A separate group has its own timeout. When a rank leaves it, the other ranks get an error at once.
         group = dist.new_group(timeout=limit, backend=backend)
         assert isinstance(group, dist.ProcessGroup)
         ranks = Ranks(dist.get_rank(), dist.get_world_size(), group)
-        del group  # or the traceback of an error would keep it open
+        del group  # else the traceback of an error would keep the group open
     try:
         yield ranks
     finally:

@@ -27,14 +27,16 @@ def train_with_early_stopping(
     patience: int,
     ranks: Ranks = ALONE,
 ) -> Iterator[TrainPlan | StepResult | EpochResult]:
-    """Yield training results, each EpochResult with its validation NDCG@10, until `patience` epochs bring no gain.
+    """Yield the training's results, and add the validation NDCG@10 to each EpochResult. Stop after `patience` epochs
+    without a better NDCG@10.
 
-    The network then has the weights of the best epoch, also if the caller stops earlier. Ranks share the users.
+    At the end, the network has the weights of the best epoch, also if the caller stops earlier. The ranks divide the
+    validation users among them.
     """
     valid = valid.sample(MOST_USERS, seed=0)
     try:
         if state.best is not None and state.epoch - 1 - state.best.epoch >= patience:
-            return  # it had stopped before it was resumed
+            return  # the training had already stopped when its checkpoint was written
         for result in results:
             if not isinstance(result, EpochResult):
                 yield result

@@ -20,8 +20,8 @@ from corerec.engines.bert4rec.state_cache import StateCache
 from corerec.engines.bert4rec.time_encoding import asked_buckets, history_gaps
 from corerec.retrieval.score_edits import Boosts, Shifts
 
-PLACES_AT_ONCE = 2**13  # sequence places in one forward pass: bounds memory, and stays near a CPU's cache
-KEPT_BYTES = 2**25 - 2**16  # below the most that glibc lets its threshold rise to
+PLACES_AT_ONCE = 2**13  # positions in one forward pass: this bounds memory, and nearly fits into a CPU's cache
+KEPT_BYTES = 2**25 - 2**16  # slightly below the largest value that glibc allows for its threshold
 
 
 @torch.no_grad()
@@ -45,7 +45,7 @@ def next_states(network: Bert4RecNetwork, histories: SequenceStore) -> Tensor:
     widths = rounded_lengths(network.config.max_seq_len)[recent.lengths[by_length] + 1]
     first = 0
     while first < len(by_length):
-        # As many of the next longer rows as fit PLACES_AT_ONCE when padded to their longest.
+        # Take as many of the next rows, in order of length, as fit into PLACES_AT_ONCE when padded to the longest.
         area = widths[first:] * np.arange(1, len(widths) - first + 1)
         count = max(1, int(np.searchsorted(area, PLACES_AT_ONCE, side="right")))
         rows = by_length[first : first + count]
@@ -66,8 +66,8 @@ def _keep_freed_memory() -> None:
     """Keep freed memory for the next pass, which glibc might otherwise give back to the system.
 
     glibc returns free memory at the end of the heap to the system if it exceeds twice the largest block freed so far.
-    Fetching the pages again in each pass took half as long as the arithmetic. So one large block is allocated and freed
-    here, which costs nothing.
+    Getting this memory back from the system in each pass took half as long as the arithmetic. So one large block is
+    allocated and freed here, which takes almost no time.
     """
     torch.empty(KEPT_BYTES, dtype=torch.uint8)
 
@@ -106,7 +106,8 @@ def keep_states(
     log_normalizers: np.ndarray,
     new: np.ndarray,
 ) -> None:
-    """Keep the states of `encode` at the places `new`, int64 (places,), once their log normalizers are known."""
+    """Cache the states that `encode` returned, with their log normalizers. Only the rows `new`, int64 (rows,), are
+    cached."""
     if not len(new):
         return
     moments = asked_buckets(histories, network.gap_scale)
@@ -115,11 +116,11 @@ def keep_states(
 
 @torch.no_grad()
 def blank_states(network: Bert4RecNetwork, items: np.ndarray, positions: Sequence[int] | np.ndarray) -> Tensor:
-    """Return the hidden states at some places of one sequence, float32 (places, D).
+    """Return the hidden states at some positions of one sequence, float32 (positions, D).
 
     Args:
         items: int64 (L,), L at most max_seq_len, MASK at each blank.
-        positions: the places, 0..L - 1.
+        positions: the positions, 0..L - 1.
     """
     if network.training:  # eval() visits every module: a fifth of a short history's time
         network.eval()
@@ -137,7 +138,8 @@ def score_states(network: Bert4RecNetwork, states: Tensor) -> Tensor:
 
 
 class NetworkScorer:
-    """A network with the `VectorScorer` protocol of `corerec.evaluation`, alone or with transitions blended in."""
+    """Scores items by a network alone, or by a network with transitions blended in. It implements the protocol
+    `VectorScorer` of `corerec.evaluation`."""
 
     def __init__(
         self, network: Bert4RecNetwork, name: str = "BERT4Rec", transitions: TransitionModel | None = None
@@ -162,7 +164,8 @@ class NetworkScorer:
         return next_states(self.network, histories)
 
     def shifts(self, histories: SequenceStore) -> Shifts:
-        """Return the `repeat_bias` of all items of each history, even of those too old for the network to read."""
+        """Return the shifts of the scores of each history's items by `repeat_bias`. They include items that are too old
+        for the network to read."""
         return Shifts.of(histories, float(self.network.repeat_bias))
 
     def boosts(self, histories: SequenceStore) -> Boosts | None:

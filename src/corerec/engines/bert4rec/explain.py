@@ -22,7 +22,8 @@ from corerec.retrieval.score_edits import NO_SHIFTS, Shifts, look_up
 
 
 class Followed(NamedTuple):
-    """How often an item directly followed another one: in `times` of the `cases` where any item followed the other."""
+    """How often an item directly followed an earlier item. Some item followed the earlier item in `cases` cases, and in
+    `times` of these cases it was this item."""
 
     times: int
     cases: int
@@ -33,8 +34,8 @@ class Reason:
     """One event of a history, and its effect on an item: without it, the item is exp(-weight) times as probable.
 
     `position` counts from 0, the oldest event. `item_id` is the event's item. `weight` is in nats, and below 0 if the
-    event made the item less probable. `followed` is set for the newest event alone: how often the explained item
-    followed it in the fitted log.
+    event made the item less probable. `followed` is set for the newest event only. It says how often the explained item
+    followed the newest event's item in the fitted log.
     """
 
     position: int
@@ -54,28 +55,28 @@ def event_weights(
     times: np.ndarray | None = None,
     asked_at: float = np.nan,
 ) -> np.ndarray:
-    """Return what each event of a history adds to the log-probability that an item comes next.
+    """Return the weight of each event of a history: how much it adds to the log-probability that an item comes next.
 
     This is occlusion (Zeiler & Fergus 2014, arXiv:1311.2901; leave-one-out attribution): weight = log p(item | history)
     - log p(item | history with that event hidden). A hidden event is replaced by the mask, so the other events keep
     their positions, and the network has learned to read such sequences. Removing the event instead would shift all
     older events. On MovieLens-100K, such shifts doubled the mean weight of old events (.010 instead of .005 nats).
 
-    Transitions count as long as the newest event is visible. `repeat_bias` applies to an item as long as one of its
-    events is visible. Weights do not add up to a total: of two events with the same information, each alone may weigh
-    little.
+    Transitions count if the newest event is visible. `repeat_bias` applies to an item if at least one of its events is
+    visible. The weights do not add up to a total. For example, if two events carry the same information, each of them
+    may have a small weight.
 
     All K items share the L + 1 scored sequences, so ten items cost as much as one.
 
         log(.4) with all, log(.1) without event 0, log(.4) without event 1  ->  [[1.39, 0.]]
 
     Args:
-        history: item numbers, oldest first, 0 for an unknown item, which is skipped. The network reads the newest
-            max_seq_len - 1 of the others.
+        history: item numbers, oldest first. 0 stands for an unknown item, which is skipped. The network reads the
+            newest max_seq_len - 1 events of known items.
         items: K item numbers from 1. They may be in the history.
         transitions: transitions to blend in. None uses the network alone.
-        newest: how many of the newest events to hide in turn. Each costs one sequence, and the others stay visible.
-            None hides every event that the network reads.
+        newest: how many of the newest events to hide in turn. Each hidden event costs one more sequence to score. Older
+            events stay visible. None hides each event that the network reads.
         times: (len(history),), the times of the events, if known. A hidden event keeps its time.
         asked_at: the time of the query, in the unit of `times`. NaN means not known.
     Returns:
@@ -123,7 +124,7 @@ def _shifts(known: np.ndarray, hidden: np.ndarray, repeat_bias: float) -> Shifts
 
     Args:
         known: item numbers of the history.
-        hidden: the item whose event each variant hides. A last variant hides nothing.
+        hidden: the item whose event each variant hides. One more variant, the last, hides no event.
     """
     if repeat_bias == 0:
         return NO_SHIFTS
