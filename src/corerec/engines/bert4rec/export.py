@@ -32,9 +32,9 @@ from corerec.files import atomic_folder
 
 FORMAT = "corerec.bert4rec.onnx"
 FORMAT_VERSION = 1
-EXPORTS_FROM = (2, 13)  # of torch: 2.9 and 2.11 write graphs that fail, or answer wrongly, at other lengths
+EXPORTS_FROM = (2, 13)  # torch's version: graphs of 2.9 and 2.11 fail, or answer wrongly, at other lengths
 TORCH_RELEASE = tuple(int(part) for part in torch.__version__.split(".")[:2])
-OPSET = 18  # the oldest that torch's exporter writes without a converter, and so the widest read
+OPSET = 18  # the oldest opset that torch's exporter writes without a converter; most runtimes can read it
 GRAPH, WEIGHTS, ITEMS, ABOUT = "model.onnx", "model.onnx.data", "items.json", "metadata.json"
 INPUT, OUTPUT = "histories", "log_probabilities"
 TIME_INPUTS = "gaps", "asked_gaps"
@@ -58,8 +58,8 @@ def export_onnx(model: Bert4Rec, folder: str | os.PathLike[str]) -> list[Path]:
     describes these inputs and outputs. Weights of more than 1.5 GB are in a separate file, model.onnx.data.
 
     Args:
-        folder: made if absent, and appears whole. Files of an earlier export in it are replaced once all new ones are
-            complete, metadata.json last; others stay as they are.
+        folder: the folder to write. A new folder appears only when it is complete. In an existing folder, the files of
+            an earlier export are replaced once all new files are complete, metadata.json last. Other files stay.
     Returns:
         the files written.
     Raises:
@@ -110,7 +110,7 @@ class NextItem(nn.Module):
         """
         super().__init__()
         self.network = network
-        # Padding is no item: it never ranks, and counts for nothing in the softmax.
+        # Padding is not an item: its bias keeps it out of the ranking and out of the softmax.
         bias = network.item_bias.detach().clone()
         bias[0] = -torch.inf
         self.register_buffer("item_bias", bias)

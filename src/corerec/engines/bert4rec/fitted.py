@@ -32,7 +32,7 @@ PER_ITEM = "item_embedding", "item_bias"  # the weights with a row for each item
 
 @dataclass(frozen=True)
 class FittedModel:
-    """A trained network with everything else that an answer needs. Its histories grow as events are observed."""
+    """A trained network with all other data that queries need. Its histories grow as events are observed."""
 
     name: str
     network: Bert4RecNetwork
@@ -54,7 +54,7 @@ class FittedModel:
     """The optimizer's state, by the weights' names, for the next `fit_more`. None if it was left out of the file."""
     content: ItemContent | None = None
     """The learned content of items. None if `fit` got no features."""
-    # What follows is derived, and left out of copies that travel.
+    # The fields below are computed from the fields above, so copies for other processes leave them out.
     repeat_bias: float = field(init=False, repr=False)
     popularity: Popularity = field(init=False, repr=False)
     index: ItemIndex = field(init=False, repr=False)

@@ -49,10 +49,10 @@ from corerec.evaluation.evaluate import evaluate
 from corerec.retrieval.topk import exclude_
 
 MOST_PROBES = 1024
-FEWEST_PROBES = 100  # fewer are too few to tell
-PROBED_SCORES = 2**24  # held at once
-FEWEST_NEW = 10  # items, to calibrate by them
-FIRST_PLACES = 10  # of which new items are to take their share
+FEWEST_PROBES = 100  # with fewer held-out events, the clock cannot be judged
+PROBED_SCORES = 2**24  # the most scores in memory at once
+FEWEST_NEW = 10  # the fewest new items by which their bias is calibrated
+FIRST_PLACES = 10  # new items are to take their share of the first so many ranks
 OnEvent = Callable[[StepResult | EpochResult], bool | None]
 
 
@@ -119,7 +119,7 @@ def fit_model(
         state, train, valid, name=name, on_event=on_event, checkpoint=checkpoint, verbose=verbose
     )
     optimizer = state.optimizer
-    del state  # its averages would lie beside the counts below
+    del state  # free the averaged weights before the counts below take memory
     return_freed_memory()
     if probe is not None and network.time_encoder is not None and not time_helps(network, probe):
         network.forget_time()

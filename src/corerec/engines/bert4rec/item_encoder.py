@@ -1,6 +1,6 @@
 """Item content: vectors from items' features, added to the vectors of their ids, so that new items can be ranked.
 
-B batch, L sequence length, D hidden_dim, V items, K codes an item, C codes in all, T values of dense features.
+Shapes: B batch, L sequence length, D hidden_dim, V items, K codes per item, C codes in all, T values of dense features.
 
     vector of an item = n / (n + h) * id vector + content vector,     n its events, h learned
 
@@ -26,12 +26,12 @@ from corerec.data.sequences import EVENTS_AT_ONCE, SequenceStore
 from corerec.data.splitting import Holdout
 from corerec.data.vocabulary import Vocabulary
 
-DROP_IDS = 0.1  # share of the items whose id is left out of a training step, where all items differ in content
+DROP_IDS = 0.1  # share of the items whose id vector a training step drops, if all items differ in content
 OUT_OF_THE_RACE = -1e4  # a logit whose exponential is 0
-TIE_BREAK = 1e-3  # of a log-probability
-MOST_NEW = 0.5  # of the first places
-NEWEST = 0.1  # share of the log by which the rate of new items is judged
-MOST_TIMES = 2**24  # looked at to find where the newest part begins
+TIE_BREAK = 1e-3  # the most by which a log-probability is changed to break ties
+MOST_NEW = 0.5  # new items get at most this share of the first ranks
+NEWEST = 0.1  # the newest share of the log, in which the rate of new items is counted
+MOST_TIMES = 2**24  # the most times that are read to find where the newest part begins
 
 
 class ItemEncoder(nn.Module):
@@ -118,7 +118,8 @@ class ItemContent:
     Attributes:
         table: how a table of items is read.
         encoder: the trained weights, on the CPU.
-        bias: a number added to the bias of every such item, so that they are recommended as often as new items came up.
+        bias: a number added to the bias of each item without fitted events, so that such items are recommended as often
+            as new items occurred in the log.
     """
 
     table: FeatureTable
@@ -136,7 +137,7 @@ class ItemContent:
         encoder.attach(features, np.zeros(len(features) + 1, np.int64))
         encoder.eval()
         biases = encoder.biases(None)[1:] + self.bias
-        # Items of equal content would tie, and always be named in one order.
+        # Items of equal content would have equal scores, and would always be ranked in the same order.
         return encoder.vectors(None)[1:].contiguous(), biases + TIE_BREAK * _spread(item_ids)
 
     @torch.no_grad()
@@ -156,7 +157,7 @@ class ItemContent:
         """
         count = min(best.shape[1], scores.shape[1])
         theirs = scores.topk(count, dim=1).values
-        # The j-th best new item is among the first k where it beats the fitted one at place k + 1 - j.
+        # The j-th best new item is among the first k if its score is above that of the fitted item at rank k + 1 - j.
         lacking = (best.flip(1)[:, :count] - theirs).flatten()
         lacking = lacking[lacking.isfinite()].double()
         share = min(MOST_NEW, share) * best.shape[1] / count

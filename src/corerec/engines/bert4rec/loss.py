@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-LOGITS_AT_ONCE = 2**20  # logits of one chunk of the loss: small enough to stay in a CPU's cache
-LOGITS_AT_ONCE_GPU = 2**27  # there each chunk costs launches: few, of a quarter of a gigabyte in bfloat16
-LARGE_CATALOGUE = 100_000  # items from which negatives are drawn one by one
+LOGITS_AT_ONCE = 2**20  # logits in one chunk of the loss: small enough to stay in a CPU's cache
+LOGITS_AT_ONCE_GPU = 2**27  # larger chunks, as each chunk costs kernel launches: 256 MB in bfloat16
+LARGE_CATALOGUE = 100_000  # number of items from which negatives are drawn one by one
 TINY = torch.finfo(torch.float32).tiny
-ROUND_TO = 512  # matrix libraries keep prepared code for every size they meet: have few
+ROUND_TO = 512  # sizes are rounded, as matrix libraries keep prepared code in memory for each size
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def sample_items(targets: Tensor, shares: Tensor, count: int, generator: torch.G
     size = min(num_items, -(-(len(distinct) + count) // ROUND_TO) * ROUND_TO)
     others = draw_others(distinct, num_items, size - len(distinct), generator)
     items = torch.cat([distinct, others])
-    # Missed by every answer, and by the uniform draw.
+    # An item does not compete only if it is none of the step's targets, and if the uniform draw does not draw it.
     missed_by_answers = len(answers) * torch.log1p(-shares[items].clamp(max=1 - 1e-6))
     drawn = min(1 - 1e-6, len(others) / max(1, num_items - len(distinct)))
     chances = -torch.expm1(missed_by_answers + torch.log1p(torch.tensor(-drawn)))
@@ -64,8 +64,8 @@ def sample_items(targets: Tensor, shares: Tensor, count: int, generator: torch.G
 def draw_others(items: Tensor, num_items: int, count: int, generator: torch.Generator) -> Tensor:
     """Draw `count` distinct numbers from 1..num_items that are not among `items`, int64 (count,), in random order.
 
-    In a large catalogue, numbers are drawn one by one and repetitions dropped. Elsewhere the whole catalogue is put in
-    random order, which takes as long as the catalogue is large.
+    In a large catalogue, numbers are drawn one by one, and repetitions are dropped. In a small catalogue, all numbers
+    are put in random order, which takes time in proportion to the number of items.
     """
     if num_items < LARGE_CATALOGUE or 4 * (len(items) + count) > num_items:
         is_other = torch.ones(num_items + 1, dtype=torch.bool)
@@ -116,7 +116,7 @@ class ChunkedCrossEntropy(torch.autograd.Function):
             for at in range(0, len(hidden), rows):
                 chunk = slice(at, at + rows)
                 logits = torch.addmm(bias.to(fast), hidden[chunk], weight.T)  # (rows, V)
-                if own_log_q is not None:  # a place's own answer is always drawn: give it back what the bias took off
+                if own_log_q is not None:  # a place's own target always competes, so its logQ correction is undone
                     logits.scatter_add_(1, wanted[chunk], own_log_q[chunk, None].to(fast))
                 probs = logits.softmax(1)
                 own = probs.gather(1, wanted[chunk])

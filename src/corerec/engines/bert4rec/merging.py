@@ -15,7 +15,8 @@ from corerec.engines.bert4rec.fitted import FittedModel
 from corerec.engines.bert4rec.training_state import seed_for
 from corerec.errors import DataError
 
-ASKED_SHARE, MOST_ASKED = 0.1, 1000  # of the users with new events, those whose newest one measures an update
+# An update is measured on the last events of this share of the users with new events, at most this number of users.
+ASKED_SHARE, MOST_ASKED = 0.1, 1000
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class MergedLog:
         return MergedLog(rest, np.delete(self.is_new, last[rows])), queries
 
     def training_part(self, max_seq_len: int, replay: float, random: np.random.Generator) -> SequenceStore:
-        """Return the events that an update trains on: the new ones with their context, and a part of the old ones.
+        """Return the events that an update trains on: the new events with their context, and a part of the old events.
 
         There is one row for each user with new events, which begins max_seq_len - 1 events before the first new one.
         Random windows of the rest of the log follow, until the share `replay` of the old events is reached. The old
@@ -75,11 +76,11 @@ class MergedLog:
 def merge(model: FittedModel, log: Interactions) -> MergedLog:
     """Merge the model's histories and a log's events, so that each event occurs once.
 
-    Users are merged block by block. So the memory beside the merged log does not depend on the logs, and a log of a
-    store stays on disk.
+    Users are merged block by block. So the memory in addition to the merged log does not depend on the sizes of the
+    logs, and a log of a store stays on disk.
 
     Raises:
-        DataError: only one of the two has times, or their units differ.
+        DataError: only the model or only the log has times, or the units of their times differ.
         UnknownIdError: an id has a type that no known id has.
     """
     users, old = model.known_histories().snapshot()

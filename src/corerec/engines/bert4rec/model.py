@@ -62,16 +62,17 @@ class Bert4RecNetwork(nn.Module):
         )
         self.head = Linear(dim, dim)
         self.head_norm = nn.LayerNorm(dim)
-        self.time_encoder = None  # last, so that the other weights begin the same with and without it
+        self.time_encoder = None  # made last, so that the other initial weights are the same with and without it
         if config.gap_unit is not None:
             self.time_encoder = TimeEncoder(dim, GapScale(config.gap_unit, config.gap_buckets))
         self.item_encoder = None
         if config.content_codes or config.content_dim:
             self.item_encoder = ItemEncoder(dim, config.content_codes, config.content_dim)
-        # Both give `inverse_temperatures`, by which the states of answers are multiplied, not those of training.
+        # `inverse_temperatures` computes a factor from these two buffers. Queries multiply states by this factor, and
+        # training does not.
         self.register_buffer("inverse_temperature", torch.empty(()))
         self.register_buffer("half_length", torch.empty(()))
-        # What is added to the scores of the items that a history holds, in an answer to what comes next.
+        # The number that next-item queries add to the scores of the history's items.
         self.register_buffer("repeat_bias", torch.empty(()))
 
     @torch.no_grad()
@@ -244,7 +245,7 @@ def attention_mask(is_item: Tensor, causal: bool) -> Tensor | None:
     mask = is_item[:, None, None, :] if pad else None
     if causal:
         lower = torch.ones(length, length, dtype=torch.bool, device=is_item.device).tril()
-        # A padding place sees itself, or its softmax would have nothing to share.
+        # A padding position attends to itself, since a softmax over no position would be NaN.
         mask = lower if mask is None else mask & lower | torch.eye(length, dtype=torch.bool, device=is_item.device)
     return mask
 

@@ -16,8 +16,8 @@ from corerec.engines.bert4rec.model import Bert4RecNetwork
 from corerec.engines.bert4rec.training import build_network
 from corerec.engines.bert4rec.training_state import seed_for
 
-NEIGHBOURS = (-2, -1, 1, 2)  # places around a new item whose vectors it starts from
-NOISE = 0.1  # of the table's standard deviation, added so that new items differ
+NEIGHBOURS = (-2, -1, 1, 2)  # the vector of a new item starts from the items at these places around it
+NOISE = 0.1  # noise makes new items differ; its size is a share of the table's standard deviation
 
 
 @torch.no_grad()

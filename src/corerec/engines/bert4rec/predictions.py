@@ -38,7 +38,7 @@ def rating_model(model: FittedModel, kind: Kind | None) -> RatingModel | None:
 
 
 def predict(model: FittedModel, user_id: Hashable, item_id: Hashable, kind: Kind | None, on_unseen: OnUnseen) -> float:
-    """Return one prediction, within microseconds if the user's state is cached."""
+    """Return one prediction. It takes microseconds if the user's state is cached."""
     histories, ratings = model.known_histories(), rating_model(model, kind)
     item = model.items.number_or_zero(item_id)
     if item == 0:
@@ -70,8 +70,8 @@ def batch_predict(model: FittedModel, pairs: Iterable[tuple[Hashable, Hashable]]
     """Return predictions for many (user id, item id) pairs, float64 (pairs,).
 
     Raises:
-        DataError: something in the list is not a pair.
-        UnknownIdError: `predict` would raise it.
+        DataError: an element of `pairs` is not a pair.
+        UnknownIdError: `predict` raises this error for a pair.
     """
     histories, ratings = model.known_histories(), rating_model(model, kind)
     pairs = as_list(pairs, "pairs")
@@ -161,6 +161,6 @@ def _numbers_or_zero(ids: list[Any], known: Vocabulary, consequence: str) -> np.
     unseen = [ids[at] for at in np.flatnonzero(numbers == 0).tolist()]
     if unseen:
         for an_id in unseen:
-            known.number_or_zero(an_id)  # raises at the first of a foreign type
+            known.number_or_zero(an_id)  # raises an error for the first id whose type no known id has
         warn_of_unknown(unseen, known, consequence, stacklevel=5)
     return numbers

@@ -24,9 +24,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # of AdamW
-FADED = 512  # steps after which (beta1 / sqrt(beta2))^k is nothing beside 1
-ROWS_AT_ONCE = 2**15  # of a table that catches up whole
+MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # the state that AdamW keeps for each weight
+FADED = 512  # steps k after which (beta1 / sqrt(beta2))^k is negligible beside 1
+ROWS_AT_ONCE = 2**15  # rows that are brought up to date at once, if the whole table is
 STEPS, DECAY, DRIFT, MEAN_KEPT, MEAN_DECAY, MEAN_DRIFT = range(6)
 
 
@@ -47,12 +47,12 @@ class MissedUpdates:
         return self._table[:, : self.now + 1]
 
     def load(self, last: Tensor, coefficients: Tensor) -> None:
-        """Load what was saved."""
+        """Load the times and coefficients that were saved."""
         self.last.copy_(last)
         self.now, self._table = coefficients.shape[1] - 1, coefficients.clone()
 
     def restart(self) -> None:
-        """Count from here, where all rows are up to date."""
+        """Set the time to 0. All rows must be up to date."""
         self.last.zero_()
         self.now = -1
         self._table = torch.empty(6, FADED, dtype=torch.float64)
@@ -63,7 +63,7 @@ class MissedUpdates:
 
         Args:
             rate: the factor of m / sqrt(v) in the step.
-            fading: what m / sqrt(v) is multiplied by from one step to the next.
+            fading: the factor of m / sqrt(v) from one step to the next.
         """
         known, steps = self.coefficients, float(self.coefficients[STEPS, -1]) + 1
         known[DECAY] *= decay

@@ -33,8 +33,8 @@ UNKNOWN = -1.0  # a gap that is not known
 MOST_BUCKETS = 64
 FORGET_ASKED = 0.3  # share of the training's questions whose own time is not known
 FORGET_ALL = 0.1  # share of the training's sequences without any time
-SMALLEST_QUANTILE = 0.01  # of the positive gaps: smaller ones share the first bucket
-MOST_GAPS = 2**24  # looked at to choose the buckets
+SMALLEST_QUANTILE = 0.01  # quantile of the positive gaps; smaller gaps share the first positive bucket
+MOST_GAPS = 2**24  # the most gaps that are read to choose the buckets
 
 
 class GapScale(NamedTuple):

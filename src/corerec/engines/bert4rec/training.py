@@ -25,7 +25,7 @@ from corerec.engines.bert4rec.training_step import RowStepRunner, StepRunner, dr
 from corerec.errors import ConfigError, DivergedError
 
 FINAL_RATE = 0.03  # of the peak learning rate, reached with the last step
-CHECK_EVERY = 10  # steps between two looks at whether all is finite, where a look waits for the device
+CHECK_EVERY = 10  # steps between two checks that all values are finite, on devices where a check waits
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from corerec.files import AnyPath, check_writable
 from corerec.tensor_file import read_tensors, write_tensors
 
 FORMAT = "corerec.bert4rec.training"
-SHARE = 0.02  # of the training's time, at most, that writing may take
+SHARE = 0.02  # writing may take at most this share of the training's time
 PARTS = ("network", "optimizer", "ema", "best")
 VERSIONS = {"corerec": metadata.version("corerec-bert4rec"), "torch": torch.__version__}
 
@@ -153,7 +153,8 @@ def identity(state: TrainingState) -> dict[str, Any]:
 
 
 def differences(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """Return the differences in words. What a setting of None chose stands in the plan, and is compared there."""
+    """Return the differences in words. If a setting is also in the plan, only the value in the plan is compared, as the
+    plan has the value that was chosen for None."""
     words = []
     if then["log_digest"] != now["log_digest"]:
         words.append("it was of another log")

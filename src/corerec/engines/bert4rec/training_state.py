@@ -21,7 +21,7 @@ from corerec.engines.bert4rec.model import Bert4RecNetwork
 from corerec.engines.bert4rec.plan import TrainPlan
 from corerec.engines.bert4rec.row_adamw import RowAdamW
 
-ROWS_AT_ONCE = 2**18  # of a weight that trades places with its average
+ROWS_AT_ONCE = 2**18  # rows of a weight that are swapped with their average at once
 BETAS = (0.9, 0.98)  # a shorter memory of squared gradients than AdamW's default: the loss leaves its plateau sooner
 EMA_EVERY = 10  # steps between two updates of the averaged weights: each reads and writes all of them
 
@@ -80,7 +80,7 @@ class TrainingState:
         """Return the state as tensors and plain values. Save it before the next step, which changes the tensors."""
         optimizer = self.optimizer.state_dict()
         network, means = dict(self.network.state_dict()), self.ema.means
-        if self.ema.is_swapped:  # each holds the other's values
+        if self.ema.is_swapped:  # the weights and the averages are swapped
             network, means = network | means, {name: network[name] for name in means}
         state = {
             "network": network,

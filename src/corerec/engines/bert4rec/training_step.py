@@ -76,7 +76,7 @@ def draw_step(
             generator=generator,
             num_items=network.config.num_items if config.bert_replacement else None,
         )
-        # The last block works at the hidden places only: gather them to the left of each row.
+        # The last block computes only the hidden positions, so their numbers are gathered at the left of each row.
         hidden = targets != IGNORE
         most = rounded_length(int(hidden.sum(1).max()), items.shape[1])
         positions = (~hidden).byte().argsort(dim=1, stable=True)[:, :most]
@@ -93,7 +93,7 @@ def draw_step(
     rows, is_target = ranks.rows(len(items)), targets > 0
     whole["weight"] = torch.tensor(int(is_target[rows].sum()) / max(1, int(is_target.sum())))
     if rows.start == rows.stop:
-        # Without a row of its own a rank repeats the first with weight 0, so that the same weights get gradients.
+        # A rank without rows computes the first row with weight 0, so that the same weights get gradients on all ranks.
         rows = slice(0, 1)
     network.dropout.take_rows(rows.start, len(items))
     by_row = {"items": inputs, "targets": targets, "positions": positions, "gaps": gaps}
