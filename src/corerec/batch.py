@@ -39,7 +39,7 @@ from corerec.queries import SKIPPED, OnUnknown, numbers_or_zero, warn_of_unknown
 USERS_AT_ONCE = 1024
 PARTS = 64  # at least, of fewer users, so that shards of a small table have work, too
 DATABASE_MEMORY = "256MB"
-LINE_EVERY_S = 10.0  # in a pipe
+LINE_EVERY_S = 10.0  # seconds between two progress lines in a pipe
 FORMATS = {
     ".parquet": "FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE 122880",
     ".csv": "FORMAT csv, HEADER",
@@ -228,7 +228,7 @@ class _Log:
             warn_of_unknown(unknown, model.items, SKIPPED, stacklevel=4)
         store = log.sequences
         if model.histories is not None and store.time_unit != model.histories.time_unit:
-            store = replace(store, times=None)  # by another clock, which the network was not trained on
+            store = replace(store, times=None)  # these times have another unit than the times of the training
         return cls(log.users.ids, store, np.concatenate([[0], numbers]))
 
     def __len__(self) -> int:

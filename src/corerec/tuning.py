@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 TRIALS = 20  # where neither a number nor minutes are given
 UNPRUNED_TRIALS, UNPRUNED_EPOCHS = 4, 3
-PATIENCE = 10  # epochs; a search can name another
+PATIENCE = 10  # epochs; a search can set another number
 WIDTHS, MOST_LAYERS = (32, 64, 128, 256), 4
 STUDY_NAME, LOG_DIGEST, BEST_EPOCH, EPOCHS_DONE = "corerec", "log digest", "best epoch", "epochs done"
 REASON = "reason"  # of a failure

@@ -50,7 +50,7 @@ class Popularity:
         common = order if shared is None else order[np.unique(rank[shared])]
         for row, k in enumerate(batch.top_k.tolist()):
             excluded = np.unique(batch.excluded.row(row))
-            first = common[: k + len(excluded)]  # more than this cannot be needed
+            first = common[: k + len(excluded)]  # these are enough even if all excluded items are among them
             if row in limits:
                 first = order[np.unique(rank[batch.candidates.row(limits[row])])]
             found = first[np.isin(first, excluded, invert=True)][:k]

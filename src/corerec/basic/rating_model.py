@@ -89,7 +89,7 @@ class RatingModel:
             or covariances.shape != (num_items + 1, dim, dim)
         ):
             raise ValueError(f"rating vectors of {tuple(vectors.shape)} for {num_items:,} items")
-        if not all(bool(tensor.abs().max() < LARGEST) for tensor in tensors.values()):  # NaN is not
+        if not all(bool(tensor.abs().max() < LARGEST) for tensor in tensors.values()):  # comparisons with NaN are false
             raise ValueError("parts of a rating model that are not finite")
         if not lowest <= mean <= highest or not min(noise, float(variances.min())) > 1 / LARGEST:
             raise ValueError(f"ratings from {lowest:g} to {highest:g} with a mean of {mean:g} and a noise of {noise:g}")
@@ -171,7 +171,7 @@ def fit_ratings(store: SequenceStore, embeddings: Tensor) -> RatingModel:
     num_items = len(embeddings) - 1
     mean = float(ratings.mean())
     centred = ratings - mean
-    # The same events gathered by item: rows of users.
+    # The same events, sorted by item; each row is a user.
     by_item = items.argsort(stable=True)
     users = torch.repeat_interleave(torch.arange(len(offsets) - 1), offsets.diff())[by_item]
     counts = torch.bincount(items, minlength=num_items + 1)

@@ -20,11 +20,11 @@ from corerec.data.sequences import SequenceStore, blocks_of, flat_ranges, last_i
 from corerec.retrieval.item_index import log_sum
 from corerec.retrieval.score_edits import Boosts
 
-EVENTS_AT_ONCE = 2**22  # read at once, and
-TRANSITIONS_AT_ONCE = 2**23  # sorted at once: they bound the working memory
-MAX_SUCCESSORS = 64  # kept of one item: memory stays small, and an ONNX graph can hold them
-TYPICAL_LOG_LENGTH = 2.0  # log of the 7 events that a concentration is stated for; see `TransitionModel`
-MOST_LEFT_OUT = 2**18  # pairs that discounts are fitted to: more would not change their second digit
+EVENTS_AT_ONCE = 2**22  # events that are read at once; this bounds the working memory
+TRANSITIONS_AT_ONCE = 2**23  # transitions that are sorted at once; this bounds the working memory
+MAX_SUCCESSORS = 64  # successors kept per item, so that memory stays small and an ONNX graph can hold them
+TYPICAL_LOG_LENGTH = 2.0  # the level of a concentration is that after exp(2), about 7, events; see `TransitionModel`
+MOST_LEFT_OUT = 2**18  # the most pairs that discounts are fitted to; more would not change their second digit
 MIN_CONCENTRATION, MAX_CONCENTRATION = 0.05, 1e6
 LARGEST_CONCENTRATION = 100.0  # of its two logarithms, in a file
 STORED = {
@@ -380,7 +380,7 @@ class TransitionModel:
 
     @cached_property
     def _log_discounted(self) -> np.ndarray:
-        with np.errstate(divide="ignore"):  # nothing left: -inf, which raises no score
+        with np.errstate(divide="ignore"):  # if no probability is left, the logarithm is -inf, which raises no score
             return np.log(self.discounted)
 
     @property

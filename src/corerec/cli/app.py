@@ -56,7 +56,7 @@ class Commands(TyperGroup):
                 if rank == "0":
                     say("interrupted")
                 raise typer.Exit(130) from None
-            except BrokenPipeError:  # whoever read our output has seen enough
+            except BrokenPipeError:  # the reader of our output has closed the pipe, as `head` does
                 raise
             except (CorerecError, OSError) as error:
                 say(f"error{'' if rank == '0' else f' in rank {rank}'}: {error}", style="red")

@@ -81,7 +81,7 @@ def demo(
     log = Interactions.from_columns(ratings["user_id"], ratings["movie_id"], timestamps=ratings["timestamp"])
     split = leave_one_out(log.sequences)
     user_id = log.users.ids[0] if user is None else parse_ids([user], log.users)[0]
-    number = log.users.number(user_id)  # an unknown user should not cost a training
+    number = log.users.number(user_id)  # refuse an unknown user before the training
     settings = dict(DEMO_SETTINGS[name])
     if epochs is not None:
         settings["epochs"] = epochs

@@ -26,7 +26,7 @@ from corerec.errors import DataError
 
 EVENTS_AT_ONCE = 2**20  # bounds the working memory: about 40 MB
 HASHES_A_BUCKET = 16  # one false alarm in 2**32 / 16 questions, whatever the size of the log
-WINDOW = 5  # items in a row that hardly two users share
+WINDOW = 5  # consecutive items; two users hardly ever have the same five in a row
 RENAMED, FEWEST_RENAMED = 0.25, 10  # share of the questions of users with new ids, and questions: fewer may be chance
 PARTS = ("events", "windows")
 WHOLE_NUMBER = re.compile(r"0|-?[1-9]\d{0,18}")

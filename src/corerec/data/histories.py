@@ -188,7 +188,7 @@ class Histories:
             store = self._view.store
             times = None if store.times is None else self._on_the_clock(asked_times, len(user_list), store.times.dtype)
             self._take(numbers - 1, np.asarray(items, np.int32), times, None if store.ratings is None else values)
-            if new:  # last, so that whoever finds the user finds the history
+            if new:  # last, so that a reader who finds the user also finds the history
                 self.users.add_all(list(new))
             self._fold()
         return len(user_list)

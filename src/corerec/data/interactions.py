@@ -16,7 +16,7 @@ from corerec.data.vocabulary import Vocabulary
 from corerec.errors import DataError, DataWarning
 from corerec.files import AnyPath
 
-EVENTS_AT_ONCE = 2**22  # looked at for repeats
+EVENTS_AT_ONCE = 2**22  # events that are searched for repeats at once
 PLAUSIBLE_EVENTS, PLAUSIBLE_MEDIANS = 1_000, 100  # a user with more, and more than so many median users, is named
 
 

@@ -16,7 +16,7 @@ from corerec.errors import DataError
 
 MOST_KNOTS = 64  # distinct numbers that get a code each; of more, quantiles do
 QUANTILE_KNOTS = 33
-FEWEST_ITEMS = 2  # a category of a single item says nothing about others
+FEWEST_ITEMS = 2  # a category of a single item gives no information about other items
 KINDS = ("category", "number", "vector")
 ITEM_ID = "item_id"
 

@@ -52,7 +52,7 @@ def average_precision(ranks: np.ndarray, k: int, offsets: np.ndarray | None = No
         return mrr(ranks, k)
     questions = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
     by_rank = ranks[np.lexsort((ranks, questions))]
-    place = np.arange(len(ranks)) - np.repeat(offsets[:-1], np.diff(offsets)) + 1  # how many relevant so far
+    place = np.arange(len(ranks)) - np.repeat(offsets[:-1], np.diff(offsets)) + 1  # the relevant items so far
     return _sums(np.where(by_rank <= k, place / by_rank, 0.0), offsets) / _counts(ranks, offsets)
 
 

@@ -222,7 +222,7 @@ async def predict(asked: schemas.PredictRequest, request: Request) -> schemas.Pr
     model = server.live.now.model
     pairs = [(pair.user_id, pair.item_id) for pair in asked.pairs]
     predictions: list[float] = []
-    for first in range(0, len(pairs), PAIRS_AT_ONCE):  # between two pieces others have their turn
+    for first in range(0, len(pairs), PAIRS_AT_ONCE):  # other requests are answered between two pieces
         work = partial(model.batch_predict, pairs[first : first + PAIRS_AT_ONCE], kind=asked.kind)
         predictions += await server.ask("predict", work, request)
     return schemas.Predictions.model_construct(predictions=predictions)

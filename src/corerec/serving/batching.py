@@ -146,7 +146,7 @@ class Batcher(Generic[Question, Reply]):
                     raise ClientLeftError
                 batch.append(waiting)
                 left -= waiting.price
-            except Exception as error:  # whatever it is, it ends one question, and never the queue
+            except Exception as error:  # any error ends this query only, and never the queue
                 _settle(waiting.reply, error)
         return batch
 

@@ -49,7 +49,7 @@ class BoundedRequest(Request):
             raise HTTPException(415, "send JSON, with the header Content-Type: application/json")
         body = bytearray()
         try:
-            # Without a bound in time, who sends a byte a minute would hold a connection for ever.
+            # Without a time limit, a client that sends one byte a minute would keep its connection forever.
             async with asyncio.timeout(settings.body_timeout_s):
                 async for chunk in self.stream():
                     body += chunk

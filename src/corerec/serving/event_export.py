@@ -39,7 +39,7 @@ def read_all(path: Path, after: int = 0) -> tuple[EventColumns, DataError | None
         raise FileNotFoundError(f"there is no event log {path}")
     try:
         with contextlib.closing(sqlite3.connect(f"file:{quote(str(path))}?mode=ro", timeout=5, uri=True)) as database:
-            database.execute("BEGIN")  # one moment of the log, whatever a server writes meanwhile
+            database.execute("BEGIN")  # read one state of the log, also if a server writes meanwhile
             damage = _damage(database, path)
             parts = _forward(database, path, after, is_damaged=damage is not None)
             if damage is not None:

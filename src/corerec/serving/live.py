@@ -278,7 +278,7 @@ class LiveModel:
             except OSError as failure:  # no harm: each start refuses them for the same reason
                 log.error("events that were refused stay in the log: %s", failure)
             return error
-        except Exception:  # they are on disk, and the next start will bring them: to say otherwise would be wrong
+        except Exception:  # the events are on disk, and the next start will read them, so an error would be wrong
             log.exception("events are in the log, and the model could not observe them")
         strangers = dict.fromkeys(event.item_id for _, event in rows if event.item_id not in model.items)
         return Taken(len(rows), list(strangers))

@@ -106,7 +106,7 @@ def serve(
         )
         log.info("%s; events are kept in %s", model, events_file)
         gc.collect()
-        gc.freeze()  # ids and histories stay: the collector need not stop all requests to look them through
+        gc.freeze()  # ids and histories stay in memory, so the garbage collector need not search them
         config = uvicorn.Config(
             app,
             log_config=None,

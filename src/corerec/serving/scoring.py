@@ -41,7 +41,7 @@ def answer_all(asks: Sequence[Ask]) -> list[Recommendations | Exception]:
         try:
             replies = served.model.answer(queries, return_errors=True)
         except Exception as error:
-            # Nobody's request may fail for what another's brings to light.
+            # One bad request must not make the other requests of its batch fail.
             log.exception("a batch failed; its queries are asked one by one")
             replies = [error] if len(queries) == 1 else [_alone(served, query) for query in queries]
         for at, reply in zip(places, replies, strict=True):

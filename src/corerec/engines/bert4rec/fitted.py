@@ -54,7 +54,7 @@ class FittedModel:
     """The optimizer's state, by the weights' names, for the next `fit_more`. None if it was left out of the file."""
     content: ItemContent | None = None
     """The learned content of items. None if `fit` got no features."""
-    # The fields below are computed from the fields above, so copies for other processes leave them out.
+    # The fields below are computed from the fields above, and are not saved.
     repeat_bias: float = field(init=False, repr=False)
     popularity: Popularity = field(init=False, repr=False)
     index: ItemIndex = field(init=False, repr=False)
