@@ -1,4 +1,4 @@
-"""What several benchmarks read from their command line: settings of the constructor, and a table of items."""
+"""Command-line arguments that several benchmarks share: settings of the constructor, and a table of items."""
 
 from __future__ import annotations
 

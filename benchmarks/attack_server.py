@@ -1,4 +1,4 @@
-"""What do hostile clients do to the server? Idle connections, huge bodies, greedy explanations, copies over its file.
+"""Attacks on the server: idle connections, huge bodies, costly explanations, and files copied over the model's file.
 
     python benchmarks/attack_server.py --json-out benchmarks/results/attack_server.json
 

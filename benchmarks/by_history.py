@@ -1,4 +1,4 @@
-"""How much history does a good answer need? NDCG@10 with only the newest events visible, beside two baselines.
+"""Quality by history length: NDCG@10 when only the newest events are visible, compared with two baselines.
 
     python benchmarks/by_history.py --data ml-100k/u.data
     python benchmarks/by_history.py --data ratings.csv --model movies.model

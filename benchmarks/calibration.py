@@ -1,4 +1,4 @@
-"""Do the chances come true? What was said of the first recommendation, and how often it was the next event.
+"""Calibration: the predicted probability of the first recommendation, and how often it was the next event.
 
     python benchmarks/calibration.py --data ml-100k/u.data
     python benchmarks/calibration.py --data beauty.txt.gz --users .1     # a log of two events an item

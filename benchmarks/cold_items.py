@@ -1,4 +1,4 @@
-"""Cold items: what item content says of items that no training event is about, and what it costs the others.
+"""Cold items: how well item content ranks items without training events, and how much quality other items lose.
 
     python benchmarks/cold_items.py --data ml-100k/u.data --items ml-100k --seeds 3
     python benchmarks/cold_items.py --data grocery/train.csv.gz --items grocery/items.csv --on valid

@@ -1,4 +1,4 @@
-"""How long does the server start with many logged events, and how much memory do they take?
+"""How long does the server take to start with many logged events, and how much memory do these events take?
 
     python benchmarks/event_log.py --events 1000000 --json-out benchmarks/results/event_log.json
 

@@ -1,4 +1,4 @@
-"""Growth: a model updated each period, beside one never updated and one refitted from nothing, on the next period.
+"""Growth: compare a model that is updated each period with one that never is, and with one that is refitted each time.
 
     python benchmarks/growth.py --data ml-100k/u.data
     python benchmarks/growth.py --data grocery/train.csv.gz

@@ -1,4 +1,4 @@
-"""How fast are answers? Of a model of MovieLens-1M's size, and of a catalogue of a million items.
+"""How fast are recommendations from a model of MovieLens-1M's size, and from a catalogue of a million items?
 
     python benchmarks/inference.py --data ml-1m-sasrec.txt.gz
     ... --peer INTERPRETER_WITH_RECTOOLS --peer-script rectools_bert4rec.py

@@ -1,4 +1,4 @@
-"""What the clock and item content cost: a training step and an answer with them, as multiples of one without.
+"""Time of training steps and queries with times and item content as inputs, relative to the time without them.
 
     python benchmarks/inputs_speed.py --data ml-1m-sasrec.txt.gz
 

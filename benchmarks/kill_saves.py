@@ -1,4 +1,4 @@
-"""kill -9 during saves: is the model's file always whole, and does the next save remove what the killed one left?
+"""kill -9 during saves: is the model's file always whole, and does the next save remove the killed save's files?
 
     python benchmarks/kill_saves.py --kills 500
 

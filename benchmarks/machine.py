@@ -1,4 +1,4 @@
-"""What a figure was measured on: the machine, the versions and the commit."""
+"""Describe the conditions of a measurement: the machine, the versions and the commit."""
 
 from __future__ import annotations
 

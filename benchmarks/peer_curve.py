@@ -1,4 +1,4 @@
-"""Validation NDCG@10 of RecTools' models against their training seconds, to be drawn beside ours by plot.py.
+"""Validation NDCG@10 of RecTools' models against their training seconds. plot.py draws them next to our models.
 
     rectools-python benchmarks/peer_curve.py ml-1m-sasrec.txt.gz --model sasrec --seconds 600 --json-out results/...
 

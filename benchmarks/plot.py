@@ -1,4 +1,4 @@
-"""Validation NDCG@10 against training seconds, drawn from what quality.py and peer_curve.py wrote.
+"""Draw validation NDCG@10 against training seconds, from the results of quality.py and peer_curve.py.
 
     python benchmarks/plot.py results/quality_ml-1m.json results/peer_*_ml-1m.json --out results/quality_ml-1m.png
     ... --line "published BERT4Rec, test=.1537"

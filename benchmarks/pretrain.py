@@ -1,4 +1,4 @@
-"""Pre-training: a model of a large log fine-tuned on a small one, beside a model that learned the small log alone.
+"""Pre-training: compare a model of a large log, fine-tuned on a small log, with a model of the small log alone.
 
     python benchmarks/pretrain.py --data ml-1m-sasrec.txt.gz
     python benchmarks/pretrain.py --data ml-1m-sasrec.txt.gz --skip-newest 5      # to choose settings by

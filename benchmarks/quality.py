@@ -1,4 +1,4 @@
-"""How good do recommendations get, and how soon? Validation NDCG@10 against training seconds; test figures at the end.
+"""Quality of recommendations: validation NDCG@10 against training seconds, and test figures at the end.
 
     python benchmarks/quality.py --data ml-1m-sasrec.txt.gz --seeds 3 --json-out results/quality_ml-1m.json
     python benchmarks/quality.py --data ml-1m-sasrec.txt.gz --set hidden_dim=64 --set epochs=20

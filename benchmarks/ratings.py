@@ -1,4 +1,4 @@
-"""How near do expected ratings come to the stars? RMSE on MovieLens-100K's official folds and on a random split.
+"""Error of expected ratings: RMSE on MovieLens-100K's official folds and on a random split.
 
     python benchmarks/ratings.py --data ml-100k --peer INTERPRETER --json-out results/ratings_ml-100k.json
 

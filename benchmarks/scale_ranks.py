@@ -1,4 +1,4 @@
-"""Data-parallel training on CPU processes (gloo): steps a second, and whether several give what one gives.
+"""Data-parallel training on CPU processes (gloo): steps per second, and whether the weights equal those of one process.
 
     python benchmarks/scale_ranks.py --data ml-100k/u.data --steps 200
     python benchmarks/scale_ranks.py --data ml-1m-sasrec.txt.gz --epochs 20 --json-out results/scale_ranks_ml-1m.json

@@ -1,4 +1,4 @@
-"""Several servers behind nginx: requests a second, their times, and the CPU time of each part of the way.
+"""Several servers behind nginx: requests per second, their times, and the CPU time of nginx, servers and client.
 
     python benchmarks/serve_balancer.py --json-out benchmarks/results/serve_balancer.json
 

@@ -1,4 +1,4 @@
-"""What does the server hold? Requests a second and their times at one and at two loads, memory, reloads, kill -9.
+"""The server under load: requests per second, their times at one and at two loads, memory, reloads, kill -9.
 
     python benchmarks/serve_load.py                      # a model of MovieLens-1M's size with random weights
     python benchmarks/serve_load.py --minutes 10 --json-out benchmarks/results/serve_load.json

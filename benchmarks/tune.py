@@ -1,4 +1,4 @@
-"""A search for settings on a real log: the default settings beside the best, on validation and on test.
+"""A search for settings on a real log: compare the default settings with the best, on validation and on test.
 
     python benchmarks/tune.py --data ml-100k/u.data --minutes 20 --threads 2 --json-out FILE --plot trials.png
 
