@@ -61,24 +61,27 @@ class Bert4Rec(Settings, Answering):
         checkpoint: str | os.PathLike[str] | None = None,
         checkpoint_every_s: float = 60.0,
     ) -> Bert4Rec:
-        """Train on a log of events, one row each, and forget what was learned before.
+        """Train a new model on a log with one event per row. An earlier model of this object is replaced.
 
-        Processes that torchrun started, or that are in one torch.distributed group, share the training if all of them
-        make this call with the same log. All processes end with the same model.
+        Several processes share a training if all of them make this call with the same log. torchrun must have started
+        them, or they must be in one torch.distributed group. All processes end with the same model.
 
         Args:
             user_ids, item_ids: any hashable ids: lists, NumPy, pandas, polars or Arrow columns of one length.
-            ratings: finite numbers, or None. With two values or more, `predict` returns expected ratings. They do not
-                change what is recommended.
+            ratings: finite numbers, or None. If there are two or more different values, `predict` returns expected
+                ratings. Ratings do not change the recommendations.
             timestamps: numbers, dates or text that parses as either. Without them, the order of the rows is the order
                 of time, with one warning.
             items: features of the items: a table with a column item_id and one row an item. Its other columns are read
                 as categories (text, or lists of texts), numbers, dates or vectors (lists of numbers), and may have
-                gaps. Items that are not in the log are recommended by their features; `add_items` adds more later.
+                missing values. Items that are not in the log are recommended by their features. `add_items` adds more
+                such items later.
             on_event: is called with every `StepResult` and `EpochResult`, and returns True to stop the training.
-            checkpoint: a file that keeps the training while it runs. The same call continues from it and gives the same
-                weights, bit for bit, as one that was never stopped. `save` removes it.
-            checkpoint_every_s: seconds between two writes of it, or more if writing would take over 2% of the time.
+            checkpoint: a file to which the state of the training is written while it runs. If the training is stopped,
+                the same call continues from the file. The weights at the end are the same, bit for bit, as without the
+                stop. `save` removes the file.
+            checkpoint_every_s: seconds between two writes of the checkpoint, or more if writing would take over 2% of
+                the time.
         Returns:
             the model itself.
         Raises:
@@ -113,7 +116,8 @@ class Bert4Rec(Settings, Answering):
         checkpoint: str | os.PathLike[str] | None = None,
         checkpoint_every_s: float = 60.0,
     ) -> Bert4Rec:
-        """Train on a log that is read already. Other arguments and errors are those of `fit`.
+        """Train on a log that was already read into `Interactions`. The other arguments and the errors are those of
+        `fit`.
 
         Args:
             log: the log to train on. Its sequences become the users' histories.
@@ -153,30 +157,34 @@ class Bert4Rec(Settings, Answering):
         items: Any = None,
         on_event: OnEvent | None = None,
     ) -> GrowthReport:
-        """Train on new events, of old and new users and items, and keep what was learned before.
+        """Train the fitted model further, on new events of old and new users and items.
 
         Old items start from their vectors, and new items start from the mean vector of the items around them in the
-        log. A part of the old log is trained on again. An event whose user, item and time the model knows already is
-        skipped.
+        log. The model also trains again on a part of the old log. A new event is skipped if the old log has an event
+        with the same user, item and time.
 
         Args:
             user_ids, item_ids, ratings, timestamps: as in `fit`, with times in the unit of the fitted log.
-            epochs: passes over the new events, each with other replayed events. None means 8, or 15 for "replace".
-            replay: share in [0, 1] of the old log's events that each pass trains on again.
-            learning_rate: the peak. None means that of the first training, or half of it for "replace".
-            freeze: "blocks" trains only the items, "items" all but the vectors of old items; None trains all.
-            catalogue: "grow" adds to the model's users and items. "replace" takes this log's users and items instead,
-                where items of the same id keep their vectors: fine-tuning after pre-training on another log.
-            retire: item ids that are never to be recommended again. They keep their vectors.
+            epochs: the number of passes over the new events. Each pass adds other old events. None means 8 passes, or
+                15 if `catalogue` is "replace".
+            replay: the share, in [0, 1], of the old log's events that each pass trains on again.
+            learning_rate: the peak of the learning rate. None means the peak of the first training, or half of that
+                peak if `catalogue` is "replace".
+            freeze: "blocks" trains only the items' weights. "items" trains all weights but the vectors and biases of
+                old items. None trains all weights.
+            catalogue: "grow" adds this log's users and items to those of the model. "replace" keeps only this log's
+                users and items; an item whose id the model knows keeps its vector. Use "replace" for fine-tuning after
+                pre-training on another log.
+            retire: ids of items that are never recommended again. These items keep their vectors.
             items: features of items, as in `add_items`. A new item starts from the vector of its content, and items
                 without events are added.
             on_event: as in `fit`.
         Returns:
-            the numbers of new events, users and items, and NDCG@10 before and after, on newest events that were held
-            out of the update.
+            the numbers of new events, users and items, and NDCG@10 before and after the update. The NDCG@10 is measured
+            on the newest events of some users, which are held out of the update.
         Raises:
-            DataError: `fit` or `add_items` would raise it, nothing is new, or times are missing or count another unit
-                than the model's.
+            DataError: `fit` or `add_items` raises this error for the same data, no event is new, or times are missing
+                or have another unit than the times of the model.
             UnknownIdError: an id has a type that no known id has.
             NotFittedError: the model is neither fitted nor loaded, or was loaded from a file without histories.
         """
@@ -194,7 +202,8 @@ class Bert4Rec(Settings, Answering):
         )
 
     def fit_more_interactions(self, log: Interactions, *, items: Any = None, **settings: Any) -> GrowthReport:
-        """Train on the new events of a log that is read already. The settings are those of `fit_more`."""
+        """Train on the new events of a log that was already read into `Interactions`. The settings are those of
+        `fit_more`."""
         frame = None if items is None else items_frame(items)
         grown, report = grow(self.fitted, log, items=frame, verbose=self.verbose, **settings)
         self._adopt(grown)
@@ -208,7 +217,7 @@ class Bert4Rec(Settings, Answering):
         """The model that `fit` or `load` made.
 
         Raises:
-            NotFittedError: neither was called.
+            NotFittedError: neither `fit` nor `load` was called.
         """
         if self._model is None:
             raise NotFittedError(
@@ -218,13 +227,14 @@ class Bert4Rec(Settings, Answering):
 
     @property
     def training_log(self) -> pd.DataFrame:
-        """Return one row an epoch: epoch, seconds, loss, learning_rate, and ndcg (validation NDCG@10, if any)."""
+        """Return a table with one row per epoch: epoch, seconds, loss, learning_rate, and ndcg (the validation NDCG@10,
+        if there was a validation)."""
         columns = ["epoch", "seconds", "loss", "learning_rate", "ndcg"]
         return pd.DataFrame([asdict(result) for result in self.fitted.training_log], columns=columns)
 
     def add_items(self, items: Any) -> int:
-        """Add items without events, which are ranked by their features. Nothing is trained. Other threads may query the
-        model.
+        """Add items without events, which are ranked by their features. The model is not trained. Other threads may
+        query the model meanwhile.
 
         Args:
             items: a table with the columns that `fit` took. Items with fitted events stay as they are. Items that were
@@ -260,17 +270,18 @@ class Bert4Rec(Settings, Answering):
     ) -> int:
         """Add events to users' histories, one row each, all or none. `save` writes them with the histories.
 
-        The events are not trained on, and change no transition counts, until the next `fit`. Other threads may ask for
-        recommendations meanwhile, and see each user's history before the call or after it.
+        The model is not trained on the events, and they do not change its transition counts, until the next `fit`.
+        Other threads may query the model meanwhile. They see each user's history as it was before the call or after it.
 
         Args:
-            user_ids, item_ids: columns as `fit` takes them. New users get a history.
+            user_ids, item_ids: columns of the types that `fit` accepts. New users get a history.
             timestamps: times in the unit of the fitted log, or dates if it had dates. A late event goes to its place in
-                time, behind others of the same time. None, or None inside a list, means the newest time that the model
-                has seen so far. A model fitted without timestamps ignores them, and keeps the order of the calls.
-            ratings: finite numbers. None, or None inside a list, means no rating. They are kept if the fitted log had
-                ratings.
-            on_unknown: how events of items that `fit` never saw are treated, as in `recommend`.
+                time, after other events of the same time. None, or None inside a list, means the newest time that the
+                model has seen so far. A model fitted without timestamps ignores times, and keeps the order of the
+                calls.
+            ratings: finite numbers. None, or None inside a list, means no rating. Ratings are kept only if the fitted
+                log had ratings.
+            on_unknown: how to treat events of items that `fit` never saw, as in `recommend`.
         Returns:
             the number of events added.
         Raises:
@@ -326,7 +337,7 @@ class Bert4Rec(Settings, Answering):
         return self.fitted.num_events
 
     def history(self, user_id: Hashable) -> list[ItemId]:
-        """Return the item ids of a user's history, oldest first, with those observed since `fit`.
+        """Return the item ids of a user's history, oldest first. They include items observed since `fit`.
 
         Raises:
             UnknownIdError: the user was never seen.
@@ -344,12 +355,12 @@ class Bert4Rec(Settings, Answering):
 
         Args:
             path: the file, with any suffix.
-            histories: whether to keep users and their events. Without them, the model answers only histories that a
-                query brings. The file always has the counts of which item followed which.
-            training_state: keep the optimizer's moments, so that `fit_more` after `load` begins with them. They take
-                twice the space of the weights.
+            histories: whether to save the users and their events. A model without them answers only queries that give a
+                history. The file always has the counts of how often each item followed another.
+            training_state: whether to save the optimizer's moments, so that `fit_more` after `load` begins with them.
+                They take twice the space of the weights.
         Raises:
-            NotFittedError: there is nothing to save.
+            NotFittedError: the model is neither fitted nor loaded.
             DataError: an id is neither text nor a number.
         """
         if rank() > 0:
