@@ -59,7 +59,7 @@ def on_post_build(config: Any) -> None:
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Put what the code says in the place of each marker."""
+    """Replace each marker by the part that is generated from the code."""
     return with_generated_parts(markdown)
 
 
@@ -76,7 +76,7 @@ def _generated(kind: str, *arguments: str) -> str:
 
 
 def settings(module: str, name: str) -> str:
-    """A table of a settings class: each field's name, type and default, and its docstring as the meaning."""
+    """Return a table of a settings class: each field's name, type and default, and its docstring as the meaning."""
     cls = getattr(importlib.import_module(module), name)
     meanings = field_docstrings(cls)
     rows = ["| setting | type | default | meaning |", "|---|---|---|---|"]
@@ -88,7 +88,7 @@ def settings(module: str, name: str) -> str:
 
 
 def field_docstrings(cls: type) -> dict[str, str]:
-    """Field name -> the string that stands under it in the source, on one line; a field without one is an error."""
+    """Return the docstring of each field by the field's name, on one line. A field without a docstring is an error."""
     body = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0].body  # type: ignore[attr-defined]
     found = {}
     for field, below in pairwise(body):
@@ -103,7 +103,7 @@ def field_docstrings(cls: type) -> dict[str, str]:
 
 
 def command_line() -> str:
-    """What `corerec --help` and the help of each command print."""
+    """Return the output of `corerec --help` and of each command's `--help`."""
     os.environ["COLUMNS"] = "100"
     import typer
     from typer.testing import CliRunner

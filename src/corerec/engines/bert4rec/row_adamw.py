@@ -31,7 +31,8 @@ STEPS, DECAY, DRIFT, MEAN_KEPT, MEAN_DECAY, MEAN_DRIFT = range(6)
 
 
 class MissedUpdates:
-    """What a row has missed, by the time of its last update. The times are 0..n, one more after each step or average.
+    """The updates that each row has missed since its last update. Time counts the steps and the updates of the average,
+    from 0 to n.
 
     Attributes:
         last: int32 (V + 1,), the time of each row's last update.
@@ -43,7 +44,8 @@ class MissedUpdates:
 
     @property
     def coefficients(self) -> Tensor:
-        """For each time, float64 (6, n + 1): the steps done by then, and the coefficients of all that came later."""
+        """For each time, float64 (6, n + 1): the number of steps done until then, and the coefficients of all later
+        updates."""
         return self._table[:, : self.now + 1]
 
     def load(self, last: Tensor, coefficients: Tensor) -> None:
@@ -109,7 +111,7 @@ class RowAdamW(torch.optim.AdamW):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Update all parameters that have gradients. Those of the tables are sparse and coalesced."""
+        """Update all parameters that have gradients. The gradients of the tables are sparse and coalesced."""
         gradients = {table: table.grad for table in self.tables if table.grad is not None}
         for table in gradients:
             table.grad = None  # AdamW refuses sparse gradients
@@ -167,7 +169,7 @@ class RowAdamW(torch.optim.AdamW):
                 missed.restart()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return AdamW's state, and what each row has missed."""
+        """Return AdamW's state, and the missed updates of each row."""
         whole = super().state_dict()
         state = dict(whole["state"])
         for index, table in self._numbered_tables():

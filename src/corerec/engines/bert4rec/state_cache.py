@@ -13,15 +13,17 @@ from numpy.typing import DTypeLike
 
 
 class StateCache:
-    """A cache of at most `capacity` states, one a user. The least recently used goes first. Thread-safe.
+    """A cache of at most `capacity` states, one per user. A full cache drops the least recently used state.
+    Thread-safe.
 
     A state is the hidden state after one history, from which any item is scored in a microsecond. The state's log total
     is the logarithm of the sum of the exponentiated scores over the catalogue, with the repeat bias. The log total is
     NaN until a probability is asked for.
 
-    The caller says how many events the user's history has now. Histories only grow, so a state of fewer events is stale
-    and is not returned. A slow thread cannot replace a newer state by a stale one. A state that depends on the time of
-    the query is kept with that time, a number. The cache keeps only one such time for each user.
+    The caller gives the number of events in the user's history. Histories only grow, so a state of fewer events is
+    stale and is not returned. A slow thread cannot replace a newer state by a stale state. If a state depends on the
+    time of the query, this time is cached with it, as a number. The cache has the state of only one such time for each
+    user.
 
     States are rows of arrays, as Python's garbage collector would visit many small objects again and again.
     """

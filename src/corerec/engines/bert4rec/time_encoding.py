@@ -65,7 +65,7 @@ class GapScale(NamedTuple):
         return cls(unit, min(MOST_BUCKETS, 3 + math.ceil(math.log2(max(1.0, gaps.max() / unit)))))
 
     def edges(self) -> list[float]:
-        """Return the upper ends of the buckets 2 .. G - 2. The last bucket has none."""
+        """Return the upper ends of the buckets 2 .. G - 2. The last bucket has no upper end."""
         return [self.unit * 2.0**power for power in range(self.num_buckets - 3)]
 
     @property

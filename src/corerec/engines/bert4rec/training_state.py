@@ -1,7 +1,8 @@
 """TrainingState: everything that the next training step needs, so that a training can stop after any step and continue.
 
-It holds no random state. The order of an epoch, and the masks, dropout and sampled items of a step, each have a seed of
-their own. That seed depends only on the model's seed, the purpose, and the number of the epoch or step (`seed_for`).
+The state has no random generators. The order of an epoch, and the masks, dropout and sampled items of a step, have
+separate seeds. Each seed depends only on the model's seed, the purpose, and the number of the epoch or step
+(`seed_for`).
 """
 
 from __future__ import annotations
@@ -191,9 +192,9 @@ class EmaWeights:
 def make_optimizer(
     network: Bert4RecNetwork, learning_rate: float, weight_decay: float, row_updates: bool = False
 ) -> torch.optim.AdamW | RowAdamW:
-    """Return AdamW that decays matrices and embeddings, but no biases or norms.
+    """Return an AdamW optimizer that applies weight decay to matrices and embeddings, but not to biases and norms.
 
-    With `row_updates`, it updates the item table and the items' biases row by row.
+    With `row_updates`, the optimizer updates the item table and the items' biases row by row.
     """
     parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
     groups = [

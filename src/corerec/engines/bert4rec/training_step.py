@@ -102,7 +102,8 @@ def draw_step(
 
 
 def step_loss(network: Bert4RecNetwork, step: StepInputs) -> Tensor:
-    """Compute the mean loss of a step on the network's device. A rank's rows give their part of that mean."""
+    """Compute the mean loss of a step on the network's device. If ranks share the step, compute this rank's part of the
+    mean."""
     given = step.tensors
     if network.item_encoder is not None:
         network.item_encoder.dropped = given["dropped"]
