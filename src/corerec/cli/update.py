@@ -40,13 +40,21 @@ def update(
     ],
     epochs: Annotated[
         int | None,
-        typer.Option(min=1, help="Passes over the new events. Each pass adds other old events.", show_default="8"),
+        typer.Option(
+            min=1,
+            help="Passes over the new events. Each pass adds other old events.",
+            show_default="15, or 8 for short histories",
+        ),
     ] = None,
     replay: Annotated[
         float, typer.Option(min=0, max=1, help="Share of the old events that each pass trains on again.")
     ] = 0.3,
     learning_rate: Annotated[
-        float | None, typer.Option(help="Peak of AdamW's learning rate.", show_default="that of the first training")
+        float | None,
+        typer.Option(
+            help="Peak of AdamW's learning rate.",
+            show_default="half of the first training's, or all of it for short histories",
+        ),
     ] = None,
     items: ItemsFile = None,
     retire: Annotated[str, typer.Option(metavar="ID,ID,...", help="Items that are never recommended again.")] = "",

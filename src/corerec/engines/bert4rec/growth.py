@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -26,12 +26,12 @@ from corerec.data.splitting import Holdout
 from corerec.data.vocabulary import Vocabulary
 from corerec.engines.bert4rec.config import TrainConfig
 from corerec.engines.bert4rec.encoding import NetworkScorer
-from corerec.engines.bert4rec.fitted import FittedModel
+from corerec.engines.bert4rec.fitted import PER_ITEM, FittedModel
 from corerec.engines.bert4rec.fitting import OnEvent, run_training
 from corerec.engines.bert4rec.merging import alone, merge
 from corerec.engines.bert4rec.model import Bert4RecNetwork
 from corerec.engines.bert4rec.new_items import grown_network
-from corerec.engines.bert4rec.plan import TrainPlan
+from corerec.engines.bert4rec.plan import TrainPlan, has_long_histories
 from corerec.engines.bert4rec.training_state import TrainingState, load_moments, moments_of, seed_for
 from corerec.errors import ConfigError, DataError
 from corerec.evaluation.metrics import ndcg
@@ -39,8 +39,23 @@ from corerec.evaluation.ranking import rank_answers
 
 Catalogue = Literal["grow", "replace"]
 Freeze = Literal["blocks", "items"] | None
-EPOCHS: dict[Catalogue, int] = {"grow": 8, "replace": 15}
-RATES: dict[Catalogue, float] = {"grow": 1.0, "replace": 0.5}  # of the first training's learning rate
+
+
+class Pace(NamedTuple):
+    """How an update trains by default: `benchmarks/LAB.md` has the trials.
+
+    Attributes:
+        passes: over the new events.
+        rate: the peak learning rate, as a share of the first training's.
+        kept: the part of the way from the old weights to the trained ones (`_interpolate`).
+    """
+
+    passes: int
+    rate: float
+    kept: float
+
+
+LONG_HISTORIES, SHORT_HISTORIES, ANOTHER_CATALOGUE = Pace(15, 0.5, 0.7), Pace(8, 1.0, 1.0), Pace(15, 0.5, 1.0)
 
 
 @dataclass(frozen=True)
@@ -82,10 +97,11 @@ def grow(
     Args:
         log: events of old and new users and items. An event whose user, item and time the model knows already is
             skipped. Without times, all events are new.
-        epochs: passes over the new events, each with other replayed events. None means 8, or 15 for "replace". All
-            passes are in memory together, at 16 bytes an event.
+        epochs: passes over the new events, each with other replayed events. None means 15, or 8 if users have
+            fewer than 50 events on average. All passes are in memory together, at 16 bytes an event.
         replay: share in [0, 1] of the old log's events that each pass trains on again, against forgetting.
-        learning_rate: the peak. None means that of the first training, or half of it for "replace".
+        learning_rate: the peak. None means half of the first training's, or all of it if users have fewer than 50
+            events on average.
         freeze: "blocks" trains only the items, and "items" trains all but the vectors of old items.
         catalogue: "grow" adds to the model's users and items. "replace" takes the log's users and items instead, where
             items of the same id keep their vectors.
@@ -113,10 +129,13 @@ def grow(
     rest, queries = merged.without_newest(seed)
     before = _ndcg(model.scorer(), queries.numbered_by(model.items))
     first = TrainPlan.of(model.train_config, network.config, store)
+    pace = LONG_HISTORIES if has_long_histories(store) else SHORT_HISTORIES
+    if catalogue == "replace":
+        pace = ANOTHER_CATALOGUE
     config = replace(
         model.train_config,
         epochs=1,  # which holds all passes
-        learning_rate=learning_rate or RATES[catalogue] * first.learning_rate,
+        learning_rate=learning_rate or pace.rate * first.learning_rate,
         dropout=first.dropout,
         weight_decay=first.weight_decay,
         next_item_until=1.0,
@@ -124,12 +143,13 @@ def grow(
         patience=None,
     )
     random = np.random.default_rng(seed_for(seed, "replay", model.num_events))
-    passes = [
-        rest.training_part(network.config.max_seq_len, replay, random) for _ in range(epochs or EPOCHS[catalogue])
-    ]
+    passes = [rest.training_part(network.config.max_seq_len, replay, random) for _ in range(epochs or pace.passes)]
+    start = {name: parameter.detach().clone() for name, parameter in network.named_parameters()}
     training_log, moments = _train(
         network, model, old_number, is_first, SequenceStore.concatenate(passes), config, freeze, on_event, verbose
     )
+    if pace.kept < 1:
+        _interpolate(network, start, pace.kept, is_first)
     network.eval()
     transitions = TransitionModel.of(store, len(known), like=model.transitions)
     grown = replace(
@@ -186,6 +206,24 @@ def _train(
         with torch.no_grad():  # exactly as they were, also where weight decay reached them
             network.item_embedding[kept], network.item_bias[kept] = before
     return training_log, moments_of(state.optimizer, network)
+
+
+@torch.no_grad()
+def _interpolate(network: Bert4RecNetwork, start: dict[str, Tensor], kept: float, is_first: np.ndarray) -> None:
+    """Interpolate between the weights before and after the training, as WiSE-FT does (arXiv:2109.01903).
+
+    The interpolation recovers a part of what the short training forgot. Rows of items without earlier events keep their
+    trained values.
+
+    Args:
+        kept: the part of the way from the old weights to the trained ones.
+    """
+    new = torch.from_numpy(np.flatnonzero(is_first)).to(network.device)
+    for name, parameter in network.named_parameters():
+        trained = parameter[new].clone() if name in PER_ITEM else None
+        parameter.copy_(start[name].lerp(parameter, kept))
+        if trained is not None:
+            parameter[new] = trained
 
 
 def _ndcg(scorer: NetworkScorer, queries: Holdout) -> np.ndarray:

@@ -71,7 +71,7 @@ class TrainPlan:
         """
         num_windows = int(window_counts(store.lengths, model.max_seq_len, config.whole_history).sum())
         batch_size = batch_size_for(num_windows, store.num_events, config.batch_size)
-        long = store.num_events >= LONG_HISTORY * np.count_nonzero(store.lengths)
+        long = has_long_histories(store)
         epochs = config.epochs or (30 if long else 20)
         learning_rate = config.learning_rate or (0.0015 if long else 0.001)
         num_batches = -(-num_windows // batch_size)
@@ -132,6 +132,11 @@ class TrainPlan:
             f"{self.next_item_until:.0%} of them; {compete}{rows}; about {as_text(self.memory_bytes)} of memory beside "
             "the log"
         )
+
+
+def has_long_histories(store: SequenceStore | CutStore) -> bool:
+    """Return whether the users with events have LONG_HISTORY events or more on average."""
+    return store.num_events >= LONG_HISTORY * int(np.count_nonzero(store.lengths))
 
 
 def _largest_step(store: SequenceStore | CutStore, max_seq_len: int, whole_history: bool, num_batches: int) -> int:

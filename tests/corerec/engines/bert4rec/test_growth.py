@@ -166,6 +166,33 @@ def test_what_cannot_be_merged_is_refused_before_the_training(model):
             model.fit_more(["n"], ["i1"], timestamps=[100], **wrong)
 
 
+def test_an_update_keeps_a_part_of_what_was_trained_if_histories_are_long(model, monkeypatch):
+    """Users of the ring have 8 events. New rows keep all of what was trained."""
+    import copy
+
+    from corerec.engines.bert4rec import growth
+
+    def moved_by(by):
+        def train(state, *_, **__):
+            with torch.no_grad():
+                for parameter in state.network.parameters():
+                    parameter.add_(by)
+            return ()
+
+        monkeypatch.setattr(growth, "run_training", train)
+        twin = copy.deepcopy(model)
+        twin.fit_more(["a", "a", "a"], ["i1", "new", "i2"], timestamps=[100, 101, 102])
+        return dict(zip(*twin.item_embeddings(), strict=True))
+
+    moved = {}
+    for events_a_user in (50, 5):  # from how many on histories are long
+        monkeypatch.setattr("corerec.engines.bert4rec.plan.LONG_HISTORY", events_a_user)
+        before, after = moved_by(0.0), moved_by(1.0)
+        moved[events_a_user] = [(after[item] - before[item]).mean() for item in ("i1", "new")]
+    assert moved[50] == pytest.approx([1, 1], abs=1e-5)
+    assert moved[5] == pytest.approx([growth.LONG_HISTORIES.kept, 1], abs=1e-5)
+
+
 def test_each_pass_has_all_new_events_and_other_old_ones(model, monkeypatch):
     trained = []
     monkeypatch.setattr(
