@@ -191,7 +191,8 @@ class _Evidence:
                 its kind.
         """
         half_length = values[4].exp().clamp(max=LONGEST_HALF)
-        log_b = (values[0] - (half_length / self.read_lengths).log1p()).clamp(math.log(LOWEST), math.log(HIGHEST))
+        log_b = values[0].clamp(max=math.log(HIGHEST)) - (half_length / self.read_lengths).log1p()
+        log_b = log_b.clamp(min=math.log(LOWEST))
         theta = (values[1] + values[2] * self.log_lengths).exp().clamp(MIN_CONCENTRATION, MAX_CONCENTRATION)
         of_seen, of_new = (_interpolated(*pair, log_b) for pair in zip(self.normalizers, self.slopes, strict=True))
         of_seen = of_seen + repeat_bias

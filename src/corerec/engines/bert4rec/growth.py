@@ -115,7 +115,7 @@ def grow(
         ConfigError: a setting is out of its range.
     """
     started = time.perf_counter()
-    _check(replay, freeze, catalogue, epochs)
+    _check(replay, freeze, catalogue, epochs, learning_rate)
     if items is not None:
         model = model.with_items(items)
     merged = merge(model, log) if catalogue == "grow" else alone(log)
@@ -135,7 +135,7 @@ def grow(
     config = replace(
         model.train_config,
         epochs=1,  # which holds all passes
-        learning_rate=learning_rate or pace.rate * first.learning_rate,
+        learning_rate=pace.rate * first.learning_rate if learning_rate is None else learning_rate,
         dropout=first.dropout,
         weight_decay=first.weight_decay,
         next_item_until=1.0,
@@ -255,7 +255,9 @@ def _retired(model: FittedModel, items: Vocabulary, retire: Sequence[Any]) -> np
     return np.unique(items.require([*still, *retire])) if still or len(retire) else np.zeros(0, np.int64)
 
 
-def _check(replay: float, freeze: Freeze, catalogue: Catalogue, epochs: int | None) -> None:
+def _check(
+    replay: float, freeze: Freeze, catalogue: Catalogue, epochs: int | None, learning_rate: float | None
+) -> None:
     if not 0 <= replay <= 1:
         raise ConfigError(f"replay must be in [0, 1], not {replay}")
     if freeze not in (None, "blocks", "items"):
@@ -264,3 +266,4 @@ def _check(replay: float, freeze: Freeze, catalogue: Catalogue, epochs: int | No
         raise ConfigError(f'catalogue must be "grow" or "replace", not {catalogue!r}')
     if epochs is not None and epochs < 1:
         raise ConfigError(f"epochs must be at least 1, not {epochs}")
+    TrainConfig(learning_rate=learning_rate)

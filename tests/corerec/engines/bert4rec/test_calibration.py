@@ -112,6 +112,17 @@ def test_a_network_that_is_too_sure_after_one_event_is_told_so(network, historie
     assert after_twenty > 0.7
 
 
+def test_a_network_that_is_too_unsure_after_one_event_is_told_so(network, histories):
+    """The limit of b holds in the fit as in answers, so that k falls where b can rise no more."""
+    network.inverse_temperature.fill_(1.4)
+    network.half_length.fill_(0)
+    network.repeat_bias.fill_(0)
+    calibrate(
+        network, TransitionModel.none(np.ones(V + 1, np.int64)), answered(NetworkScorer(network), histories.last(1))
+    )
+    assert 1.3 < float(network.inverse_temperatures(torch.tensor(1))) < 1.5
+
+
 def test_the_concentration_that_the_answers_were_drawn_with_is_found(network, histories):
     """Drawn after single events, so that each question is asked five times with the same."""
     single = histories.last(1)

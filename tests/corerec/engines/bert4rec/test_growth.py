@@ -161,7 +161,7 @@ def test_what_cannot_be_merged_is_refused_before_the_training(model):
         model.fit_more(["a"], ["b"])
     with pytest.raises(UnknownIdError, match="of type"):
         model.fit_more(["n"], [7], timestamps=[1])
-    for wrong in ({"replay": 2}, {"freeze": "all"}, {"catalogue": "shrink"}, {"epochs": 0}):
+    for wrong in ({"replay": 2}, {"freeze": "all"}, {"catalogue": "shrink"}, {"epochs": 0}, {"learning_rate": 0}):
         with pytest.raises(ConfigError, match=next(iter(wrong))):
             model.fit_more(["n"], ["i1"], timestamps=[100], **wrong)
 
