@@ -214,8 +214,10 @@ class _Users:
 
 @dataclass(frozen=True)
 class _Log:
-    """The users of another log, with their histories in the model's item numbers. Items that the model never saw have
-    number 0."""
+    """The users of a log that the model was not fitted on, with their histories in the model's item numbers.
+
+    Items that the model never saw have number 0.
+    """
 
     ids: np.ndarray
     store: SequenceStore

@@ -172,7 +172,7 @@ def digest(tensors: Mapping[str, Tensor], texts: Mapping[str, str]) -> str:
 
 
 def _root(blocks: Iterable[np.ndarray], num_tensors: int = 1, ending: bytes = b"") -> str:
-    """Return the digest of blocks of bytes, followed by the bytes `ending`."""
+    """Return the digest of the digests of all blocks and, after them, of the bytes `ending`."""
     leaves, root = list(blocks), blake2b(digest_size=32)
     if len(leaves) < 4 + num_tensors:  # threads would cost more than they spare
         hashes = map(_hash, leaves)

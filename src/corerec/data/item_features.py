@@ -41,7 +41,10 @@ class ItemFeatures:
 
 @dataclass(frozen=True)
 class FeatureColumn:
-    """The rule for reading one column of features. All fields are plain values, so that a file can hold the rule."""
+    """The rule that turns one column of features into numbers.
+
+    All fields are plain values, so that a file can hold the rule.
+    """
 
     name: str
     kind: str

@@ -312,7 +312,7 @@ class ItemIndex:
     # ------------------------------------------------------------------------------------------------ by bounds
 
     def _bounds_pay(self, k: int) -> bool:
-        """Return whether bounds are faster than scoring every item."""
+        """Return whether the top k are found faster with upper bounds of scores than by scoring every item."""
         enough = self.num_items >= LARGE_CATALOGUE and (k + SPARE_GROUPS) * blocks.GROUP < (self.num_items + 1) // 8
         worth_a_table = self._quantized is not None or self._states_searched >= STATES_BEFORE_BOUNDS
         return enough and worth_a_table and int8_is_fast(self.vectors.device)

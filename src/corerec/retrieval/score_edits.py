@@ -1,7 +1,8 @@
-"""Score edits: exclusions, shifts and boosts that change single scores before the top-k. B states, V items, P cells.
+"""Score edits: exclusions, shifts and boosts that change single scores before the top-k.
 
-A cell is one score of a (B, V + 1) matrix: a state and an item number. In a block of scores, rows and columns are
-counted from the first row and column of the block.
+In shapes, B is the number of states, V the number of items, and P the number of cells that an edit changes. A state is
+the network's output vector for one history. A cell is one score of a (B, V + 1) matrix: a state and an item number. In
+a block of scores, rows and columns are counted from the first row and column of the block.
 """
 
 from __future__ import annotations

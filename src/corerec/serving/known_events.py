@@ -24,7 +24,7 @@ class KnownEvents:
     """
 
     def __init__(self, histories: Histories | None, items: Vocabulary, user_ids: Sequence[Any]) -> None:
-        """Index the events of a model.
+        """Index the events in a model's histories, to look up which events of a log the model already has.
 
         Args:
             histories: the model's histories, before it observes the log.

@@ -1,6 +1,6 @@
 """Turn every error into application/problem+json (RFC 9457): {type, title, status, detail}.
 
-A detail is written for clients. It never holds the text of an unexpected exception.
+The text in `detail` is written for clients. It never holds the text of an unexpected exception.
 """
 
 from __future__ import annotations

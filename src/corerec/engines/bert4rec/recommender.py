@@ -268,7 +268,7 @@ class Bert4Rec(Settings, Answering):
         *,
         on_unknown: OnUnknown = "warn",
     ) -> int:
-        """Add events to users' histories, one row each, all or none. `save` writes them with the histories.
+        """Add events to users' histories. If one event is refused, none is added. `save` writes the histories.
 
         The model is not trained on the events, and they do not change its transition counts, until the next `fit`.
         Other threads may query the model meanwhile. They see each user's history as it was before the call or after it.
