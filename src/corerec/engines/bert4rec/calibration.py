@@ -183,6 +183,11 @@ class _Evidence:
             .unflatten(1, (-1, 3)),
         )
 
+    @property
+    def num_questions(self) -> int:
+        """Q. The first Q queries have the whole histories."""
+        return len(self.scores) // (1 + PARTS)
+
     def log_likelihood(self, values: Tensor, repeat_bias: Tensor | float = 0.0) -> tuple[Tensor, Tensor]:
         """Return log-probabilities of the targets, given the first five numbers in `values`, and r in `repeat_bias`.
 
@@ -270,9 +275,8 @@ def _most_likely(evidence: _Evidence, mean: Tensor) -> Tensor:
 
     Of a question's weight, the whole history has one half, and the parts of the history have the other half.
     """
-    num_questions = len(evidence.scores) // (1 + PARTS)
     weights = torch.full((len(evidence.scores),), 0.5 / PARTS, dtype=torch.float64)
-    weights[:num_questions] = 0.5
+    weights[: evidence.num_questions] = 0.5
     deviation = torch.tensor(PRIOR_DEVIATION, dtype=torch.float64)
     offset = torch.zeros(len(mean), dtype=torch.float64, requires_grad=True)
     optimizer = torch.optim.LBFGS([offset], max_iter=200, line_search_fn="strong_wolfe")
@@ -296,12 +300,11 @@ def _most_likely_repeat_bias(evidence: _Evidence, values: Tensor) -> Tensor:
     """
     repeat_bias = torch.zeros((), dtype=torch.float64, requires_grad=True)
     optimizer = torch.optim.LBFGS([repeat_bias], max_iter=100, line_search_fn="strong_wolfe")
-    whole = len(evidence.scores) // (1 + PARTS)
 
     def loss() -> Tensor:
         optimizer.zero_grad()
         prior = F.logsigmoid(repeat_bias) + F.logsigmoid(-repeat_bias)
-        value = -prior - evidence.log_likelihood(values, repeat_bias)[1][:whole].sum()
+        value = -prior - evidence.log_likelihood(values, repeat_bias)[1][: evidence.num_questions].sum()
         value.backward()
         return value
 

@@ -97,11 +97,11 @@ def grow(
     Args:
         log: events of old and new users and items. An event whose user, item and time the model knows already is
             skipped. Without times, all events are new.
-        epochs: passes over the new events, each with other replayed events. None means 15, or 8 if users have
-            fewer than 50 events on average. All passes are in memory together, at 16 bytes an event.
+        epochs: passes over the new events, each with other replayed events. None means 15, or 8 if "grow" meets
+            users with fewer than 50 events on average. All passes are in memory together, at 16 bytes an event.
         replay: share in [0, 1] of the old log's events that each pass trains on again, against forgetting.
-        learning_rate: the peak. None means half of the first training's, or all of it if users have fewer than 50
-            events on average.
+        learning_rate: the peak. None means half of the first training's, or all of it if "grow" meets users with
+            fewer than 50 events on average.
         freeze: "blocks" trains only the items, and "items" trains all but the vectors of old items.
         catalogue: "grow" adds to the model's users and items. "replace" takes the log's users and items instead, where
             items of the same id keep their vectors.
@@ -144,11 +144,13 @@ def grow(
     )
     random = np.random.default_rng(seed_for(seed, "replay", model.num_events))
     passes = [rest.training_part(network.config.max_seq_len, replay, random) for _ in range(epochs or pace.passes)]
-    start = {name: parameter.detach().clone() for name, parameter in network.named_parameters()}
+    start = {}
+    if pace.kept < 1:
+        start = {name: parameter.detach().clone() for name, parameter in network.named_parameters()}
     training_log, moments = _train(
         network, model, old_number, is_first, SequenceStore.concatenate(passes), config, freeze, on_event, verbose
     )
-    if pace.kept < 1:
+    if start:
         _interpolate(network, start, pace.kept, is_first)
     network.eval()
     transitions = TransitionModel.of(store, len(known), like=model.transitions)

@@ -166,10 +166,10 @@ class Bert4Rec(Settings, Answering):
         Args:
             user_ids, item_ids, ratings, timestamps: as in `fit`, with times in the unit of the fitted log.
             epochs: the number of passes over the new events. Each pass adds other old events. None means 15
-                passes, or 8 if users have fewer than 50 events on average.
+                passes, or 8 if users have fewer than 50 events on average and `catalogue` is "grow".
             replay: the share, in [0, 1], of the old log's events that each pass trains on again.
             learning_rate: the peak of the learning rate. None means half of the first training's peak, or the whole
-                peak if users have fewer than 50 events on average.
+                peak if users have fewer than 50 events on average and `catalogue` is "grow".
             freeze: "blocks" trains only the items' weights. "items" trains all weights but the vectors and biases of
                 old items. None trains all weights.
             catalogue: "grow" adds this log's users and items to those of the model. "replace" keeps only this log's
